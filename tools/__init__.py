@@ -1,0 +1,1 @@
+"""The `mipy` command: one module a verb, and the virtual board."""
