@@ -1,0 +1,154 @@
+"""What every verb says to people and to scripts: one console, one way to fail, one progress bar.
+
+Findings go to standard output, everything else (errors, progress) to standard error, so that
+`mipy ... --json | jq` works while a bar is running.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+
+class Failure(Exception):
+    """A verb cannot go on, for a reason the user can do something about.
+
+    Args:
+        text: what happened, one line.
+        hint: what to do next, one line; empty when there is nothing to do.
+        code: exit code of the process, 1 to 125.
+    """
+
+    def __init__(self, text: str, hint: str = "", code: int = 1) -> None:
+        super().__init__(text)
+        self.text = text
+        self.hint = hint
+        self.code = code
+
+
+def fail(text: str, hint: str = "", code: int = 1) -> NoReturn:
+    """Raise `Failure`; reads better at the end of an expression or a guard."""
+    raise Failure(text, hint, code)
+
+
+# rich costs 60 ms to import, which `mipy --help` and scripts need not pay: made at first use.
+_consoles: dict[str, Console] = {}
+
+
+def out() -> Console:
+    """The console of standard output, for people (tables, colours)."""
+    return _console("stdout")
+
+
+def err() -> Console:
+    """The console of standard error (progress, errors, commentary)."""
+    return _console("stderr")
+
+
+def _console(name: str) -> Console:
+    if name not in _consoles:
+        from rich.console import Console
+
+        _consoles[name] = Console(stderr=name == "stderr", highlight=False, soft_wrap=True)
+    return _consoles[name]
+
+
+def say(text: str) -> None:
+    """One line of plain text to standard output; brackets in it are not markup."""
+    out().print(text, markup=False)
+
+
+def note(text: str) -> None:
+    """One dim line of commentary to standard error."""
+    err().print(text, style="dim", markup=False)
+
+
+def warn(text: str) -> None:
+    """One `warning:` line to standard error."""
+    err().print(_labelled("warning", "yellow", text))
+
+
+def error(text: str, hint: str = "") -> None:
+    """One `error:` line, and a `what to do:` line when there is a hint, to standard error."""
+    err().print(_labelled("error", "bold red", text))
+    if hint:
+        err().print(_labelled("what to do", "bold", hint))
+
+
+def _labelled(label: str, style: str, text: str) -> Any:
+    from rich.text import Text
+
+    return Text.assemble((f"{label}: ", style), text)
+
+
+def data(value: object) -> None:
+    """`--json` output: one JSON document on standard output, keys sorted, bytes as hex."""
+    json.dump(value, sys.stdout, indent=2, sort_keys=True, default=_plain)
+    sys.stdout.write("\n")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table for people on standard output; cells are plain text, not markup."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(title=title or None, title_justify="left", pad_edge=False)
+    for name in columns:
+        grid.add_column(name)
+    for row in rows:
+        grid.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    out().print(grid)
+
+
+def show(value: Mapping[str, object], as_json: bool) -> None:
+    """One record: as JSON for scripts, as aligned `name  value` lines for people."""
+    if as_json:
+        data(value)
+        return
+    width = max(map(len, value), default=0)
+    for name, item in value.items():
+        say(f"{name:<{width}}  {item}")
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A progress display on standard error; shows nothing where that is not a terminal.
+
+    Use: `with progress() as bar: task = bar.add_task("sending", total=n); bar.advance(task)`.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err(), transient=True) as bar:
+        yield bar
+
+
+@contextmanager
+def busy(text: str) -> Iterator[None]:
+    """A spinner with a line of text while something of unknown length runs."""
+    from rich.markup import escape
+
+    if not err().is_terminal:
+        note(text)
+        yield
+        return
+    with err().status(escape(text)):
+        yield
