@@ -1,0 +1,149 @@
+"""The `mipy` command: a table of verbs, each imported only when it runs.
+
+A verb is a function with typer's annotations in a module of its own. It returns nothing, raises
+`console.Failure` when it cannot go on, and its docstring is its help. To add one, write the
+function and add a line to `VERBS`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from .. import __version__
+from . import console, places
+
+# (words after `mipy`, "module in tools/:function", line in the list of verbs)
+VERBS = (
+    ("new", "new:new", "Start an app of your own in a new folder."),
+    ("keys new", "keys:new", "Make the keys of a fleet."),
+    ("keys list", "keys:list_keys", "List the keys and what they may sign."),
+    ("keys backup", "keys:backup", "Pack the keys into one encrypted file."),
+    ("keys restore", "keys:restore", "Bring the keys back from a backup."),
+    ("build", "build:build", "Compile an app into an unsigned release."),
+    ("sign", "sign:sign", "Sign a release."),
+    ("verify", "sign:verify", "Check a release or trust file as a board would."),
+    ("release", "release:release", "Build, sign and publish; --follow the boards."),
+    ("reissue", "release:reissue", "Publish an earlier release again under a new number."),
+    ("rollback", "release:rollback", "Send a board back to its other slot."),
+    ("serve", "serve:serve", "Run the OTA server."),
+    ("sim", "sim.command:sim", "Run a virtual board with its console."),
+    ("boards", "boards:boards", "List the boards and what they run."),
+    ("status", "boards:status", "Show the server, its releases and its rollouts."),
+)
+
+GROUPS = {"keys": "Make, list, back up and restore signing keys."}
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+INTERNAL = 70  # EX_SOFTWARE of sysexits.h
+
+
+class Verb(TyperCommand):
+    """Stands for a verb in help and shell completion, without its module."""
+
+    def __init__(self, name: str, where: str, line: str) -> None:
+        super().__init__(name, help=line)
+        self.where = where
+
+    def load(self) -> Any:
+        """Import the verb's module and return its real command."""
+        module, function = self.where.split(":")
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        app.command(self.name)(getattr(import_module(f".{module}", __package__), function))
+        return typer.main.get_command(app)
+
+
+class Verbs(TyperGroup):
+    """A group that imports the one verb that is run."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command.load() if isinstance(command, Verb) else command, rest
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.say(f"mipy {__version__}")
+        raise typer.Exit
+
+
+def _common(
+    fleet: Annotated[
+        str | None,
+        typer.Option(envvar="MIPY_FLEET", metavar="NAME", help='Fleet; "default" if not given.'),
+    ] = None,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_version, help="Print the version and stop."
+        ),
+    ] = False,
+) -> None:
+    """Signed over-the-air releases for MicroPython boards."""
+    if fleet is not None:
+        # One place for the choice: places.fleet() and child processes read it from here.
+        os.environ["MIPY_FLEET"] = fleet
+        places.fleet()
+
+
+def _root() -> Any:
+    root: Any = typer.main.get_command(
+        typer.Typer(callback=_common, cls=Verbs, add_completion=False, rich_markup_mode=None)
+    )
+    for words, where, line in VERBS:
+        group, _, name = words.rpartition(" ")
+        if group and group not in root.commands:
+            root.add_command(Verbs(name=group, help=GROUPS[group], rich_markup_mode=None))
+        (root.commands[group] if group else root).add_command(Verb(name, where, line))
+    return root
+
+
+def main() -> int:
+    """Run `mipy` with the process's arguments.
+
+    Returns the exit code: 0 done, 1 failed (or as the `Failure` says), 2 wrong usage,
+    70 a defect of this program, 130 stopped by Ctrl-C.
+    """
+    try:
+        arguments = sys.argv[1:] or ["--help"]
+        result = _root().main(arguments, prog_name="mipy", standalone_mode=False)
+        sys.stdout.flush()
+    except console.Failure as failure:
+        console.error(failure.text, failure.hint)
+        return failure.code
+    except typer.TyperException as wrong:
+        console.error(*_usage(wrong))
+        return wrong.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        result = INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough. Python flushes once more at exit: into nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as defect:
+        if os.environ.get("MIPY_DEBUG"):
+            raise
+        console.error(
+            f"unexpected {type(defect).__name__}: {defect}",
+            "run it again with MIPY_DEBUG=1 for the details, and report them",
+        )
+        return INTERNAL
+    if result == INTERRUPTED:
+        console.note("stopped")
+    # A verb returns None; an int is the code of typer.Exit or of Ctrl-C.
+    return result if isinstance(result, int) else 0
+
+
+def _usage(wrong: Any) -> tuple[str, str]:
+    context = getattr(wrong, "ctx", None)
+    command = context.command_path if context else "mipy"
+    return wrong.format_message(), f"see {command} --help"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
