@@ -1,0 +1,108 @@
+"""The server put together: device routes, people's routes, limits, background writing."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from uvicorn import Config
+
+from .device_api import DeviceApi
+from .limits import IDLE_SECONDS, GuardedProtocol
+from .people_api import PeopleApi, Problem
+from .store import Store
+
+TOKEN_BYTES = 32
+_WORDS = {
+    404: ("path", "there is no such path"),
+    405: ("method", "this path does not know the method"),
+    408: ("slow", "the body did not come in time"),
+    411: ("length", "the request does not say how long its body is"),
+    413: ("size", "the body is larger than allowed"),
+}
+
+
+def make_app(
+    data_dir: Path, *, token: str | None = None, every: float | None = None
+) -> Starlette:
+    """The ASGI application.
+
+    Args:
+        data_dir: database and content; made when missing.
+        token: what people log in with; None reads or makes `data_dir/token`.
+        every: seconds between polls, for all boards; None leaves it to the policy.
+
+    Raises:
+        RuntimeError, sqlite3.Error, OSError: the folder cannot be used; see `Store`.
+    """
+    store = Store(data_dir)
+    devices = DeviceApi(store, every)
+    people = PeopleApi(store, token or read_token(data_dir / "token"))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        writing = asyncio.create_task(devices.flush_for_ever())
+        try:
+            yield
+        finally:
+            writing.cancel()
+            store.close()
+
+    app = Starlette(
+        routes=[*devices.routes(), *people.routes()],
+        lifespan=lifespan,
+        exception_handlers={HTTPException: _refusal, Problem: _problem, Exception: _defect},
+    )
+    app.state.store = store
+    return app
+
+
+def uvicorn_config(app: Starlette, protocol: type[GuardedProtocol] = GuardedProtocol) -> Config:
+    """uvicorn's settings: heads as small as they get, no access log, bounded waiting."""
+    return Config(
+        app,
+        http=protocol,
+        ws="none",
+        lifespan="on",
+        server_header=False,
+        date_header=False,
+        access_log=False,
+        log_level="warning",
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=3,
+    )
+
+
+def read_token(path: Path) -> str:
+    """The token in `path`; made at the first call, readable for its owner only."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text("ascii").strip()
+    token = secrets.token_urlsafe(TOKEN_BYTES)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_text(token + "\n", "ascii")
+    return token
+
+
+async def _refusal(request: Request, refused: Exception) -> Response:
+    assert isinstance(refused, HTTPException)
+    if request.url.path.startswith("/api/"):
+        code, text = _WORDS.get(refused.status_code, ("http", refused.detail))
+        problem = Problem(refused.status_code, code, text, close=refused.headers is not None)
+        return await _problem(request, problem)
+    return Response(status_code=refused.status_code, headers=refused.headers)
+
+
+async def _problem(_: Request, problem: Exception) -> Response:
+    assert isinstance(problem, Problem)
+    return JSONResponse(problem.as_json(), problem.status, problem.headers)
+
+
+async def _defect(_: Request, __: Exception) -> Response:
+    # uvicorn has logged the traceback; the client learns nothing from it.
+    return Response(status_code=500)

@@ -1,0 +1,466 @@
+"""The people's side: a JSON API with a bearer token, and plain pages with a login.
+
+Every error is `{"error": code, "text": what happened, "hint": what to do next}`.
+"""
+
+import asyncio
+import hmac
+import io
+import re
+import secrets
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from jinja2 import Environment, PackageLoader
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from .. import __version__
+from ..signing import board_file, bundle, limits, manifest
+from ..signing import trust as trust_file
+from ..signing.manifest import Manifest
+from ..signing.reasons import SENTENCES, Refused
+from . import policy
+from .limits import read_body
+from .policy import Board, Release
+from .store import Conflict, Store
+
+JSON_BYTES = 4096
+JSON_SECONDS = 10.0
+UPLOAD_SECONDS = 120.0
+COOKIE = "mipy-session"
+SESSIONS = 100
+"""Logins kept; the oldest is dropped."""
+FAILURES_A_MINUTE = 10
+"""Wrong tokens that one address may send in a minute."""
+
+_RETRY = re.compile(r"retry ([0-9a-f]{8,64})")
+_PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'self'; form-action 'self';"
+    " base-uri 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Problem(Exception):
+    """An answer in place of a result.
+
+    Args:
+        status: of HTTP.
+        code: a word for programs; a reason code where a release was refused.
+        text: what happened, one sentence.
+        hint: what to do next.
+    """
+
+    def __init__(
+        self, status: int, code: str, text: str, hint: str = "", close: bool = False
+    ) -> None:
+        super().__init__(text)
+        self.status = status
+        self.code = code
+        self.text = text
+        self.hint = hint
+        self.headers = {"connection": "close"} if close else None
+
+    def as_json(self) -> dict[str, str]:
+        """The body of the answer."""
+        return {"error": self.code, "text": self.text, "hint": self.hint}
+
+
+class PeopleApi:
+    """Answers people and their tools.
+
+    Args:
+        store: shared with the boards' side.
+        token: what the caller must know.
+    """
+
+    def __init__(self, store: Store, token: str) -> None:
+        self._store = store
+        self._token = token.encode()
+        self._sessions: dict[str, None] = {}
+        self._failures: dict[str, tuple[int, int]] = {}
+        self._publishing = asyncio.Lock()
+        self._pages = Environment(
+            loader=PackageLoader(__package__ or "", "pages"), autoescape=True, trim_blocks=True
+        )
+        self._pages.filters["age"] = _age
+        self._pages.filters["sentence"] = lambda code: SENTENCES.get(code, code)
+
+    def routes(self) -> list[Route]:
+        """`/api/...` and the pages."""
+        api = {
+            ("GET", "/api/status"): self.status,
+            ("GET", "/api/boards"): self.boards,
+            ("POST", "/api/boards"): self.enrol,
+            ("GET", "/api/boards/{id}"): self.board,
+            ("GET", "/api/boards/{id}/events"): self.events,
+            ("POST", "/api/boards/{id}/orders"): self.order,
+            ("GET", "/api/releases"): self.releases,
+            ("POST", "/api/releases"): self.publish,
+            ("GET", "/api/releases/{digest}/bundle"): self.bundle,
+            ("POST", "/api/releases/{digest}/withdraw"): self.withdraw,
+            ("GET", "/api/trust"): self.trust,
+            ("POST", "/api/trust"): self.add_trust,
+        }
+        return [
+            *(
+                Route(path, self._guarded(endpoint), methods=[method])
+                for (method, path), endpoint in api.items()
+            ),
+            Route("/", self.page),
+            Route("/login", self.login_page),
+            Route("/login", self.login, methods=["POST"]),
+            Route("/logout", self.logout, methods=["POST"]),
+            Route("/style.css", self.style),
+        ]
+
+    # --- who is asking ---
+
+    def _guarded(self, endpoint: Endpoint) -> Endpoint:
+        async def guarded(request: Request) -> Response:
+            scheme, _, given = request.headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not self._admits(request, given):
+                raise Problem(
+                    401, "token", "the token is missing or wrong", "see `mipy serve`", close=True
+                )
+            return await endpoint(request)
+
+        return guarded
+
+    def _admits(self, request: Request, given: str) -> bool:
+        """Compare in constant time; an address that guesses has to wait."""
+        address = request.client.host if request.client else ""
+        minute = int(time.monotonic()) // 60
+        since, count = self._failures.get(address, (minute, 0))
+        if since == minute and count >= FAILURES_A_MINUTE:
+            raise Problem(429, "slow", "too many wrong tokens", "wait a minute", close=True)
+        if hmac.compare_digest(given.encode("latin-1", "replace"), self._token):
+            return True
+        if since != minute:
+            self._failures.clear()
+            count = 0
+        self._failures[address] = (minute, count + 1)
+        return False
+
+    # --- boards ---
+
+    async def status(self, _: Request) -> Response:
+        """The server in a few numbers."""
+        boards = self._store.boards()
+        states: dict[str, int] = {}
+        for board in boards:
+            states[board.state or "never seen"] = states.get(board.state or "never seen", 0) + 1
+        return JSONResponse(
+            {
+                "version": __version__,
+                "time": int(time.time()),
+                "boards": len(boards),
+                "states": states,
+                "releases": len(self._store.releases()),
+                "trust": self._store.trust_version,
+            }
+        )
+
+    async def boards(self, _: Request) -> Response:
+        """All boards."""
+        return JSONResponse([self._board_json(board) for board in self._store.boards()])
+
+    async def board(self, request: Request) -> Response:
+        """One board."""
+        return JSONResponse(self._board_json(self._board(request)))
+
+    async def events(self, request: Request) -> Response:
+        """A board's history; `?after=N` gives what came after event N."""
+        after = request.query_params.get("after", "0")
+        if not (after.isascii() and after.isdigit() and len(after) < 16):
+            raise Problem(400, "after", "'after' must be the number of an event")
+        return JSONResponse(self._store.events(self._board(request).id, int(after)))
+
+    async def enrol(self, request: Request) -> Response:
+        """Take in a board by its board file."""
+        raw = await _small_body(request)
+        try:
+            facts = board_file.parse(raw)
+        except Refused as refused:
+            raise _refused(refused, "make the board file again") from refused
+        trust = self._trust()
+        if trust and trust.app != facts.app:
+            raise Problem(
+                409,
+                "app",
+                f"this server is for the app '{trust.app}', the board is for '{facts.app}'",
+                "serve that app from a data folder of its own",
+            )
+        known = self._store.board(facts.id) is not None
+        dev = facts.dev is not None
+        name = facts.name or ""
+        self._store.enrol(
+            Board(facts.id, name, facts.app, facts.cls, facts.key, dev, enrolled=time.time())
+        )
+        return JSONResponse({"id": facts.id, "again": known}, 200 if known else 201)
+
+    async def order(self, request: Request) -> Response:
+        """Give a board an order: rollback, retry <digest>, hold, follow."""
+        board = self._board(request)
+        order = (await _json(request)).get("order")
+        retry = _RETRY.fullmatch(order) if isinstance(order, str) else None
+        if order in ("hold", "follow"):
+            self._store.follow(board.id, order == "follow", time.time())
+        elif order == "rollback":
+            self._store.give(board.id, order, time.time())
+        elif retry:
+            digest = self._rejected(board, retry[1])
+            self._store.give(board.id, f"retry {digest}", time.time())
+        else:
+            raise Problem(
+                400, "order", "there is no such order", "rollback, retry <digest>, hold or follow"
+            )
+        return JSONResponse({"id": board.id, "order": order}, 202)
+
+    def _board(self, request: Request) -> Board:
+        board_id = request.path_params["id"]
+        board = self._store.board(board_id)
+        if board is None:
+            named = [board for board in self._store.boards() if board.name == board_id]
+            if len(named) != 1:
+                raise Problem(404, "board", f"there is no board '{board_id}'", "see `mipy boards`")
+            board = named[0]
+        return board
+
+    def _rejected(self, board: Board, start: str) -> str:
+        found = [d for d in self._store.rejections(board.id) if d.startswith(start[:32])]
+        if len(found) != 1:
+            raise Problem(404, "digest", f"the board has not rejected a release '{start}'")
+        return found[0]
+
+    def _board_json(self, board: Board) -> dict[str, Any]:
+        facts = asdict(board)
+        facts["class"] = facts.pop("cls")
+        del facts["key"]
+        facts["rejected"] = [asdict(bad) for bad in self._store.rejections(board.id).values()]
+        facts["orders"] = [order.text for order in self._store.open_orders(board.id)]
+        return facts
+
+    # --- releases ---
+
+    async def releases(self, _: Request) -> Response:
+        """All releases, newest first."""
+        return JSONResponse([_release_json(release) for release in self._store.releases()])
+
+    async def publish(self, request: Request) -> Response:
+        """Publish the bundle in the body. A bundle that is published already is no error."""
+        with tempfile.TemporaryFile(dir=self._store.folder) as upload:
+            await read_body(request, limits.BUNDLE_BYTES, UPLOAD_SECONDS, upload.write)
+            async with self._publishing:
+                return await run_in_threadpool(self._publish, upload)
+
+    def _publish(self, upload: Any) -> Response:
+        trust = self._trust()
+        if trust is None:
+            raise Problem(
+                409, "trust", "no keys are registered here", "`mipy release` registers them"
+            )
+        try:
+            raw, files = bundle.read(upload)
+            found = manifest.verify(raw, trust).manifest
+            if found.app != trust.app:
+                raise Refused("app", f"'{found.app}' instead of '{trust.app}'")
+            bundle.check(found, files)
+        except Refused as refused:
+            raise _refused(refused, "build and sign it again with this fleet's keys") from refused
+        release, fresh = self._admit(found)
+        if fresh:
+            self._store.publish(release, raw, files.values())
+        return JSONResponse(_release_json(release) | {"already": not fresh}, 201 if fresh else 200)
+
+    def _admit(self, found: Manifest) -> tuple[Release, bool]:
+        """The release that a manifest describes, and whether it is new here."""
+        known = self._store.release(found.digest)
+        if known is not None:
+            if known.withdrawn is not None:
+                raise Problem(409, "withdrawn", "this release was withdrawn", "reissue it")
+            return known, False
+        newest = self._store.releases_of(found.app, found.cls)
+        if any(release.seq == found.seq for release in newest):
+            raise Problem(
+                409, "same-seq", f"another release has seq {found.seq}", "build it again"
+            )
+        now = time.time()
+        objection = policy.clear_of(found.seq, newest, now)
+        if objection:
+            raise Problem(409, "seq", objection, "build it again, or reissue it")
+        return (
+            Release(
+                found.digest,
+                found.app,
+                found.cls,
+                found.seq,
+                found.floor,
+                found.note,
+                found.total,
+                now,
+            ),
+            True,
+        )
+
+    async def bundle(self, request: Request) -> Response:
+        """A release as it was published."""
+        release = self._release(request)
+        return await run_in_threadpool(self._bundle, release)
+
+    def _bundle(self, release: Release) -> Response:
+        raw = self._store.manifests.plain(release.digest) or b""
+        files = {f.name: self._store.files.plain(f.sha256) or b"" for f in manifest.parse(raw).files}
+        return Response(bundle.write(raw, files), media_type="application/zip")
+
+    async def withdraw(self, request: Request) -> Response:
+        """Offer a release to no further board; boards that have it keep it."""
+        release = self._release(request)
+        if release.withdrawn is None:
+            self._store.withdraw(release, time.time())
+        return JSONResponse(_release_json(self._release(request)))
+
+    def _release(self, request: Request) -> Release:
+        release = self._store.release(request.path_params["digest"])
+        if release is None:
+            raise Problem(404, "release", "there is no such release", "see `mipy status`")
+        return release
+
+    # --- trust ---
+
+    def _trust(self) -> trust_file.Trust | None:
+        raw = self._store.trust()
+        return None if raw is None else trust_file.parse(raw)
+
+    async def trust(self, _: Request) -> Response:
+        """The newest trust file."""
+        raw = self._store.trust()
+        if raw is None:
+            raise Problem(404, "trust", "no keys are registered here")
+        return Response(raw, media_type="text/plain")
+
+    async def add_trust(self, request: Request) -> Response:
+        """Register a fleet by its trust file 1, or take the version that comes next."""
+        raw = await _small_body(request, limits.TRUST_BYTES)
+        newest = self._store.trust()
+        if newest == raw:
+            return JSONResponse({"version": self._store.trust_version, "already": True})
+        try:
+            if newest is None:
+                new = trust_file.verify_first(raw)
+            else:
+                new = trust_file.verify_next(trust_file.parse(newest), raw)
+        except Refused as refused:
+            raise _refused(refused, "send the versions one after the other") from refused
+        reset = new.reset[0] if new.reset else None
+        try:
+            self._store.add_trust(new.version, raw, reset, time.time())
+        except Conflict as conflict:
+            raise Problem(409, "trust-version", str(conflict)) from conflict
+        return JSONResponse({"version": new.version, "already": False}, 201)
+
+    # --- pages ---
+
+    async def page(self, request: Request) -> Response:
+        """Boards and releases."""
+        if request.cookies.get(COOKIE) not in self._sessions:
+            return RedirectResponse("/login", 303)
+        releases = self._store.releases()
+        names = {release.short: release for release in releases}
+        return self._html(
+            "boards.html",
+            boards=self._store.boards(),
+            releases=releases,
+            names=names,
+            trust=self._store.trust_version,
+        )
+
+    async def login_page(self, _: Request) -> Response:
+        """The form for the token."""
+        return self._html("login.html")
+
+    async def login(self, request: Request) -> Response:
+        """Change the token for a session."""
+        form = parse_qs((await _small_body(request)).decode("latin-1"))
+        try:
+            admitted = self._admits(request, form.get("token", [""])[0].strip())
+        except Problem as problem:
+            return self._html("login.html", problem.status, text=f"{problem.text}: {problem.hint}")
+        if not admitted:
+            return self._html("login.html", 401, text="That is not the token.")
+        while len(self._sessions) >= SESSIONS:
+            del self._sessions[next(iter(self._sessions))]
+        session = secrets.token_urlsafe(32)
+        self._sessions[session] = None
+        answer = RedirectResponse("/", 303)
+        answer.set_cookie(
+            COOKIE,
+            session,
+            httponly=True,
+            samesite="strict",
+            secure=request.url.scheme == "https",
+        )
+        return answer
+
+    async def logout(self, request: Request) -> Response:
+        """End the session."""
+        self._sessions.pop(request.cookies.get(COOKIE, ""), None)
+        return RedirectResponse("/login", 303)
+
+    async def style(self, _: Request) -> Response:
+        """The one style sheet."""
+        css = (Path(__file__).parent / "pages" / "style.css").read_bytes()
+        return Response(css, media_type="text/css")
+
+    def _html(self, name: str, status: int = 200, **values: Any) -> Response:
+        page = self._pages.get_template(name).render(now=time.time(), **values)
+        return HTMLResponse(page, status, _PAGE_HEADERS)
+
+
+async def _small_body(request: Request, limit: int = JSON_BYTES) -> bytes:
+    body = io.BytesIO()
+    await read_body(request, limit, JSON_SECONDS, body.write)
+    return body.getvalue()
+
+
+async def _json(request: Request) -> dict[str, Any]:
+    import json
+
+    try:
+        value = json.loads(await _small_body(request))
+    except (ValueError, RecursionError) as problem:
+        raise Problem(400, "json", "the body is not JSON") from problem
+    if not isinstance(value, dict):
+        raise Problem(400, "json", "the body is not a JSON object")
+    return value
+
+
+def _refused(refused: Refused, hint: str) -> Problem:
+    return Problem(422, refused.code, str(refused), hint)
+
+
+def _release_json(release: Release) -> dict[str, Any]:
+    facts = asdict(release)
+    facts["class"] = facts.pop("cls")
+    return facts
+
+
+def _age(then: float | None, now: float) -> str:
+    if then is None:
+        return "never"
+    seconds = max(0, int(now - then))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"

@@ -1,0 +1,251 @@
+"""What a board should run: rules over plain values, with no HTTP, no SQL and no clock in them.
+
+1. A board is offered the newest release of its app and class that is neither withdrawn nor
+   rejected for good by this very board, and that its firmware would accept: above every seq it
+   has confirmed, or the one it confirmed last (a repair).
+2. Nothing is offered while a trial is open, while a rollback is ordered, or when people told the
+   server to leave the board alone.
+3. A report counts only once: the ticket in it proves that it answers our last reply.
+4. An order is repeated until a report shows its effect.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+DEV_INTERVAL = 15
+"""Seconds between polls of a board that carries a dev key."""
+INTERVAL = 300
+"""Seconds between polls of every other board."""
+JITTER = 0.1
+ORDER_TRIES = 5
+"""An order that a board received so often without showing its effect has failed."""
+
+# What ends a trial or a confirmed release; every other code refuses an install.
+ROLLBACK_REASONS = frozenset(
+    "exception watchdog veto verify timeout power sleep crashes order".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One published release. `digest` is 64 hex digits; times are seconds since 1970."""
+
+    digest: str
+    app: str
+    cls: str
+    seq: int
+    floor: int
+    note: str
+    total: int
+    published: float
+    withdrawn: float | None = None
+
+    @property
+    def short(self) -> str:
+        """The half of the digest that boards record and report."""
+        return self.digest[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """One board as last heard of. `digest`, `confirmed`: the first half of a release's digest."""
+
+    id: str
+    name: str
+    app: str
+    cls: str
+    key: bytes
+    dev: bool
+    enrolled: float
+    follow: bool = True
+    last_seen: float | None = None
+    seq: int = 0
+    digest: str = ""
+    state: str = ""
+    confirmed: str = ""
+    high: int = 0
+    heap: int = 0
+    up: int = 0
+    held: bool = False
+    progress: str = ""
+    chip: str = ""
+    boot: int = 0
+    fw: str = ""
+    mpy: str = ""
+    trust: int = 0
+    address: str = ""
+    reason: str = ""
+    trace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A release that the board went back from, or would not install."""
+
+    digest: str
+    reason: str
+    soft: bool
+    trace: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One poll's content. `facts` holds what a board tells once a boot, by Board's names."""
+
+    seq: int
+    digest: str
+    state: str
+    heap: int
+    up: int
+    facts: dict[str, Any] = field(default_factory=dict)
+    bad: Bad | None = None
+    progress: str = ""
+    unknown: tuple[str, ...] = ()
+    held: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Something the board is told to do. `base` is what it ran when the order was given."""
+
+    n: int
+    text: str
+    base: str
+    tries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of a board's history."""
+
+    kind: str
+    seq: int = 0
+    digest: str = ""
+    reason: str = ""
+    text: str = ""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a report changes. Whatever is in `events` or `rejection` must survive a crash."""
+
+    changes: dict[str, Any]
+    events: list[Event] = field(default_factory=list)
+    rejection: Bad | None = None
+
+    @property
+    def durable(self) -> bool:
+        return bool(self.events or self.rejection)
+
+
+def offer(
+    board: Board, report: Report, releases: Iterable[Release], rejected: frozenset[str]
+) -> Release | None:
+    """The release to name in the reply, or None.
+
+    Args:
+        releases: those of the board's app and class, newest first.
+        rejected: digests (first half) that this board rejected for good.
+    """
+    if not board.follow or report.state == "trial":
+        return None
+    bar = max(board.high, report.seq)
+    for release in releases:
+        if release.withdrawn is not None or release.short in rejected:
+            continue
+        if release.short == report.digest:
+            return None
+        repair = release.seq == board.high
+        return release if release.seq > bar or repair else None
+    return None
+
+
+def judge(board: Board, report: Report, known: Bad | None, published: bool) -> Outcome:
+    """What a fresh report means, compared with what was known of the board.
+
+    Args:
+        known: what is already recorded about the release in `report.bad`.
+        published: the release that the board runs came from this server.
+    """
+    outcome = Outcome(
+        {
+            "seq": report.seq,
+            "digest": report.digest,
+            "state": report.state,
+            "heap": report.heap,
+            "up": report.up,
+            "held": report.held,
+            "progress": report.progress,
+            "high": board.high,
+            **report.facts,
+        }
+    )
+    _judge_state(board, report, published, outcome)
+    if report.bad is not None and (report.bad != known or board.digest == report.bad.digest):
+        _judge_bad(report.bad, outcome)
+    outcome.events += [Event("unknown-order", text=order) for order in report.unknown]
+    return outcome
+
+
+def _judge_state(board: Board, report: Report, published: bool, outcome: Outcome) -> None:
+    if report.state == "ok":
+        if report.digest != board.confirmed:
+            outcome.changes["confirmed"] = report.digest
+            if report.bad is None or report.bad.digest != board.confirmed:
+                outcome.events.append(Event("confirmed", report.seq, report.digest))
+        # A dev-signed release does not raise the board's line, and is never published.
+        if published and report.seq > board.high:
+            outcome.changes["high"] = report.seq
+    elif (report.state, report.digest) != (board.state, board.digest):
+        outcome.events.append(Event(report.state, report.seq, report.digest))
+
+
+def _judge_bad(bad: Bad, outcome: Outcome) -> None:
+    outcome.rejection = bad
+    outcome.changes |= {"reason": bad.reason, "trace": bad.trace}
+    kind = "rolled-back" if bad.reason in ROLLBACK_REASONS else "refused"
+    outcome.events.append(Event(kind, digest=bad.digest, reason=bad.reason, text=bad.trace))
+
+
+def settled(order: Order, report: Report) -> str | None:
+    """How an order ended that this report's board has received: "done", why not, or None (open)."""
+    if order.text in report.unknown:
+        return "the board does not know this order"
+    if order.text == "rollback":
+        gone = report.digest != order.base and report.state != "installing"
+        if gone or (report.bad and (report.bad.reason, report.bad.digest) == ("order", order.base)):
+            return "done"
+    elif report.bad is None or not order.text.endswith(report.bad.digest):
+        return "done"
+    return "the board did not follow" if order.tries + 1 >= ORDER_TRIES else None
+
+
+def interval(dev: bool, override: float | None, chance: float) -> int:
+    """Seconds until the next poll, spread by +-10 % so that boards do not march in step.
+
+    Args:
+        chance: a random number in [0, 1).
+    """
+    base = override or (DEV_INTERVAL if dev else INTERVAL)
+    return max(1, round(base * (1 - JITTER + 2 * JITTER * chance)))
+
+
+def clear_of(seq: int, newest: Sequence[Release], now: float) -> str | None:
+    """Why a new release's seq will not do, in a sentence; None when it will.
+
+    Args:
+        newest: the releases of the same app and class, newest first.
+        now: seconds since 1970.
+    """
+    ahead = seq - minutes_since_2020(now)
+    if ahead > 24 * 60:
+        return f"seq {seq} lies {ahead // 1440} days ahead; check the clock that made it"
+    if newest and seq <= newest[0].seq:
+        return f"seq {seq} is not above {newest[0].seq}, the newest of this app and class"
+    return None
+
+
+def minutes_since_2020(now: float) -> int:
+    """The default seq of a release made at `now` (seconds since 1970)."""
+    return int(now - 1577836800) // 60
