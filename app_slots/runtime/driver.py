@@ -1,0 +1,52 @@
+"""What a driver looks like, and how the loop runs one."""
+
+from micropython import const
+
+from runtime import log
+
+_AGAIN = const(3)  # failed polls in a row after which a driver is started anew
+
+
+class Driver:
+    """Base of drivers. The loop calls `start`, then `poll` every `period` ms, `stop` at the end."""
+
+    period = 1000
+
+    def start(self):
+        """Take the pins and find the device; raise when it does not answer."""
+
+    def poll(self):
+        """Do what is due, without waiting; raise when the device fails."""
+
+    def stop(self):
+        """Leave the pins in a safe state; also called before a new start."""
+
+    def health(self):
+        """Return "" when all is well, else what is wrong in a few words."""
+        return ""
+
+
+class Runner:
+    """A driver as a job: started on its first run, and anew after failing three times in a row."""
+
+    def __init__(self, driver):
+        self._driver = driver
+        self._row = _AGAIN
+
+    def __call__(self):
+        driver = self._driver
+        if self._row >= _AGAIN:
+            driver.start()
+            self._row = 0
+        self._row += 1
+        driver.poll()
+        wrong = driver.health()
+        if wrong:
+            raise OSError(wrong)
+        self._row = 0
+
+    def stop(self):
+        try:
+            self._driver.stop()
+        except Exception as e:
+            log.error("a driver did not stop\n%s", log.trace(e))

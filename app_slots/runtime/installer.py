@@ -1,0 +1,92 @@
+"""Brings one file of a release into the target slot; the boot stage runs this, with no app loaded.
+
+Constant memory: one buffer, whatever the size of the file.
+"""
+
+import os
+from binascii import hexlify
+from hashlib import sha256
+
+from bootloader.refused import Refused
+
+_buffer = memoryview(bytearray(256))
+
+
+def fetch(link, target, active, name, size, sha):
+    """Make `name` in slot `target` the file of `size` bytes with the SHA-256 `sha` (hex text).
+
+    One that is right already is kept, one that is equal in slot `active` copied, anything else
+    read from `link.body("/d/v1/files/<sha>")`. Returns "kept", "copied" or "loaded". Raises
+    Refused("size"), ("truncated") or ("hash") for content that is not what the manifest lists,
+    OSError when the flash is full or the network fails; the file may be left incomplete then.
+    """
+    path = "/app_slots/%s/%s" % (target, name)
+    if _matches(path, size, sha):
+        return "kept"
+    _make_folders(path)
+    source = "/app_slots/%s/%s" % (active, name)
+    if active != target and _matches(source, size, sha):
+        f = open(source, "rb")
+        try:
+            _store(f, path, size, sha)
+        finally:
+            f.close()
+        return "copied"
+    _store(link.body("/d/v1/files/" + sha), path, size, sha)
+    return "loaded"
+
+
+def _matches(path, size, sha):
+    try:
+        if os.stat(path)[6] != size:
+            return False
+        f = open(path, "rb")
+    except OSError:
+        return False
+    h = sha256()
+    try:
+        while True:
+            n = f.readinto(_buffer)
+            if not n:
+                return hexlify(h.digest()).decode() == sha
+            h.update(_buffer[:n])
+    except OSError:  # a damaged block is no reason to stop: the file is written anew
+        return False
+    finally:
+        f.close()
+
+
+def _store(source, path, size, sha):
+    h = sha256()
+    left = size
+    f = open(path, "wb")
+    try:
+        while True:
+            # One byte more than is left to come tells a file that goes on from one that ends.
+            n = source.readinto(_buffer[: min(left + 1, 256)])
+            if not n:
+                break
+            if n > left:
+                raise Refused("size")
+            left -= n
+            h.update(_buffer[:n])
+            f.write(_buffer[:n])
+    except EOFError:  # what the decompressor raises at a stream that ends too early
+        raise Refused("truncated")
+    finally:
+        f.close()
+    if left:
+        raise Refused("truncated")
+    if hexlify(h.digest()).decode() != sha:
+        raise Refused("hash")
+
+
+def _make_folders(path):
+    at = path.find("/", 1)
+    while at > 0:
+        try:
+            os.mkdir(path[:at])
+        except OSError as e:
+            if e.errno != 17:  # EEXIST
+                raise
+        at = path.find("/", at + 1)

@@ -1,0 +1,127 @@
+"""The one loop: jobs, drivers, Wi-Fi, updates, on asyncio.
+
+A job or driver that raises is logged and counted and disturbs nobody else. An exception of the
+loop itself leaves it and is a crash; Ctrl-C leaves it too and is none.
+"""
+
+import asyncio
+import gc
+from time import ticks_add, ticks_diff, ticks_ms
+
+import config
+import ota
+from micropython import const
+
+from runtime import log, settings
+from runtime.driver import Runner
+from runtime.scheduler import Scheduler
+
+_REMEMBER = const(60)  # s after which a confirmed release's jobs have shown what they can do
+_REPORTED = const(4)  # failing jobs in a report
+
+
+class App(Scheduler):
+    """What `setup` gets: the scheduler, and the places to hang drivers, checks and hooks on."""
+
+    def __init__(self):
+        super().__init__()
+        self.checks = []
+        self.busy = None  # a function; while it returns true, updates wait, an hour at most
+        self.held = ""  # what holds the confirmation of a trial back
+        self.settings = settings
+        self.updater = None
+        self._drivers = []
+        self._health = None
+
+    def driver(self, driver, name=None):
+        """Run `driver` (see runtime.driver) as a job called `name`, else like its class."""
+        runner = Runner(driver)
+        self._drivers.append(runner)
+        return self.every(driver.period, runner, name or type(driver).__name__)
+
+    def check(self, fn):
+        """Do not confirm a release on trial before `fn()` returns true; return `fn`."""
+        self.checks.append(fn)
+        return fn
+
+    def stop(self):
+        """Stop all drivers, before a reset."""
+        for runner in self._drivers:
+            runner.stop()
+
+    def sleep(self, ms):
+        """Sleep deeply for `ms`. A trial is confirmed first when the server has answered."""
+        if self.updater.answered or not ota.server:
+            settings.confirm()
+        self.stop()
+        ota.sleep(ms)
+
+    def failures(self):
+        """Return {name: [failed runs, good runs]} of the jobs that failed most, four at most."""
+        worst = sorted(((t[1], n) for n, t in self.tallies.items() if t[1]), reverse=True)
+        return {n[:24]: [bad, self.tallies[n][0]] for bad, n in worst[:_REPORTED]}
+
+    def second(self):
+        log.up = self.up
+        if ota.trial:
+            self._judge()
+        elif ota.settle() and self.up >= _REMEMBER and self._health is not True:
+            from runtime import health
+
+            health.remember(self)
+            self._health = True
+        settings.tick(self.up, self.updater.answered)
+
+    def _judge(self):
+        if not self._health:
+            from runtime.health import Health
+
+            self._health = Health(self)
+        held = self._health.held()
+        if held != self.held:
+            log.info("trial: held by %s", held) if held else log.info("trial: nothing holds it")
+            self.held = held
+        if not held and ota.settle():
+            log.info("trial: confirmed")
+            self.updater.soon()
+
+    def working(self):
+        """Names of the jobs whose coroutines are under way."""
+        return ", ".join(job.name for job in self.jobs if job.busy)
+
+
+async def _main(app):
+    asyncio.get_event_loop().set_exception_handler(_lost)
+    while True:
+        ota.feed()
+        wait = app.step()
+        due = ticks_add(ticks_ms(), wait)
+        await asyncio.sleep_ms(wait)
+        app.blocked(app.working() or "a task", ticks_diff(ticks_ms(), due))
+
+
+def _lost(_, context):
+    """A task of the app's own ended by an exception that nobody waits for."""
+    log.error("a task failed\n%s", log.trace(context["exception"]))
+
+
+def run(setup):
+    """Call `setup(app)` with an App, then run the loop until Ctrl-C or its own failure."""
+    ota.watch()
+    log.level = config.LOG_LEVEL
+    settings.load()
+    app = App()
+    from runtime.updater import Updater
+    from runtime.wifi import Wifi
+
+    wifi = Wifi()
+    app.updater = Updater(app, wifi, ota.stage("board").load(), config.SERVER)
+    app.every(1000, wifi.tick, "wifi")
+    app.every(1000, app.updater.tick, "updater")
+    app.every(1000, app.second, "second")
+    gc.collect()
+    setup(app)
+    try:
+        asyncio.run(_main(app))
+    finally:
+        app.stop()

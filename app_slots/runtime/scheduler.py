@@ -1,0 +1,146 @@
+"""Jobs on monotonic ticks.
+
+Each job counts down the milliseconds it has left, so neither the wrap-around of the ticks nor a
+jump of the clock shows, and a late run does not move the next one.
+"""
+
+import asyncio
+import os
+from time import ticks_diff, ticks_ms
+
+from micropython import const
+
+from runtime import log
+
+_LONGEST = const(1000)  # ms between two steps, far below half the ticks' period
+_BLOCKS = const(1000)  # ms after which a job counts as blocking
+
+
+def rand(n):
+    """Return a random number below `n` (at most 65,536)."""
+    return int.from_bytes(os.urandom(2), "little") % n if n else 0
+
+
+class Job:
+    """A function with its time; `cancel()` ends it, a run under way is let finish."""
+
+    def __init__(self, fn, name, left, period, jitter, tally):
+        self.fn = fn
+        self.name = name
+        self.left = left  # ms until it is due
+        self.period = period  # ms, 0: runs once
+        self.jitter = jitter  # ms a run may be late by choice
+        self.late = rand(jitter)
+        self.tally = tally  # [good runs, failed runs, failed runs in a row]
+        self.busy = False  # its coroutine has not ended
+
+    def cancel(self):
+        self.fn = None
+
+    def good(self):
+        self.tally[0] += 1
+        self.tally[2] = 0
+
+    def failed(self, e):
+        tally = self.tally
+        tally[1] += 1
+        tally[2] += 1
+        row = tally[2]
+        if not row & (row - 1):  # 1, 2, 4, 8 ...: a steady failure must not flood the log
+            log.error("%s failed, %d in a row\n%s", self.name, row, log.trace(e))
+
+
+class Scheduler:
+    def __init__(self):
+        self.jobs = []
+        self.tallies = {}  # by name, kept when a job is over
+        self.up = 0  # s
+        self._ms = 0
+        self._last = ticks_ms()
+
+    def every(self, ms, fn, name=None, jitter=0):
+        """Run `fn` every `ms` milliseconds, each time up to `jitter` ms late; return the Job.
+
+        `fn` is a function or returns a coroutine. Runs that were missed are skipped, and so is
+        one while the coroutine of the last has not ended.
+        """
+        if ms <= 0 or jitter > ms:
+            raise ValueError("a job needs a period above 0, no shorter than its jitter")
+        return self._add(fn, name, ms, ms, jitter)
+
+    def after(self, ms, fn, name=None):
+        """Run `fn` once in `ms` milliseconds; return the Job."""
+        return self._add(fn, name, ms, 0, 0)
+
+    def once(self, fn, name=None):
+        """Run `fn` once, as soon as the loop runs; return the Job."""
+        return self._add(fn, name, 0, 0, 0)
+
+    def _add(self, fn, name, left, period, jitter):
+        name = name or getattr(fn, "__name__", "job")
+        tally = self.tallies.setdefault(name, [0, 0, 0])
+        left += ticks_diff(ticks_ms(), self._last)
+        job = Job(fn, name, left, period, jitter, tally)
+        self.jobs.append(job)
+        return job
+
+    def step(self):
+        """Run what is due; return the ms until something is again, at most a second."""
+        jobs = self.jobs
+        now = ticks_ms()
+        passed = ticks_diff(now, self._last)
+        self._last = now
+        self._ms += passed
+        self.up += self._ms // 1000
+        self._ms %= 1000
+        for job in jobs:
+            job.left -= passed
+        i = 0
+        while i < len(jobs):
+            job = jobs[i]
+            if job.fn and job.left + job.late <= 0:
+                self._run(job)
+            if job.fn or job.busy:
+                i += 1
+            else:
+                jobs.pop(i)
+        wait = _LONGEST
+        for job in jobs:
+            if job.fn:
+                wait = min(wait, job.left + job.late)
+        return max(wait - ticks_diff(ticks_ms(), now), 1)
+
+    def _run(self, job):
+        fn = job.fn
+        if job.period:
+            job.left = job.left % job.period or job.period
+            job.late = rand(job.jitter)
+        else:
+            job.fn = None
+        if job.busy:
+            return
+        begin = ticks_ms()
+        try:
+            result = fn()
+            if hasattr(result, "send"):
+                job.busy = True
+                asyncio.create_task(self._finish(job, result))
+            else:
+                job.good()
+        except Exception as e:
+            job.failed(e)
+        self.blocked(job.name, ticks_diff(ticks_ms(), begin))
+
+    async def _finish(self, job, coroutine):
+        try:
+            await coroutine
+            job.good()
+        except Exception as e:
+            job.failed(e)
+        finally:
+            job.busy = False
+
+    def blocked(self, name, ms):
+        """Log that `name` kept the loop for `ms` milliseconds, if that is too long."""
+        if ms >= _BLOCKS:
+            log.warning("%s blocked the loop for %d ms", name, ms)

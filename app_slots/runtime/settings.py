@@ -1,0 +1,203 @@
+"""The board's own values for what config.py declares, with a changed one on trial like a release.
+
+Two copies in /data/settings, each `settings 1 <number> <tries>`, lines `KEY value`, and
+`end <first 8 hex of the SHA-256 of all before>`; tries is 0 in a confirmed copy, 1 + what is left
+in one on trial. The higher number counts. A change goes over the older copy, so the former values
+stay until the new ones are confirmed; confirming writes over those, so that a cut leaves the
+trial. Each step is one write or one removal.
+"""
+
+import os
+from binascii import hexlify
+from hashlib import sha256
+
+import config
+import ota
+from micropython import const
+
+from runtime import log
+
+_PATH = "/data/settings/"
+_MOST = const(2048)  # bytes of a copy
+_TRIES = const(3)
+_LASTS = const(60)  # s until a change is confirmed, once the server has answered
+_LASTS_ALONE = const(600)  # of a board that names no server
+_TIMEOUT = const(300)  # s until a trial without an answer costs a try
+
+trial = False  # this start is a try of changed values
+_defaults = {}
+
+
+class _Copy:
+    def __init__(self, place, number=0, tries=0):
+        self.place = place
+        self.number = number
+        self.tries = tries
+        self.values = {}
+
+
+def _read(place):
+    """Return the _Copy at `place` ("0" or "1"), None when it is not whole."""
+    try:
+        with open(_PATH + place, "rb") as f:
+            b = f.read(_MOST + 1)
+        end = b.rfind(b"end ")
+        if end < 0 or b[end:] != b"end %s\n" % _check(b[:end]):
+            return None
+        lines = b[:end].decode().split("\n")
+        word, version, number, tries = lines[0].split(" ")
+        if word != "settings" or version != "1":
+            return None
+        copy = _Copy(place, int(number), int(tries))
+        for line in lines[1:-1]:
+            key, value = line.split(" ", 1)
+            copy.values[key] = value
+        return copy
+    except (OSError, ValueError):
+        return None
+
+
+def _check(b):
+    return hexlify(sha256(b).digest()[:4])
+
+
+def _write(copy):
+    lines = ["settings 1 %d %d\n" % (copy.number, copy.tries)]
+    for key in sorted(copy.values):
+        lines.append("%s %s\n" % (key, copy.values[key]))
+    b = "".join(lines).encode()
+    b += b"end %s\n" % _check(b)
+    if len(b) > _MOST:
+        raise ValueError("the settings are too long")
+    f = open(_PATH + copy.place, "wb")
+    try:
+        f.write(b)
+    finally:
+        f.close()
+
+
+def _newest():
+    a = _read("0")
+    b = _read("1")
+    if a and b:
+        return a if a.number > b.number else b
+    return a or b or _Copy("1")
+
+
+def _other(copy):
+    return "1" if copy.place == "0" else "0"
+
+
+def _parse(default, text):
+    """Return `text` as a value of the type of `default`. Raises ValueError when it is none."""
+    if isinstance(default, bool):
+        if text in ("1", "true", "True", "on", "yes"):
+            return True
+        if text in ("0", "false", "False", "off", "no"):
+            return False
+        raise ValueError("not a bool: use 1 or 0")
+    if isinstance(default, (int, float)):
+        return type(default)(text)
+    return text
+
+
+def load():
+    """Put the board's values into `config`. A trial has one try fewer then, or is over."""
+    global trial
+    copy = _newest()
+    if copy.tries == 1:
+        log.error("settings: the change has not proved itself, the former values are back")
+        os.remove(_PATH + copy.place)
+        copy = _newest()
+    if copy.tries:
+        copy.tries -= 1
+        _write(copy)
+    trial = copy.tries > 0
+    for key, text in copy.values.items():
+        default = getattr(config, key, None)
+        if default is None:
+            log.warning("settings: %s is unknown here, ignored", key)
+            continue
+        try:
+            value = _parse(default, text)
+        except ValueError:  # the text is not logged: it may be a secret in the wrong place
+            log.error("settings: %s is no %s, default used", key, type(default).__name__)
+            continue
+        _defaults[key] = default
+        setattr(config, key, value)
+
+
+def get(key):
+    """Return the value of `key` as the app sees it. Raises AttributeError when config has none."""
+    return getattr(config, key)
+
+
+def set(key, value):
+    """Store `value` for `key`, on trial from the next start on; None goes back to the default.
+
+    Raises ValueError for a key that config.py does not declare or a value that does not fit it,
+    OSError while a release is on trial: one trial at a time.
+    """
+    global trial
+    if ota.trial:
+        raise OSError("a release is on trial, change settings when it is confirmed")
+    default = _defaults.get(key, getattr(config, key, None))
+    if default is None or key.startswith("_"):
+        raise ValueError("config.py declares no %s" % key)
+    copy = _newest()
+    if value is None:
+        copy.values.pop(key, None)
+    else:
+        text = str(value)
+        if "\n" in text or not text:
+            raise ValueError("a value is one line, not empty")
+        _parse(default, text)
+        copy.values[key] = text
+    if not copy.tries:
+        copy.place = _other(copy)
+    copy.number += 1
+    copy.tries = 1 + _TRIES
+    _folders()
+    _write(copy)
+    trial = False  # what runs now is no try of these values
+
+
+def _folders():
+    try:
+        os.mkdir("/data/settings")
+    except OSError as e:
+        if e.errno != 17:  # EEXIST
+            raise
+
+
+def confirm():
+    """Keep the values on trial."""
+    global trial
+    copy = _newest()
+    if trial and copy.tries:
+        copy.place = _other(copy)
+        copy.number += 1
+        copy.tries = 0
+        _write(copy)
+        log.info("settings: the change is confirmed")
+    trial = False
+
+
+def rollback():
+    """Drop the values on trial; the former ones hold from the next start on."""
+    global trial
+    copy = _newest()
+    if copy.tries:
+        os.remove(_PATH + copy.place)
+    trial = False
+
+
+def tick(up, answered):
+    """Confirm or end a trial when it is time; called each second with the seconds since start."""
+    if not trial:
+        return
+    if up >= _LASTS and answered or not ota.server and up >= _LASTS_ALONE:
+        confirm()
+    elif up >= _TIMEOUT and ota.server:
+        log.error("settings: no answer from the server since the change, starting again")
+        ota.reset()
