@@ -72,6 +72,7 @@ def uvicorn_config(app: Starlette, protocol: type[GuardedProtocol] = GuardedProt
         server_header=False,
         date_header=False,
         access_log=False,
+        proxy_headers=False,
         log_level="warning",
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=3,

@@ -192,7 +192,7 @@ class Store:
     def _board(self, row: sqlite3.Row) -> Board:
         board = Board(*row)
         flags = {name: bool(getattr(board, name)) for name in _BOARD_FLAGS}
-        return replace(board, **flags, **self._changes.get(board.id, {}))
+        return replace(board, **flags | self._changes.get(board.id, {}))
 
     def follow(self, board_id: str, follow: bool, now: float) -> None:
         """Offer releases to this board, or leave it alone."""
