@@ -1,0 +1,145 @@
+"""What the app may ask of the boot stage, one call each; reached as attributes of `ota`."""
+
+import gc
+import machine
+import sys
+import time
+from micropython import const
+
+import ota
+
+from bootloader import record, rtc
+
+_DAY = const(172800)  # ticks
+
+
+def watch():
+    """Switch the watchdog on, for good: from now on feed() is due every 30 s."""
+    ota.feed()
+    # ESP8266 takes no other value and bites after 1.6 to 3.2 s, hence the half-second tick.
+    ota.wdt = machine.WDT(timeout=5000)
+
+
+def answered():
+    """An authenticated reply came from the server."""
+    first = not ota.heard
+    ota.heard = ota.ticks or 1
+    if ota.trial:
+        if ota.ripe > ota.ticks:
+            ota.ripe = ota.lasts
+        return
+    ota.alarms = [a for a in ota.alarms if a[1] != rtc.WANT]
+    ota.alarms.append((ota.ticks + _DAY, rtc.WANT, rtc.POLL, True))
+    if first and ota.bad:
+        r = record.load()
+        if ota.stage("decide").reached(r):
+            record.store(r)
+            ota.bad = record.rejection(r)
+
+
+def confirm():
+    """The app is sure of itself before the 60 s are over. The server must have answered still."""
+    ota.lasts = ota.ticks
+    if ota.heard or not ota.server:
+        ota.ripe = ota.ticks
+
+
+def settle():
+    """Confirm the trial; True."""
+    r = record.load()
+    if r.trial != record.NONE:
+        ota.stage("promote").promote(r)
+    ota.trial = False
+    ota.alarms = [(ota.ticks + _DAY, rtc.WANT, rtc.POLL, True)]
+    return True
+
+
+def veto(text):
+    """The app finds itself unfit: the trial ends here, for good."""
+    ota.stage("why").keep(text)
+    _reset(rtc.VETO)
+
+
+def _reset(end, want=0):
+    ota.mark(rtc.END, end)
+    if want:
+        ota.mark(rtc.WANT, want)
+    machine.reset()
+
+
+def reset():
+    """Reset in good order: it is not counted as a crash."""
+    _reset(rtc.ASKED)
+
+
+def install():
+    """Leave the app and let the boot stage install what the server offers; not during a trial."""
+    if not ota.trial:
+        _reset(rtc.ASKED, rtc.INSTALL)
+
+
+def rollback():
+    """Leave the app and go back to the other slot, if that verifies and the floor allows."""
+    _reset(rtc.ASKED, rtc.ROLLBACK)
+
+
+def recover():
+    """Leave the app for recovery."""
+    _reset(rtc.ASKED, rtc.RECOVER)
+
+
+def sleep(ms):
+    """Deep sleep in good order; a trial is confirmed before its first one, if the server answered."""
+    confirm()
+    ota.settle()
+    ota.mark(rtc.END, rtc.SLEEP)
+    machine.deepsleep(ms)
+
+
+def forget(digest):
+    """The server's `retry`: a rejection of this release no longer counts."""
+    r = record.load()
+    if r.bad == digest:
+        r.bad = record.ZERO
+        r.flags = r.soft = r.reached = r.reason = 0
+        record.store(r)
+        ota.bad = None
+
+
+def check():
+    """For an app without the runtime: feed, confirm when due, poll when due. Blocks for the poll."""
+    ota.feed()
+    ota.settle()
+    if ota.ticks >= ota.due:
+        ota.due = ota.ticks + ota.stage("plain").poll_running()
+        ota.feed()
+
+
+def idle():
+    """The app's main has returned, as one does that lives from timers and interrupts."""
+    while True:
+        ota.check() if ota.plain else ota.feed()
+        time.sleep(1)
+
+
+def end(e):
+    """The app has ended by the exception `e`. Ctrl-C is a person's wish and leads to the prompt."""
+    for k in list(sys.modules):
+        if k not in ("ota", "sys", "__main__"):
+            del sys.modules[k]
+    gc.collect()
+    if isinstance(e, KeyboardInterrupt):
+        ota.mark(rtc.END, rtc.STOPPED)
+        ota.parked = True
+        ota.alarms = []
+        return
+    ota.mark(rtc.END, rtc.EXCEPTION)
+    sys.print_exception(e)
+    try:
+        from io import StringIO
+
+        text = StringIO()
+        sys.print_exception(e, text)
+        ota.stage("why").keep(text.getvalue())
+    finally:
+        machine.reset()

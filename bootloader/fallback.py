@@ -1,0 +1,51 @@
+"""Boots that are not the normal one: an open trial, a damaged slot, a release that is left."""
+
+from bootloader import admit, board, decide, record, slots, why
+from bootloader.refused import Refused
+
+
+def trial(r, end):
+    """Return the trial's Manifest when it is to run; else the record has no trial any more."""
+    digest = slots.digest(r.trial) or record.ZERO
+    todo = decide.trial(r, end, digest)
+    if todo == decide.CONFIRM:
+        from bootloader import promote
+
+        promote.promote(r)
+        return None
+    if todo != decide.AGAIN:
+        # Before the trial is verified: were that to hang, it would cost a try.
+        record.store(r)
+    if todo == decide.BACK:
+        return None
+    try:
+        admit.admit(slots.manifest(r.trial), r, board.load())
+        return slots.check_files(r.trial, slots.manifest(r.trial))
+    except (OSError, ValueError, Refused) as e:
+        print("trial:", repr(e))
+        why.keep(repr(e))
+        decide.reject(r, digest, record.VERIFY, True)
+        record.store(r)
+        return None
+
+
+def other(r):
+    """Fall back to the other slot when it is confirmed, whole and not below the floor."""
+    m = slots.check_confirmed(r, 1 - r.active)
+    if not m or m.seq < r.floor:
+        return None
+    r.good[r.active] = record.ZERO
+    r.active = 1 - r.active
+    record.store(r)
+    return m
+
+
+def go_back(r, reason):
+    """Reject what is active and make the other slot so, in one write; True when it can be."""
+    m = slots.check_confirmed(r, 1 - r.active)
+    if not m or m.seq < r.floor:
+        return False
+    decide.reject(r, r.good[r.active], reason, True)
+    r.active = 1 - r.active
+    record.store(r)
+    return True

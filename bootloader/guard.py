@@ -1,0 +1,80 @@
+"""What stays of the boot stage while the app runs: `import ota`.
+
+Small, because its bytes are missing to the app: everything that is not needed every second is in
+deeds.py and comes from flash when it is called. The tick runs inside the app, perhaps in the
+middle of a flash operation, so it touches nothing but RAM and RTC memory.
+"""
+
+import machine
+import sys
+
+TICK = 500  # ms
+ticks = beat = heard = due = misses = fails = lasts = 0
+ripe = 1 << 29  # the tick at which a trial may be confirmed; not before an answer
+trial = parked = plain = False
+server = True
+wdt = None
+slot = "a"
+seq = 0
+digest = bad = None
+alarms = []  # (tick, RTC byte, value, reset the board), soonest first
+
+
+def mark(i, value):
+    rtc = machine.RTC()
+    m = bytearray(rtc.memory())
+    m[i] = value
+    m[i + 8] = 255 - value
+    rtc.memory(m)
+
+
+def _tick(_):
+    global ticks
+    ticks += 1
+    if wdt and (parked or ticks - beat < 60):
+        wdt.feed()
+    if alarms and ticks >= alarms[0][0]:
+        _, i, value, reset = alarms.pop(0)
+        mark(i, value)
+        if reset:
+            machine.reset()
+
+
+def start():
+    number = -1 if sys.platform == "esp8266" else 3  # ESP32 has hardware timers only
+    machine.Timer(number).init(period=TICK, mode=machine.Timer.PERIODIC, callback=_tick)
+
+
+def feed():
+    global beat
+    beat = ticks
+
+
+def settle():
+    return not trial or (ticks >= ripe and stage("deeds").settle())
+
+
+def stage(name):
+    sys.path.insert(0, "/")
+    try:
+        __import__("bootloader." + name)
+        return sys.modules["bootloader." + name]
+    finally:
+        sys.path.pop(0)
+        for k in list(sys.modules):
+            if k.startswith("bootloader"):
+                del sys.modules[k]
+
+
+def __getattr__(name):
+    return getattr(stage("deeds"), name)
+
+
+def go(entry):
+    if not entry:
+        return
+    try:
+        __import__(entry)
+        stage("deeds").idle()
+    except BaseException as e:
+        stage("deeds").end(e)

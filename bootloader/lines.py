@@ -1,0 +1,61 @@
+"""Manifests as lines: the signed part's hash, and reading what has been verified."""
+
+from binascii import hexlify
+from hashlib import sha256
+from micropython import const
+
+from bootloader.refused import Refused
+
+MAX = const(8192)
+_LONGEST = const(700)
+
+
+def hexa(digest):
+    return hexlify(digest).decode()
+
+
+def signed(f, prefix):
+    """Hash the open file `f` up to its `end` line; return (digest, what the signatures sign).
+
+    The file is left at the first byte behind `end`. Raises Refused: "size", "syntax".
+    """
+    plain = sha256()
+    with_prefix = sha256(prefix)
+    total = 0
+    while True:
+        line = f.readline(_LONGEST)
+        total += len(line)
+        if total > MAX:
+            raise Refused("size")
+        if line[-1:] != b"\n":
+            raise Refused("syntax")
+        plain.update(line)
+        with_prefix.update(line)
+        if line == b"end\n":
+            return plain.digest(), with_prefix.digest()
+
+
+class Manifest:
+    """The values of a manifest that is known to be good: its digest is recorded, or strict.py ran.
+
+    `files()` yields each file's (name, size, sha256 as hex) and can be used once.
+    """
+
+    def __init__(self, f):
+        self._f = f
+        self.arch = ""
+        while True:
+            key, value = f.readline().decode().split(None, 1)
+            value = value.rstrip()
+            if key == "seq" or key == "floor" or key == "total":
+                value = int(value)
+            setattr(self, key, value)
+            if key == "total":
+                return
+
+    def files(self):
+        while True:
+            parts = self._f.readline().decode().split()
+            if parts[0] != "file":
+                return
+            yield parts[1], int(parts[2]), parts[3]

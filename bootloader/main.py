@@ -1,0 +1,16 @@
+# Hands over to the boot stage, and by it to the app. Compiled on the chip at every boot, hence short.
+# Whatever goes wrong ends in a reset, never at a prompt; only Ctrl-C, a person's wish, does that.
+import sys
+
+sys.path.append("/")
+try:
+    from bootloader import start
+
+    app = start.run()
+    del start
+    import ota
+
+    ota.go(app)
+except Exception as e:
+    sys.print_exception(e)
+    __import__("machine").reset()

@@ -1,0 +1,42 @@
+"""Both copies of the record are lost: judge the slots by their signatures."""
+
+import os
+
+from bootloader import admit, board, record, slots
+from bootloader.refused import Refused
+
+
+def rebuild():
+    """Return a new, stored Record: the lower release active, the higher one on trial.
+
+    The floor is the highest of the valid manifests. Nothing valid gives a record without a
+    confirmed slot, which leads to recovery.
+    """
+    r = record.Record()
+    b = board.load()
+    found = []
+    for slot in (0, 1):
+        try:
+            digest, _ = admit.verify(slots.manifest(slot), b)
+            m = slots.check_files(slot, slots.manifest(slot))
+            admit.fits(m, b)
+        except (OSError, ValueError, Refused) as e:
+            print("slot", "ab"[slot], repr(e))
+            continue
+        found.append((m.seq, slot, digest[:16]))
+        r.floor = max(r.floor, m.floor)
+    found.sort()
+    if found:
+        r.seq, r.active, digest = found[0]
+        r.good[r.active] = digest
+    if len(found) == 2:
+        r.trial = found[1][1]
+        r.left = record.TRIES
+    for folder in ("/state", "/state/0", "/state/1", "/data"):
+        if folder[1:] not in os.listdir("/") and folder not in ("/state/0", "/state/1"):
+            os.mkdir(folder)
+    for copy in ("0", "1"):
+        if copy not in os.listdir("/state"):
+            os.mkdir("/state/" + copy)
+    record.store(r)
+    return r

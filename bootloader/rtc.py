@@ -1,0 +1,52 @@
+"""What one life of the board tells the next: eight bytes in RTC memory, no flash write.
+
+RTC memory survives a reset, the watchdog and deep sleep, and is lost with the power. Each byte
+stands beside its complement, because on ESP32 the memory is random after power-on. Bytes from 16
+on belong to the app.
+"""
+
+import machine
+from micropython import const
+
+# Indices
+END = const(0)  # how the last life ended, one of the values below
+CRASHES = const(1)  # lives of a confirmed app in a row that crashed within ten minutes
+WANT = const(2)  # what the boot stage is asked to do before it starts the app
+FAILS = const(3)  # installer runs in a row that did not get through
+ROUNDS = const(4)  # recoveries in a row, for their growing pauses
+REFUSED = const(5)  # index in record.REASONS of the last refusal of an offer
+
+# END
+POWER = const(0)
+RUNNING = const(1)  # it never said how it ended: a reset, a hang, the watchdog
+EXCEPTION = const(2)
+STOPPED = const(3)  # Ctrl-C
+SLEEP = const(4)
+ASKED = const(5)  # an orderly reset
+HEALTHY = const(6)  # a plain app's trial has lasted and the server had answered
+VETO = const(7)
+TIMEOUT = const(8)
+
+# WANT
+INSTALL = const(1)
+ROLLBACK = const(2)
+RECOVER = const(3)
+POLL = const(4)
+
+
+def load():
+    """Return the eight bytes as a bytearray; all zero (END is POWER) when the power was lost."""
+    m = machine.RTC().memory()
+    life = bytearray(8)
+    if len(m) >= 16:
+        for i in range(8):
+            if m[i] + m[i + 8] != 255:
+                return bytearray(8)
+            life[i] = m[i]
+    return life
+
+
+def save(life):
+    """Store the eight bytes; the app's part stays as it is."""
+    rtc = machine.RTC()
+    rtc.memory(bytes(life) + bytes(255 - b for b in life) + rtc.memory()[16:])

@@ -1,0 +1,127 @@
+"""What is in a slot, and whether it is what the manifest says."""
+
+import os
+from hashlib import sha256
+from micropython import const
+
+from bootloader import record
+from bootloader.lines import Manifest, hexa, signed
+from bootloader.refused import Refused
+
+PREFIX = b"ota-manifest-v1\0"
+_DIR = const(0x4000)
+_MOST = const(64)
+
+
+def path(slot):
+    return "/app_slots/" + "ab"[slot]
+
+
+def manifest(slot):
+    return path(slot) + "/manifest"
+
+
+def file_hash(name, buf):
+    """SHA-256 of the file `name`, read through `buf`; None when there is no such file."""
+    h = sha256()
+    try:
+        f = open(name, "rb")
+    except OSError:
+        return None
+    try:
+        view = memoryview(buf)
+        while True:
+            n = f.readinto(buf)
+            if not n:
+                return h.digest()
+            h.update(view[:n])
+    finally:
+        f.close()
+
+
+class Names:
+    """The listed names as four bytes of hash each, so that their memory is fixed."""
+
+    def __init__(self):
+        self._hashes = bytearray(4 * _MOST)
+        self._count = 0
+
+    def add(self, name):
+        i = self._count
+        self._hashes[i : i + 4] = sha256(name.encode()).digest()[:4]
+        self._count = i + 4
+
+    def __contains__(self, name):
+        h = sha256(name.encode()).digest()[:4]
+        hashes = self._hashes
+        for i in range(0, self._count, 4):
+            if hashes[i] == h[0] and hashes[i : i + 4] == h:
+                return True
+        return False
+
+
+def sweep(slot, names):
+    """Remove every file of the slot that is not in `names`, and folders left empty.
+
+    Raises OSError when one stays.
+    """
+    _sweep(path(slot), "", names)
+
+
+def _sweep(root, inside, names):
+    folder = root + "/" + inside if inside else root
+    # A list: LittleFS may skip entries when a folder changes while it is read.
+    for entry in list(os.ilistdir(folder)):
+        name = inside + "/" + entry[0] if inside else entry[0]
+        if entry[1] == _DIR:
+            _sweep(root, name, names)
+            if not os.listdir(root + "/" + name):
+                os.rmdir(root + "/" + name)
+        elif name != "manifest" and name not in names:
+            os.remove(root + "/" + name)
+
+
+def check_files(slot, source):
+    """Hash every file of the slot against the manifest in the file `source`; remove the others.
+
+    Returns the Manifest. Raises Refused: "hash", "extra", or what the manifest's syntax breaks.
+    """
+    buf = bytearray(256)
+    names = Names()
+    root = path(slot) + "/"
+    with open(source, "rb") as f:
+        m = Manifest(f)
+        for name, size, sha in m.files():
+            names.add(name)
+            h = file_hash(root + name, buf)
+            if not h or hexa(h) != sha or os.stat(root + name)[6] != size:
+                raise Refused("hash")
+    try:
+        sweep(slot, names)
+    except OSError:
+        raise Refused("extra")
+    return m
+
+
+def digest(slot):
+    """Digest of the slot's manifest, its first 16 bytes; None when there is none that is whole."""
+    try:
+        with open(manifest(slot), "rb") as f:
+            return signed(f, PREFIX)[0][:16]
+    except (OSError, Refused):
+        return None
+
+
+def check_confirmed(r, slot):
+    """Return the Manifest of a slot recorded confirmed whose content is what was confirmed.
+
+    Returns None otherwise, with a line on the console. Neither signature nor floor is asked:
+    what a board once confirmed it can boot, also when the key was revoked since.
+    """
+    if r.good[slot] == record.ZERO or digest(slot) != r.good[slot]:
+        return None
+    try:
+        return check_files(slot, manifest(slot))
+    except (OSError, Refused) as e:
+        print("slot", "ab"[slot], repr(e))
+        return None

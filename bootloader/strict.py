@@ -1,0 +1,172 @@
+"""The rules of manifests and trust files, applied to every line before anything is believed.
+
+Nothing here holds a file: it is read line by line. The rules stand in docs/architecture.md; the
+signer and the server apply the same ones (signing/).
+"""
+
+from binascii import a2b_base64, b2a_base64
+from micropython import const
+
+from bootloader.lines import MAX
+from bootloader.refused import Refused
+
+_LINE = const(160)
+_SIG_LINE = const(700)
+_FILES = const(64)
+_ENTRIES = const(20)
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./-"
+
+
+def signatures(f, most):
+    """Yield (key id as text, signature) of each sig line from here to the end of `f`."""
+    while True:
+        line = f.readline(_SIG_LINE)
+        if not line:
+            return
+        most -= 1
+        parts = line.split(b" ")
+        if most < 0 or len(parts) != 3 or parts[0] != b"sig" or f.tell() > MAX:
+            raise Refused("syntax")
+        try:
+            sig = a2b_base64(parts[2])
+        except ValueError:
+            raise Refused("syntax")
+        if len(parts[1]) != 16 or b2a_base64(sig) != parts[2]:
+            raise Refused("syntax")
+        yield parts[1].decode(), sig
+
+
+def number(text):
+    """Return the decimal number in `text`, without leading zeros and below 2**31."""
+    if not text.isdigit() or len(text) > 10 or (text[0] == "0" and text != "0"):
+        raise Refused("syntax")
+    n = int(text)
+    if n >> 31:
+        raise Refused("syntax")
+    return n
+
+
+def name(text):
+    """Return `text` when it is a path inside a slot: allowed letters, no hidden or climbing part."""
+    path = "/" + text + "/"
+    if len(text) > 64 or ".." in path or "/." in path or "//" in path:
+        raise Refused("name")
+    for c in text:
+        if c not in _LETTERS:
+            raise Refused("name")
+    return text
+
+
+def word(text):
+    """Return `text` when it is a name that is no path: of an app, a class, an entry."""
+    if "/" in text:
+        raise Refused("name")
+    return name(text)
+
+
+class Lines:
+    """The lines of the signed part, each of the form `<key> <value>`."""
+
+    def __init__(self, f, longest=_LINE):
+        self._f = f
+        self._longest = longest
+        self.key = self.value = ""
+        self.next()
+
+    def next(self):
+        line = self._f.readline(self._longest + 1)
+        if line[-1:] != b"\n" or len(line) > self._longest:
+            raise Refused("syntax")
+        for c in line[:-1]:
+            if not 32 <= c < 127:
+                raise Refused("syntax")
+        line = line[:-1].decode()
+        i = line.find(" ")
+        self.key = line if i < 0 else line[:i]
+        self.value = "" if i < 0 else line[i + 1 :]
+
+    def take(self, key):
+        """Return the value of the current line, which must have `key`, and go on."""
+        value = self.value
+        if self.key != key or not value:
+            raise Refused("syntax")
+        self.next()
+        return value
+
+
+def manifest(f):
+    """Hold the manifest in the open file `f` against every rule. Raises Refused."""
+    lines = Lines(f)
+    if lines.take("ota-manifest") != "1":
+        raise Refused("syntax")
+    word(lines.take("app"))
+    word(lines.take("class"))
+    seq = number(lines.take("seq"))
+    if number(lines.take("floor")) > seq:
+        raise Refused("floor")
+    mpy = lines.take("mpy").split(".")
+    if len(mpy) != 2:
+        raise Refused("syntax")
+    number(mpy[0])
+    number(mpy[1])
+    if lines.key == "arch":
+        word(lines.take("arch"))
+    start = word(lines.take("entry"))
+    left = number(lines.take("total"))
+    count = 0
+    last = stem = ""
+    dirs = [["", 0]]  # the folder we are in and its parents, each with its entries so far
+    entry = False
+    while lines.key == "file":
+        parts = lines.value.split(" ")
+        count += 1
+        if len(parts) != 3 or len(parts[2]) != 64 or count > _FILES:
+            raise Refused("syntax")
+        path = name(parts[0])
+        size = number(parts[1])
+        if path == "manifest":
+            raise Refused("name")
+        if path <= last:
+            raise Refused("syntax")
+        # x.mpy sorts before x.py and x.py before x/, with nothing but x.* between them
+        if stem and path.startswith(stem):
+            rest = path[len(stem) :]
+            if rest[0] == "/" or rest == ".py":
+                raise Refused("name")
+            if rest[0] != ".":
+                stem = ""
+        else:
+            stem = ""
+        if path.endswith(".py") or path.endswith(".mpy"):
+            if path[: path.rfind(".")] == start:
+                entry = True
+            if not stem or "." not in path[len(stem) : path.rfind(".")]:
+                stem = path[: path.rfind(".")]
+        _count_entries(dirs, path)
+        for c in parts[2]:
+            if c not in "0123456789abcdef":
+                raise Refused("syntax")
+        left -= size
+        last = path
+        lines.next()
+    if left or not entry or lines.key != "note":
+        raise Refused("syntax")
+    lines.next()
+    while lines.key.startswith("x-") and len(lines.key) > 2 and lines.value:
+        lines.next()
+    if lines.key != "end" or lines.value:
+        raise Refused("syntax")
+
+
+def _count_entries(dirs, path):
+    while not path.startswith(dirs[-1][0]):
+        dirs.pop()
+    while True:
+        here = dirs[-1]
+        here[1] += 1
+        if here[1] > _ENTRIES:
+            raise Refused("syntax")
+        i = path.find("/", len(here[0]))
+        if i < 0:
+            return
+        dirs.append([path[: i + 1], 0])

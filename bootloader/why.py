@@ -1,0 +1,31 @@
+"""The text that goes with a rejection: the traceback of the app, or its own words."""
+
+import os
+
+_PATH = "/state/why"
+
+
+def keep(text):
+    """Store the last 500 characters for the next poll."""
+    f = open(_PATH, "w")
+    try:
+        f.write(text[-500:])
+    finally:
+        f.close()
+
+
+def text():
+    """Return what was kept, or an empty string."""
+    try:
+        with open(_PATH) as f:
+            return f.read(500)
+    except (OSError, UnicodeError):
+        return ""
+
+
+def drop():
+    """The server has it."""
+    try:
+        os.remove(_PATH)
+    except OSError as e:
+        print("why:", repr(e))
