@@ -1,29 +1,149 @@
-# MiPy-OTA. `make help` lists the targets.
+# MiPy-OTA. `make` lists the targets.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
-ENV_OK := $(VENV)/.ready
-STUBS  := .cache/stubs/.ready
-PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+PIP     := $(BIN)/python -m pip --disable-pip-version-check -qq
+MIPY    := $(BIN)/mipy
+READY   := $(VENV)/.ready
+STUBS   := .cache/stubs/.ready
+CHIPS   := esp8266 esp32
+PARTS   := signing tools ota_server
+PREFIX  ?= $(HOME)/.local
+# `make build ARGS="--app ../weather"`: further words for mipy, pytest or the demo
+ARGS    ?=
 
 .PHONY: help
-help: ## list the targets
+help: ## List the targets.
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# --- environment -------------------------------------------------------------------------------
+# --- environment ----------------------------------------------------------------------------------
+
 .PHONY: setup
-setup: $(ENV_OK) ## make .venv with the locked packages and fetch a MicroPython to run on
+setup: $(READY) ## Make .venv with the locked packages; fetch a MicroPython to run on.
 	@$(BIN)/python -m mipy_ota.tools.micropython
 
-$(ENV_OK): requirements-dev.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "\nwhat to do: make setup PYTHON=python3.11")'
-	@echo "installing the locked packages into $(VENV) (once)"
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "what to do: install python3-venv (Debian: apt install python3-venv)"; exit 1; }
-	@$(PIP) install --require-hashes -r requirements-dev.lock
+$(READY): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11"; \
+	    echo "what to do: make setup PYTHON=python3.11"; exit 1; }
+	@echo "installing the locked packages into $(VENV), once"
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "what to do: install venv (Debian: apt install python3-venv)"; exit 1; }
+	@$(PIP) install --require-hashes -r requirements-dev.lock || \
+	  { echo "what to do: check the network and run the same target again"; exit 1; }
 	@$(PIP) install --no-build-isolation --no-deps --editable .
 	@touch $@
+
+# The boards' stubs shadow the standard library, so each set has a folder of its own. `ota` is the
+# name under which an app knows bootloader/guard.py. typings/ shows the parts where a wheel has them.
+$(STUBS): requirements-stubs.lock | $(READY)
+	@echo "fetching the boards' type stubs, once"
+	@rm -rf .cache/stubs .cache/typings
+	@$(PIP) download --no-deps --require-hashes -r requirements-stubs.lock -d .cache/stubs/wheels
+	@for chip in $(CHIPS); do \
+	  $(PIP) install --no-deps --no-index --target .cache/stubs/$$chip \
+	    .cache/stubs/wheels/micropython_{$$chip,stdlib}_stubs-*.whl; \
+	  ln -s ../../../bootloader/guard.py .cache/stubs/$$chip/ota.py; \
+	done
+	@mkdir -p .cache/typings/mipy_ota
+	@ln -s $(addprefix ../../../,mipy_ota/__init__.py $(PARTS)) .cache/typings/mipy_ota/
+	@touch $@
+
+.PHONY: lock
+lock: $(READY) ## Pin the newest packages that pyproject.toml and *.in allow.
+	@$(BIN)/python -m venv .cache/lock && .cache/lock/bin/pip -qq install pip-tools
+	@compile() { CUSTOM_COMPILE_COMMAND="make lock" .cache/lock/bin/pip-compile --quiet --upgrade \
+	    --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \
+	    --no-emit-index-url --no-emit-trusted-host --no-emit-find-links "$$@"; }; \
+	  compile -o requirements.lock pyproject.toml; \
+	  compile -o requirements-dev.lock -c requirements.lock pyproject.toml requirements.in; \
+	  compile -o requirements-stubs.lock requirements-stubs.in
+
+# --- checks ---------------------------------------------------------------------------------------
+
+.PHONY: test
+test: setup lint ## Lint, type-check and test everything.
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: $(READY) $(STUBS) ## Check style, types and what a chip lacks.
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/basedpyright
+	@for chip in $(CHIPS); do $(BIN)/basedpyright -p pyright-$$chip.json; done
+	@$(BIN)/python -m mipy_ota.tools.lint_device
+
+.PHONY: format
+format: $(READY) ## Sort imports and format the sources.
+	@$(BIN)/ruff check --select I --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: sweep
+sweep: setup ## Cut the power at every flash operation (takes long).
+	@$(BIN)/python -m mipy_ota.tools.sweep $(ARGS)
+
+.PHONY: bench
+bench: setup ## Measure every budget: bytes, heap, flash, polls per second.
+	@$(BIN)/python -m mipy_ota.tools.bench $(ARGS)
+
+# --- the mipy command -----------------------------------------------------------------------------
+
+.PHONY: demo
+demo: setup ## Show the whole road on a virtual board, in two minutes.
+	@$(BIN)/python -m mipy_ota.tools.demo $(ARGS)
+
+.PHONY: build
+build: $(READY) ## Compile app_slots/ into a release in build/.
+	@$(MIPY) build $(ARGS)
+
+.PHONY: sign
+sign: $(READY) ## Sign the newest release in build/.
+	@$(MIPY) sign $(ARGS)
+
+.PHONY: release
+release: $(READY) ## Build, sign and publish.
+	@$(MIPY) release $(ARGS)
+
+.PHONY: serve
+serve: $(READY) ## Run the OTA server.
+	@$(MIPY) serve $(ARGS)
+
+.PHONY: sim
+sim: setup ## Run a virtual board with its console.
+	@$(MIPY) sim $(ARGS)
+
+.PHONY: clean
+clean: ## Remove build/. Keys and fleets live elsewhere and stay.
+	@rm -rf build
+
+# --- installing -----------------------------------------------------------------------------------
+
+# Packages come from the lock, by hash, with pipx as without.
+.PHONY: install
+install: ## Put mipy on the PATH (pipx, or ~/.local/bin).
+	@if command -v pipx >/dev/null; then \
+	  pipx install --quiet --force --pip-args=--no-deps . ; \
+	  pipx runpip mipy-ota -qq install --require-hashes -r requirements.lock; \
+	else \
+	  $(PYTHON) -m venv --clear $(PREFIX)/share/mipy; \
+	  $(PREFIX)/share/mipy/bin/pip --disable-pip-version-check -qq install --require-hashes -r requirements.lock; \
+	  $(PREFIX)/share/mipy/bin/pip --disable-pip-version-check -qq install --no-deps .; \
+	  mkdir -p $(PREFIX)/bin; \
+	  ln -sfn $(PREFIX)/share/mipy/bin/mipy $(PREFIX)/bin/mipy; \
+	  echo "installed $(PREFIX)/bin/mipy"; \
+	  case ":$$PATH:" in *":$(PREFIX)/bin:"*) ;; \
+	    *) echo "what to do: put $(PREFIX)/bin on your PATH";; esac; \
+	fi
+
+.PHONY: uninstall
+uninstall: ## Remove what `make install` made. Keys and fleets stay.
+	@if command -v pipx >/dev/null && pipx list --short | grep -q '^mipy-ota '; then \
+	  pipx uninstall mipy-ota; \
+	else \
+	  rm -rf $(PREFIX)/share/mipy; rm -f $(PREFIX)/bin/mipy; \
+	fi

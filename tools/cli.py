@@ -15,7 +15,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from .. import __version__
+from mipy_ota import __version__
+
 from . import console, places
 
 # (words after `mipy`, "module in tools/:function", line in the list of verbs)
