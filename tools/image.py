@@ -1,0 +1,129 @@
+"""LittleFS images as stock firmware makes and mounts them.
+
+Geometry as in extmod/vfs_lfs.c and the ports' inisetup; a chip refuses an image of another block
+count. Fresh images have disk version 2.0, which every firmware mounts; newer firmware raises
+it to 2.1 at its first write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from littlefs import LittleFS
+
+BLOCK = 4096
+_GEOMETRY = {
+    "block_size": BLOCK,
+    "read_size": 32,
+    "prog_size": 32,
+    "cache_size": 128,
+    "lookahead_size": 32,
+    "block_cycles": 100,
+    "name_max": 255,
+}
+_DISK_VERSION = 0x00020000
+
+
+def blank(blocks: int) -> bytes:
+    """A formatted, empty image of `blocks` 4 KB blocks."""
+    return build({}, blocks)
+
+
+def build(files: Mapping[str, bytes], blocks: int) -> bytes:
+    """An image of `blocks` 4 KB blocks that holds `files` (absolute or relative paths).
+
+    Raises:
+        littlefs.LittleFSError: they do not fit.
+    """
+    system = LittleFS(
+        **_GEOMETRY, block_count=blocks, disk_version=_DISK_VERSION, mount=False
+    )
+    system.format()
+    system.mount()
+    for path, data in sorted(files.items()):
+        _put(system, path, data)
+    system.unmount()
+    return bytes(system.context.buffer)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def from_folder(folder: Path) -> dict[str, bytes]:
+    """All files below `folder`, as `build` takes them."""
+    return {
+        "/" + path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def read(image: bytes) -> dict[str, bytes]:
+    """All files in an image, by absolute path.
+
+    Raises:
+        littlefs.LittleFSError: the image does not mount, or a file cannot be read.
+    """
+    system = _mount(image)
+    return {path: _get(system, path) for path in _walk(system)}
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[LittleFS]:
+    """The file system in the image file `path`, written back when the block ends well."""
+    system = _mount(path.read_bytes())
+    yield system
+    system.unmount()
+    path.write_bytes(system.context.buffer)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def put(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write `files` into the image file `path`; folders are made."""
+    with opened(path) as system:
+        for name, data in sorted(files.items()):
+            _put(system, name, data)
+
+
+def get(path: Path, name: str) -> bytes:
+    """One file of the image file `path`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    return _get(_mount(path.read_bytes()), name)
+
+
+def remove(path: Path, name: str) -> None:
+    """Delete one file of the image file `path`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    with opened(path) as system:
+        system.remove(name)
+
+
+def _mount(image: bytes) -> LittleFS:
+    system = LittleFS(**_GEOMETRY, block_count=len(image) // BLOCK, mount=False)
+    system.context.buffer[:] = image  # pyright: ignore[reportAttributeAccessIssue]
+    system.mount()
+    return system
+
+
+def _walk(system: LittleFS) -> Iterator[str]:
+    for folder, _, names in system.walk("/"):
+        for name in names:
+            yield f"{folder.rstrip('/')}/{name}"
+
+
+def _get(system: LittleFS, path: str) -> bytes:
+    with system.open(path, "rb") as file:
+        return file.read()
+
+
+def _put(system: LittleFS, path: str, data: bytes) -> None:
+    path = "/" + path.lstrip("/")
+    folder = path.rpartition("/")[0]
+    if folder:
+        system.makedirs(folder, exist_ok=True)
+    with system.open(path, "wb") as file:
+        file.write(data)

@@ -1,0 +1,524 @@
+"""One virtual board, from the host's side.
+
+A board is a folder: the flash chip (`flash.img`, or `disk/` for the storage model) and the memory that
+it shares with the host. Each life of the board, from a start to a reset, is one process.
+
+    with VirtualBoard(tmp_path) as board:
+        board.format({"/main.py": b"print('hello')"})
+        life = board.life()
+        assert (life.cause, life.console) == ("repl", "hello\\n")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from .. import image
+from . import interpreter
+from .page import COUNTERS, Page
+
+Chip = Literal["esp8266", "esp32"]
+Storage = Literal["littlefs", "model"]
+Cause = Literal["reset", "deepsleep", "watchdog", "soft reset", "cut", "repl", "killed", "crash"]
+Until = Callable[["VirtualBoard"], bool] | str
+
+# Heap and file system of the stock images for 4 MB of flash.
+_HEAP = {"esp8266": 38912, "esp32": 112 * 1024}
+_BLOCKS = {"esp8266": 763, "esp32": 512}
+# Exit codes as in chip/_page.py.
+_CAUSES: dict[int, Cause] = {
+    40: "reset",
+    41: "deepsleep",
+    42: "repl",
+    43: "cut",
+    44: "soft reset",
+    -signal.SIGALRM: "watchdog",
+    -signal.SIGKILL: "killed",
+}
+# Number of the event that started a life (chip/machine.py turns it into the chip's own number).
+_POWER_ON = 0
+_EVENTS: dict[Cause, int] = {"reset": 1, "crash": 1, "watchdog": 2, "deepsleep": 3, "soft reset": 4}
+_TICK = 0.02
+
+
+@dataclass(frozen=True)
+class Life:
+    """What one life of a board came to.
+
+    `cause` is why it ended, `ops` and `erases` count flash operations, `console` is all it printed,
+    `exit` the exit status of the process.
+    """
+
+    cause: Cause
+    ops: int
+    erases: int
+    console: str
+    exit: int
+
+
+@dataclass
+class Stats:
+    """Sums over a board's lives; `peak` is the highest heap use in bytes (with `heap_profile`)."""
+
+    boots: int = 0
+    ops: int = 0
+    erases: int = 0
+    programmed: int = 0
+    peak: int = 0
+    sent: int = 0
+    received: int = 0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Flash and memory of a board that is off, to return to."""
+
+    flash: Mapping[str, bytes]
+    memory: bytes
+    clock: int
+    event: int
+
+
+@dataclass
+class _Process:
+    process: subprocess.Popen[bytes]
+    started: float
+    text: str = ""
+
+
+class VirtualBoard:
+    """A board.
+
+    Args:
+        folder: where its flash and memory lie; made when missing.
+        chip: "esp8266" or "esp32".
+        address: its own loopback address, 127.0.0.N; ports below 1024 appear there 8000 higher.
+        speed: how many times faster than real its clock runs (integer).
+        storage: "littlefs", or "model": files whose rewriting is not atomic (chip/_model.py).
+        heap: bytes of heap; None takes the chip's.
+        blocks: 4 KB blocks of flash; None takes the stock file system of a 4 MB chip.
+        heap_profile: collect often and sample the heap, for `stats.peak`; slow.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        chip: Chip = "esp8266",
+        address: str = "127.0.0.2",
+        speed: int = 1,
+        storage: Storage = "littlefs",
+        heap: int | None = None,
+        blocks: int | None = None,
+        heap_profile: bool = False,
+    ) -> None:
+        self.folder = Path(folder).resolve()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.chip: Chip = chip
+        self.address = address
+        self.speed = speed
+        self.storage: Storage = storage
+        self.heap = heap or _HEAP[chip]
+        self.blocks = blocks or _BLOCKS[chip]
+        self.heap_profile = heap_profile
+        self.lives: list[Life] = []
+        self._page = Page(self.folder / "memory")
+        self._air: dict[str, Any] = {"up": True, "clients": 0, "networks": {}}
+        self._page.set_air(self._air)
+        self._sums = Stats()
+        self._event = _POWER_ON
+        self._clock = 0
+        self._current: _Process | None = None
+        self._supervisor: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._listeners: list[Callable[[str], None]] = []
+        self._text = ""
+        self._overhead = 0
+
+    def __enter__(self) -> VirtualBoard:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop it and let go of its memory; the folder stays."""
+        self.stop()
+        self._page.close()
+
+    # --- the flash, while the board is off
+
+    @property
+    def _image(self) -> Path:
+        return self.folder / ("disk" if self.storage == "model" else "flash.img")
+
+    def format(self, files: Mapping[str, bytes]) -> None:
+        """A new chip, flashed with `files` (absolute paths): nothing of its former life is left."""
+        self._check_off()
+        if self.storage == "model":
+            shutil.rmtree(self._image, ignore_errors=True)
+            self._image.mkdir()
+            for path, data in files.items():
+                self.write(path, data)
+        else:
+            self._image.write_bytes(image.build(files, self.blocks))
+        self._page.forget_rtc()
+        self._page.set("started", 0)
+        self._event = _POWER_ON
+        self._clock = 0
+
+    def files(self) -> dict[str, bytes]:
+        """Every file on the flash by absolute path."""
+        self._check_off()
+        if self.storage == "model":
+            return image.from_folder(self._image)
+        return image.read(self._image.read_bytes())
+
+    def read(self, path: str) -> bytes:
+        """The content of one file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        self._check_off()
+        if self.storage == "model":
+            return (self._image / path.lstrip("/")).read_bytes()
+        return image.get(self._image, path)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write one file; folders are made."""
+        self._check_off()
+        if self.storage == "model":
+            target = self._image / path.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+        else:
+            image.put(self._image, {path: data})
+
+    def remove(self, path: str) -> None:
+        """Delete one file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        self._check_off()
+        if self.storage == "model":
+            (self._image / path.lstrip("/")).unlink()
+        else:
+            image.remove(self._image, path)
+
+    def save(self) -> Snapshot:
+        """Flash and memory as they are now, for `restore`."""
+        self._check_off()
+        if self.storage == "model":
+            flash = {str(p.relative_to(self._image)) + "/": b"" for p in self._folders()}
+            flash |= image.from_folder(self._image)
+        else:
+            flash = {"": self._image.read_bytes()}
+        return Snapshot(flash, self._page.dump(), self._clock, self._event)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Back to a snapshot; the sums in `stats` go on."""
+        self._check_off()
+        if self.storage == "model":
+            shutil.rmtree(self._image, ignore_errors=True)
+            self._image.mkdir()
+            for path, data in snapshot.flash.items():
+                if path.endswith("/"):
+                    (self._image / path).mkdir(parents=True, exist_ok=True)
+                else:
+                    self.write(path, data)
+        else:
+            self._image.write_bytes(snapshot.flash[""])
+        self._page.load(snapshot.memory)
+        self._clock = snapshot.clock
+        self._event = snapshot.event
+
+    def _folders(self) -> list[Path]:
+        return sorted(p for p in self._image.rglob("*") if p.is_dir())
+
+    # --- lives
+
+    def life(
+        self,
+        cut: int | None = None,
+        torn: bool = False,
+        timeout: float = 60,
+        until: Until | None = None,
+    ) -> Life:
+        """One life, from a start to its end.
+
+        Args:
+            cut: the power goes at this flash operation (1 is the first); None: never.
+            torn: half of that operation still happens.
+            timeout: real seconds after which the board is switched off.
+            until: switch it off when this text was printed, or when this function says so.
+
+        Returns:
+            What it came to; `cause` is "killed" after `timeout` and `until`. After "killed" and "cut"
+            the next life starts from a power-on.
+        """
+        self._check_off()
+        return self._live(cut, torn, timeout, until, stay=False)
+
+    def start(self, listener: Callable[[str], None] | None = None) -> None:
+        """Let it run in the background, life after life, until `stop`.
+
+        Args:
+            listener: is called with every piece of text it prints (in another thread).
+        """
+        self._check_off()
+        if listener:
+            self._listeners.append(listener)
+        self._stopping.clear()
+        self._supervisor = threading.Thread(target=self._supervise, daemon=True)
+        self._supervisor.start()
+
+    def stop(self) -> None:
+        """Switch it off; a board that is off stays off."""
+        self._stopping.set()
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor:
+            while supervisor.is_alive():
+                self._kill()
+                supervisor.join(_TICK)
+        self._listeners.clear()
+
+    def power_cut(self) -> None:
+        """Take the power away and give it back (or leave it off, when it does not run)."""
+        self._kill()
+        if not self.running:
+            self._power_off()
+
+    def ctrl_c(self) -> None:
+        """Press Ctrl-C at its console."""
+        current = self._current
+        if current and current.process.poll() is None:
+            current.process.send_signal(signal.SIGINT)
+
+    def type(self, text: str) -> None:
+        """Type at its console."""
+        current = self._current
+        if current and current.process.stdin:
+            with contextlib.suppress(BrokenPipeError):
+                current.process.stdin.write(text.encode())
+                current.process.stdin.flush()
+
+    def wait(self, until: Until, timeout: float = 30) -> bool:
+        """Wait for a text on the console (of all lives since `start`) or for a condition.
+
+        Returns:
+            False when it did not come within `timeout` real seconds.
+        """
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            if _holds(until, self, self._text):
+                return True
+            time.sleep(_TICK)
+        return False
+
+    @property
+    def running(self) -> bool:
+        """Whether `start` has been called and `stop` has not."""
+        return self._supervisor is not None and self._supervisor.is_alive()
+
+    @property
+    def console(self) -> str:
+        """All that it printed in all its lives."""
+        return self._text
+
+    # --- what is around it
+
+    def radio(
+        self,
+        *,
+        up: bool | None = None,
+        networks: Mapping[str, str | Mapping[str, Any]] | None = None,
+        clients: int | None = None,
+    ) -> None:
+        """Set the air around it, at any time; what is left out stays as it is.
+
+        Args:
+            up: False: no network is in reach, running connections hang.
+            networks: by SSID the password ("": open), or a mapping of password, rssi and hidden.
+            clients: how many phones are on its access point.
+        """
+        if up is not None:
+            self._air["up"] = up
+        if clients is not None:
+            self._air["clients"] = clients
+        if networks is not None:
+            self._air["networks"] = {name: _network(net) for name, net in networks.items()}
+        self._page.set_air(self._air)
+
+    def drive(self, pin: int, level: int | None) -> None:
+        """Put a level (0, 1) on a pin from outside, or let go of it (None)."""
+        self._page.drive(pin, level)
+
+    def level(self, pin: int) -> int | None:
+        """What it drives a pin to; None while that is an input."""
+        return self._page.level(pin)
+
+    @property
+    def rtc(self) -> bytes:
+        """RTC memory, which survives everything but the loss of power."""
+        return self._page.rtc
+
+    @rtc.setter
+    def rtc(self, data: bytes) -> None:
+        self._page.rtc = data
+
+    @property
+    def stats(self) -> Stats:
+        """Sums over all lives, the running one included."""
+        now = Stats(**vars(self._sums))
+        if self._current:
+            self._add(now)
+        return now
+
+    # --- inside
+
+    def _supervise(self) -> None:
+        while not self._stopping.is_set():
+            life = self._live(None, False, None, None, stay=True)
+            if life.cause == "deepsleep":
+                self._stopping.wait(self._page.get("sleep") / 1000 / self.speed)
+
+    def _live(
+        self,
+        cut: int | None,
+        torn: bool,
+        timeout: float | None,
+        until: Until | None,
+        stay: bool,
+    ) -> Life:
+        self._page.begin_life(self._event, self._clock)
+        current = self._spawn(cut, torn, stay)
+        self._current = current
+        try:
+            self._listen(current, timeout, until)
+        finally:
+            # Also on Ctrl-C: no process is left behind.
+            if current.process.poll() is None:
+                current.process.kill()
+            status = current.process.wait()
+            for pipe in (current.process.stdin, current.process.stdout):
+                if pipe:
+                    with contextlib.suppress(BrokenPipeError):
+                        pipe.close()
+            self._add(self._sums)
+            self._current = None
+        return self._ended(current, status)
+
+    def _spawn(self, cut: int | None, torn: bool, stay: bool) -> _Process:
+        if not self._image.exists():
+            self.format({})
+        environment = {
+            "SIM_PAGE": str(self._page.path),
+            "SIM_IMAGE": str(self._image),
+            "SIM_STORAGE": self.storage,
+            "SIM_CHIP": self.chip,
+            "SIM_ADDRESS": self.address,
+            "SIM_SPEED": str(self.speed),
+            "SIM_HEAP": str(self.heap),
+            "SIM_CUT": str(-1 if cut is None else cut),
+            "SIM_TORN": "1" if torn else "0",
+            "SIM_STAY": "1" if stay else "0",
+            "SIM_PROFILE": "1" if self.heap_profile else "0",
+            "SIM_PARENT": str(os.getpid()),
+        }
+        heap = interpreter.heap(self.heap, environment)
+        self._overhead = heap.overhead
+        process = subprocess.Popen(
+            interpreter.command(heap.size),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            # A Ctrl-C at the terminal is the host's, not the board's.
+            start_new_session=True,
+        )
+        return _Process(process, time.monotonic())
+
+    def _listen(self, current: _Process, timeout: float | None, until: Until | None) -> None:
+        end = None if timeout is None else current.started + timeout
+        output = current.process.stdout
+        assert output is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(output, selectors.EVENT_READ)
+            while True:
+                if selector.select(_TICK):
+                    data = os.read(output.fileno(), 65536)
+                    if not data:
+                        return
+                    self._heard(current, data.decode(errors="replace"))
+                if (end and time.monotonic() > end) or (
+                    until and _holds(until, self, current.text)
+                ):
+                    current.process.kill()
+
+    def _heard(self, current: _Process, text: str) -> None:
+        current.text += text
+        self._text += text
+        for listener in self._listeners:
+            listener(text)
+
+    def _ended(self, current: _Process, status: int) -> Life:
+        cause = _CAUSES.get(status, "crash")
+        asleep = self._page.get("sleep") // 1000 if cause == "deepsleep" else 0
+        self._clock += int((time.monotonic() - current.started) * self.speed) + asleep
+        if cause in _EVENTS:
+            self._event = _EVENTS[cause]
+        else:
+            self._power_off()
+        ops, erases = self._page.get("ops"), self._page.get("erases")
+        life = Life(cause, ops, erases, current.text, status)
+        self.lives.append(life)
+        return life
+
+    def _power_off(self) -> None:
+        self._event = _POWER_ON
+        self._clock = 0
+        self._page.forget_rtc()
+
+    def _add(self, sums: Stats) -> None:
+        now = {name: self._page.get(name) for name in COUNTERS}
+        peak = max(sums.peak, now.pop("peak") - self._overhead)
+        for name, value in now.items():
+            setattr(sums, name, getattr(sums, name) + value)
+        sums.peak = peak if self.heap_profile else 0
+        sums.boots += 1
+
+    def _kill(self) -> None:
+        current = self._current
+        if current and current.process.poll() is None:
+            current.process.kill()
+
+    def _check_off(self) -> None:
+        if self._current or self.running:
+            raise RuntimeError("the board is running: stop it first")
+
+
+def _holds(until: Until, board: VirtualBoard, text: str) -> bool:
+    return until in text if isinstance(until, str) else until(board)
+
+
+def _network(net: str | Mapping[str, Any]) -> dict[str, Any]:
+    given = {"password": net} if isinstance(net, str) else net
+    return {"password": "", "rssi": -55, "hidden": False, **given}

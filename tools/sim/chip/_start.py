@@ -1,0 +1,106 @@
+# From power-on to the REPL in the order of the stock firmware: mount, boot.py, main.py unless boot.py
+# raised, REPL. Everything of the simulator is imported before the host's file system goes away.
+import gc
+
+import __main__
+import _flash
+import _page
+import _sys
+import _tick
+import esp
+import machine
+import network
+import os
+import select
+import socket
+import time
+import uos
+import uselect
+import usys
+import vfs
+
+_STORAGE = uos.getenv("SIM_STORAGE")
+_IMAGE = uos.getenv("SIM_IMAGE")
+_STAY = uos.getenv("SIM_STAY") == "1"
+if _STORAGE == "model":
+    from _model import Model
+
+
+def main():
+    names = __main__.__dict__
+    _tick.start()
+    if uos.getenv("SIM_MEASURE"):
+        gc.collect()
+        print(gc.mem_free(), gc.mem_alloc())
+        _page.die(0)
+    gc.threshold(256 if _page.PROFILE else _page.HEAP // 4)
+    _mount()
+    usys.path[:] = ["", ".frozen", "/lib"] if _page.ESP32 else ["", ".frozen", "/lib", "/"]
+    usys.argv[:] = []
+    for name in ("/boot.py", "/main.py"):
+        if not _run(name, names):
+            break
+    if not _STAY:
+        _page.die(_page.REPL)
+    _repl(names)
+
+
+def _mount():
+    vfs.umount("/")
+    if _STORAGE == "model":
+        vfs.mount(Model(_IMAGE), "/")
+    else:
+        vfs.mount(vfs.VfsLfs2(_flash.Flash(_IMAGE), readsize=32, progsize=32, lookahead=32), "/")
+    uos.chdir("/")
+
+
+def _run(name, names):
+    """False when the file raised, as the ports' pyexec has it; a missing file is no failure."""
+    try:
+        uos.stat(name)
+    except OSError:
+        return True
+    try:
+        execfile(name, names)
+    except SystemExit:
+        if _page.ESP32:
+            _page.die(_page.SOFT_RESET)
+    except BaseException as problem:
+        usys.print_exception(problem)
+        return False
+    return True
+
+
+def _repl(names):
+    poll = uselect.poll()
+    poll.register(usys.stdin, uselect.POLLIN)
+    while True:
+        try:
+            print(">>> ", end="")
+            while not poll.poll(5):
+                pass
+            line = usys.stdin.readline()
+            if not line:
+                while True:
+                    time.sleep_ms(1000)
+            _evaluate(line, names)
+        except KeyboardInterrupt:
+            print("\nKeyboardInterrupt")
+        except SystemExit:
+            _page.die(_page.SOFT_RESET if _page.ESP32 else _page.RESET)
+        except BaseException as problem:
+            usys.print_exception(problem)
+
+
+def _evaluate(line, names):
+    try:
+        code = compile(line, "<stdin>", "eval")
+    except SyntaxError:
+        exec(compile(line, "<stdin>", "exec"), names)
+        return
+    value = eval(code, names)
+    if value is not None:
+        print(repr(value))
+
+
+main()

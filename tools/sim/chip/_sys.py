@@ -1,0 +1,26 @@
+# `sys` as the chip shows it. An object, not a module: an assignment to sys.path has to arrive in the
+# interpreter's own.
+from collections import namedtuple
+
+import usys
+from _page import CHIP, ESP32
+
+
+class _Sys:
+    platform = CHIP
+    implementation = namedtuple("implementation", ("name", "version", "_machine", "_mpy"))(
+        "micropython",
+        usys.implementation.version,
+        "virtual " + CHIP,
+        # bytecode version of this interpreter, native architecture of the chip (xtensawin, xtensa)
+        (usys.implementation._mpy & 0x3FF) | (0x2800 if ESP32 else 0x2400),
+    )
+
+    def __getattr__(self, name):
+        return getattr(usys, name)
+
+    def __setattr__(self, name, value):
+        setattr(usys, name, value)
+
+
+usys.modules["sys"] = _Sys()

