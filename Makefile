@@ -47,7 +47,7 @@ $(STUBS): requirements-stubs.lock | $(READY)
 	@$(PIP) download --no-deps --require-hashes -r requirements-stubs.lock -d .cache/stubs/wheels
 	@for chip in $(CHIPS); do \
 	  $(PIP) install --no-deps --no-index --target .cache/stubs/$$chip \
-	    .cache/stubs/wheels/micropython_{$$chip,stdlib}_stubs-*.whl; \
+	    .cache/stubs/wheels/micropython_{$${chip},stdlib}_stubs-*.whl; \
 	  ln -s ../../../bootloader/guard.py .cache/stubs/$$chip/ota.py; \
 	done
 	@mkdir -p .cache/typings/mipy_ota
