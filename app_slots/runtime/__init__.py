@@ -3,9 +3,20 @@
 Nothing is imported here: the boot stage loads `runtime.installer` alone, without the rest.
 """
 
+import sys
+
+trying = False  # this start is a try of changed settings
+
 
 def run(setup):
     """Call `setup(app)`, then run its jobs and drivers until Ctrl-C (see runtime.loop)."""
     from runtime import loop
 
     loop.run(setup)
+
+
+def lend(name):
+    """Import and return `runtime.<name>` without keeping it: its heap is free after use."""
+    __import__("runtime." + name)
+    globals().pop(name)
+    return sys.modules.pop("runtime." + name)

@@ -12,7 +12,8 @@ import config
 import ota
 from micropython import const
 
-from runtime import log, settings
+import runtime
+from runtime import log
 from runtime.driver import Runner
 from runtime.scheduler import Scheduler
 
@@ -28,10 +29,10 @@ class App(Scheduler):
         self.checks = []
         self.busy = None  # a function; while it returns true, updates wait, an hour at most
         self.held = ""  # what holds the confirmation of a trial back
-        self.settings = settings
         self.updater = None
         self._drivers = []
-        self._health = None
+        self._health = None  # the judge of a trial
+        self._remembered = False
 
     def driver(self, driver, name=None):
         """Run `driver` (see runtime.driver) as a job called `name`, else like its class."""
@@ -51,8 +52,8 @@ class App(Scheduler):
 
     def sleep(self, ms):
         """Sleep deeply for `ms`. A trial is confirmed first when the server has answered."""
-        if self.updater.answered or not ota.server:
-            settings.confirm()
+        if runtime.trying and (self.updater.answered or not ota.server):
+            runtime.lend("settings").confirm()
         self.stop()
         ota.sleep(ms)
 
@@ -62,27 +63,28 @@ class App(Scheduler):
         return {n[:24]: [bad, self.tallies[n][0]] for bad, n in worst[:_REPORTED]}
 
     def second(self):
+        """What the loop looks after each second."""
         log.up = self.up
         if ota.trial:
             self._judge()
-        elif ota.settle() and self.up >= _REMEMBER and self._health is not True:
-            from runtime import health
+        elif ota.settle() and not self._remembered and self.up >= _REMEMBER:
+            runtime.lend("health").remember(self)
+            self._remembered = True
+        if runtime.trying:
+            from runtime import settings
 
-            health.remember(self)
-            self._health = True
-        settings.tick(self.up, self.updater.answered)
+            settings.tick(self.up, self.updater.answered)
 
     def _judge(self):
         if not self._health:
-            from runtime.health import Health
-
-            self._health = Health(self)
+            self._health = runtime.lend("health").Health(self)
         held = self._health.held()
         if held != self.held:
-            log.info("trial: held by %s", held) if held else log.info("trial: nothing holds it")
+            log.info("trial: %s", "held by " + held if held else "nothing holds it")
             self.held = held
         if not held and ota.settle():
             log.info("trial: confirmed")
+            self._health = None
             self.updater.soon()
 
     def working(self):
@@ -109,7 +111,7 @@ def run(setup):
     """Call `setup(app)` with an App, then run the loop until Ctrl-C or its own failure."""
     ota.watch()
     log.level = config.LOG_LEVEL
-    settings.load()
+    runtime.lend("settings").load()
     app = App()
     from runtime.updater import Updater
     from runtime.wifi import Wifi

@@ -15,6 +15,7 @@ import config
 import ota
 from micropython import const
 
+import runtime
 from runtime import log
 
 _PATH = "/data/settings/"
@@ -23,9 +24,6 @@ _TRIES = const(3)
 _LASTS = const(60)  # s until a change is confirmed, once the server has answered
 _LASTS_ALONE = const(600)  # of a board that names no server
 _TIMEOUT = const(300)  # s until a trial without an answer costs a try
-
-trial = False  # this start is a try of changed values
-_defaults = {}
 
 
 class _Copy:
@@ -103,7 +101,6 @@ def _parse(default, text):
 
 def load():
     """Put the board's values into `config`. A trial has one try fewer then, or is over."""
-    global trial
     copy = _newest()
     if copy.tries == 1:
         log.error("settings: the change has not proved itself, the former values are back")
@@ -112,7 +109,7 @@ def load():
     if copy.tries:
         copy.tries -= 1
         _write(copy)
-    trial = copy.tries > 0
+    runtime.trying = copy.tries > 0
     for key, text in copy.values.items():
         default = getattr(config, key, None)
         if default is None:
@@ -123,7 +120,6 @@ def load():
         except ValueError:  # the text is not logged: it may be a secret in the wrong place
             log.error("settings: %s is no %s, default used", key, type(default).__name__)
             continue
-        _defaults[key] = default
         setattr(config, key, value)
 
 
@@ -138,10 +134,9 @@ def set(key, value):
     Raises ValueError for a key that config.py does not declare or a value that does not fit it,
     OSError while a release is on trial: one trial at a time.
     """
-    global trial
     if ota.trial:
         raise OSError("a release is on trial, change settings when it is confirmed")
-    default = _defaults.get(key, getattr(config, key, None))
+    default = getattr(config, key, None)
     if default is None or key.startswith("_"):
         raise ValueError("config.py declares no %s" % key)
     copy = _newest()
@@ -159,7 +154,7 @@ def set(key, value):
     copy.tries = 1 + _TRIES
     _folders()
     _write(copy)
-    trial = False  # what runs now is no try of these values
+    runtime.trying = False  # what runs now is no try of these values
 
 
 def _folders():
@@ -172,30 +167,26 @@ def _folders():
 
 def confirm():
     """Keep the values on trial."""
-    global trial
     copy = _newest()
-    if trial and copy.tries:
+    if runtime.trying and copy.tries:
         copy.place = _other(copy)
         copy.number += 1
         copy.tries = 0
         _write(copy)
         log.info("settings: the change is confirmed")
-    trial = False
+    runtime.trying = False
 
 
 def rollback():
     """Drop the values on trial; the former ones hold from the next start on."""
-    global trial
     copy = _newest()
     if copy.tries:
         os.remove(_PATH + copy.place)
-    trial = False
+    runtime.trying = False
 
 
 def tick(up, answered):
-    """Confirm or end a trial when it is time; called each second with the seconds since start."""
-    if not trial:
-        return
+    """Confirm or end the trial when it is time; called each second with the seconds since start."""
     if up >= _LASTS and answered or not ota.server and up >= _LASTS_ALONE:
         confirm()
     elif up >= _TIMEOUT and ota.server:

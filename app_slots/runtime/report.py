@@ -1,0 +1,62 @@
+"""What the first message of a boot says beside the usual; loaded for that alone."""
+
+import json
+import sys
+from binascii import hexlify
+
+import ota
+
+from runtime import log
+
+
+def fill(message, address, most):
+    """Add the facts about this board and the last rejection; return the trust file's version.
+
+    The traceback loses its beginning if need be for the message not to exceed `most` bytes.
+    """
+    board = ota.stage("board").load()
+    implementation = sys.implementation
+    mpy = getattr(implementation, "_mpy", 0)
+    trust = _trust()
+    message["proto"] = 1
+    message["app"] = board["app"]
+    message["class"] = board["class"]
+    message["chip"] = sys.platform
+    message["boot"] = getattr(ota, "version", 1)
+    message["fw"] = "%d.%d.%d" % implementation[1][:3]
+    message["mpy"] = "%d.%d" % (mpy & 255, mpy >> 8 & 3)
+    message["trust"] = trust
+    message["addr"] = address
+    if ota.bad:
+        digest, why, soft = ota.bad
+        bad = message["bad"] = {"m": hexlify(digest).decode(), "why": why, "soft": int(bool(soft))}
+        bad["trace"] = _why()
+        while bad["trace"]:
+            over = len(json.dumps(message).encode()) - most
+            if over <= 0:
+                break
+            bad["trace"] = bad["trace"][over:]
+    return trust
+
+
+def _trust():
+    """The version of the newest trust file; the boot stage is who checks it."""
+    newest = 0
+    for path in ("/trust/0/trust", "/trust/1/trust"):
+        try:
+            with open(path) as f:
+                f.readline()
+                f.readline()
+                newest = max(newest, int(f.readline().split(" ")[1]))
+        except (OSError, ValueError, IndexError):
+            log.warning("%s is damaged", path)
+    return newest
+
+
+def _why():
+    """The text that the boot stage kept about the last failure."""
+    try:
+        with open("/state/why") as f:
+            return f.read(500)
+    except (OSError, ValueError):  # none, or cut inside a character
+        return ""
