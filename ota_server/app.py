@@ -27,9 +27,7 @@ _WORDS = {
 }
 
 
-def make_app(
-    data_dir: Path, *, token: str | None = None, every: float | None = None
-) -> Starlette:
+def make_app(data_dir: Path, *, token: str | None = None, every: float | None = None) -> Starlette:
     """The ASGI application.
 
     Args:

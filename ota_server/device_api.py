@@ -163,12 +163,12 @@ class DeviceApi:
         """Close the orders whose effect this report shows; return those still open."""
         left = []
         for order in self._store.open_orders(board.id):
-            if order.n in carried:
-                result = policy.settled(order, report)
-                self._store.received(board.id, order, result, now)
-                if result is not None:
-                    continue
-            left.append(order)
+            received = order.n in carried
+            result = policy.settled(order, report, received)
+            if received or result is not None:
+                self._store.advance(board.id, order, result, now)
+            if result is None:
+                left.append(order)
         return left
 
     def _interval(self, board: Board) -> int:
@@ -332,4 +332,3 @@ def _matching(message: dict[str, Any], key: str, pattern: "re.Pattern[str]") -> 
     if not isinstance(value, str) or not pattern.fullmatch(value):
         raise BadPoll(key)
     return value
-

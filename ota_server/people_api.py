@@ -293,9 +293,7 @@ class PeopleApi:
             return known, False
         newest = self._store.releases_of(found.app, found.cls)
         if any(release.seq == found.seq for release in newest):
-            raise Problem(
-                409, "same-seq", f"another release has seq {found.seq}", "build it again"
-            )
+            raise Problem(409, "same-seq", f"another release has seq {found.seq}", "build it again")
         now = time.time()
         objection = policy.clear_of(found.seq, newest, now)
         if objection:
@@ -321,7 +319,9 @@ class PeopleApi:
 
     def _bundle(self, release: Release) -> Response:
         raw = self._store.manifests.plain(release.digest) or b""
-        files = {f.name: self._store.files.plain(f.sha256) or b"" for f in manifest.parse(raw).files}
+        files = {
+            f.name: self._store.files.plain(f.sha256) or b"" for f in manifest.parse(raw).files
+        }
         return Response(bundle.write(raw, files), media_type="application/zip")
 
     async def withdraw(self, request: Request) -> Response:

@@ -208,15 +208,23 @@ def _judge_bad(bad: Bad, outcome: Outcome) -> None:
     outcome.events.append(Event(kind, digest=bad.digest, reason=bad.reason, text=bad.trace))
 
 
-def settled(order: Order, report: Report) -> str | None:
-    """How an order ended that this report's board has received: "done", why not, or None (open)."""
+def settled(order: Order, report: Report, received: bool) -> str | None:
+    """How an order ended: "done", why it did not work, or None while it is open.
+
+    Args:
+        received: the report answers a reply that carried the order.
+    """
+    if order.text == "rollback":
+        # Seen after a reset, when the board no longer holds the ticket that came with the order.
+        bad = report.bad
+        told = bad is not None and (bad.reason, bad.digest) == ("order", order.base)
+        if told or (report.digest != order.base and report.state != "installing"):
+            return "done"
+    if not received:
+        return None
     if order.text in report.unknown:
         return "the board does not know this order"
-    if order.text == "rollback":
-        gone = report.digest != order.base and report.state != "installing"
-        if gone or (report.bad and (report.bad.reason, report.bad.digest) == ("order", order.base)):
-            return "done"
-    elif report.bad is None or not order.text.endswith(report.bad.digest):
+    if order.text != "rollback" and not (report.bad and order.text.endswith(report.bad.digest)):
         return "done"
     return "the board did not follow" if order.tries + 1 >= ORDER_TRIES else None
 

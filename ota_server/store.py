@@ -145,7 +145,9 @@ class Store:
         for row in self._db.execute("SELECT * FROM releases ORDER BY seq DESC"):
             release = Release(**{name: row[name] for name in _RELEASE})
             self._releases.setdefault((release.app, release.cls), []).append(release)
-        self._resets = dict(tuple(row) for row in self._db.execute("SELECT version, reset FROM trust"))
+        self._resets = dict(
+            tuple(row) for row in self._db.execute("SELECT version, reset FROM trust")
+        )
 
     def close(self) -> None:
         """Write what is pending and let go of the database."""
@@ -187,7 +189,9 @@ class Store:
     def boards(self) -> list[Board]:
         """All boards, by id."""
         with self._lock:
-            return [self._board(row) for row in self._db.execute("SELECT * FROM boards ORDER BY id")]
+            return [
+                self._board(row) for row in self._db.execute("SELECT * FROM boards ORDER BY id")
+            ]
 
     def _board(self, row: sqlite3.Row) -> Board:
         board = Board(*row)
@@ -319,8 +323,8 @@ class Store:
             )
             return [Order(*row) for row in rows]
 
-    def received(self, board_id: str, order: Order, result: str | None, now: float) -> None:
-        """Note that the board has an order, and how it ended (None: still open)."""
+    def advance(self, board_id: str, order: Order, result: str | None, now: float) -> None:
+        """Count that the board has received an order, or note how it ended."""
         with self._transaction() as db:
             db.execute("UPDATE orders SET tries = tries + 1 WHERE n = ?", [order.n])
             if result is None:
@@ -411,7 +415,9 @@ class Store:
         """
         with self._lock:
             try:
-                self._db.execute("INSERT INTO trust VALUES (?, ?, ?, ?)", [version, now, reset, body])
+                self._db.execute(
+                    "INSERT INTO trust VALUES (?, ?, ?, ?)", [version, now, reset, body]
+                )
             except sqlite3.IntegrityError as problem:
                 raise Conflict(f"trust version {version} is stored already") from problem
             self._resets[version] = reset
