@@ -123,12 +123,12 @@ clean: ## Remove build/. Keys and fleets live elsewhere and stay.
 
 # --- installing -----------------------------------------------------------------------------------
 
-# Packages come from the lock, by hash, with pipx as without.
+# Versions are those of the lock; pipx takes constraints only without their hashes.
 .PHONY: install
 install: ## Put mipy on the PATH (pipx, or ~/.local/bin).
 	@if command -v pipx >/dev/null; then \
-	  pipx install --quiet --force --pip-args=--no-deps . ; \
-	  pipx runpip mipy-ota -qq install --require-hashes -r requirements.lock; \
+	  mkdir -p build; sed -n 's/^\([a-z0-9-]*==[^ ]*\).*/\1/p' requirements.lock > build/constraints.txt; \
+	  pipx install --force --pip-args="--constraint=$(CURDIR)/build/constraints.txt" .; \
 	else \
 	  $(PYTHON) -m venv --clear $(PREFIX)/share/mipy; \
 	  $(PREFIX)/share/mipy/bin/pip --disable-pip-version-check -qq install --require-hashes -r requirements.lock; \

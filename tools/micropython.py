@@ -184,15 +184,15 @@ def _need_apt() -> None:
 
 
 def _unpack_debian(target: Path) -> None:
-    refused: list[str] = []
+    refused = ""
     for suite in SUITES:
         try:
             with console.busy(f"fetching MicroPython for i386 from Debian {suite}, once"):
                 _unpack_suite(suite, target)
             return
         except Unavailable as problem:
-            refused.append(f"{suite}: {problem}")
-    raise Unavailable(", ".join(refused))
+            refused = f"{suite}: {problem}"
+    raise Unavailable(refused)
 
 
 def _unpack_suite(suite: str, target: Path) -> None:
@@ -236,6 +236,7 @@ APT::Architecture "i386";
 APT::Architectures {{ "i386"; }};
 APT::Install-Recommends "false";
 APT::Sandbox::User "";
+APT::Update::Error-Mode "any";
 Acquire::Languages "none";
 Acquire::Check-Valid-Until "false";
 Acquire::Retries "2";
