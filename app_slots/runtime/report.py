@@ -12,7 +12,7 @@ from runtime import log
 def fill(message, address, most):
     """Add the facts about this board and the last rejection; return the trust file's version.
 
-    The traceback loses its beginning if need be for the message not to exceed `most` bytes.
+    The message is kept within `most` bytes; a long traceback loses its beginning.
     """
     board = ota.stage("board").load()
     implementation = sys.implementation
@@ -30,12 +30,11 @@ def fill(message, address, most):
     if ota.bad:
         digest, why, soft = ota.bad
         bad = message["bad"] = {"m": hexlify(digest).decode(), "why": why, "soft": int(bool(soft))}
-        bad["trace"] = _why()
-        while bad["trace"]:
-            over = len(json.dumps(message).encode()) - most
-            if over <= 0:
-                break
-            bad["trace"] = bad["trace"][over:]
+        room = most - len(json.dumps(message)) - len(',"trace":')
+        trace = _why()
+        while len(json.dumps(trace).encode()) > room:
+            trace = trace[20:]
+        bad["trace"] = trace
     return trust
 
 

@@ -59,9 +59,11 @@ class Updater:
     async def _poll(self):
         servers = self._servers
         url = servers[self._at]
+        self._left = _LONGEST  # should anything unforeseen end this
+        gc.collect()  # the message wants a kilobyte in one piece
         try:
             reply = await self._ask(url)
-        except (OSError, ValueError) as e:
+        except (OSError, ValueError, MemoryError) as e:
             self._at = (self._at + 1) % len(servers)
             # The pause doubles when all addresses had their turn.
             pause = min(4 << min(self._fails // len(servers), 9), 60 if ota.trial else _LONGEST)
@@ -154,11 +156,11 @@ class Updater:
         if scheme != "http":
             raise ValueError("http:// addresses only")
         host = host[2:]
-        request = (
+        head = (
             "POST /d/v1/poll HTTP/1.1\r\nhost: %s\r\ncontent-length: %d\r\nota-mac: %s\r\n\r\n"
             % (host, len(body), hexlify(mac(key, b"poll1\0", body)).decode())
         )
-        head, reply = await _exchange(host, int(port), request.encode() + body)
+        head, reply = await _exchange(host, int(port), head.encode(), body)
         if _field(head, b"ota-mac") != hexlify(mac(key, b"reply1\0", nonce, reply)):
             raise ValueError("mac")
         self._sent = failures
@@ -174,8 +176,8 @@ def _field(head, name):
     return None
 
 
-async def _exchange(host, port, request):
-    """Send `request`; return head and body of the answer, both bounded, within _TIMEOUT."""
+async def _exchange(host, port, *request):
+    """Send the parts of `request`; return head and body of the answer, both bounded, within _TIMEOUT."""
     deadline = ticks_add(ticks_ms(), _TIMEOUT)
     address = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)[0]
     s = socket.socket(*address[:3])
@@ -188,9 +190,10 @@ async def _exchange(host, port, request):
                 raise
         poller = select.poll()
         poller.register(s, select.POLLOUT)
-        while request:
-            await _ready(poller, deadline)
-            request = request[s.send(request) :]
+        for part in request:
+            while part:
+                await _ready(poller, deadline)
+                part = part[s.send(part) :]
         poller.modify(s, select.POLLIN)
         data = b""
         while True:
