@@ -57,7 +57,7 @@ $(STUBS): requirements-stubs.lock | $(READY)
 .PHONY: lock
 lock: $(READY) ## Pin the newest packages that pyproject.toml and *.in allow.
 	@$(BIN)/python -m venv .cache/lock && .cache/lock/bin/pip -qq install pip-tools
-	@compile() { CUSTOM_COMPILE_COMMAND="make lock" .cache/lock/bin/pip-compile --quiet --upgrade \
+	@compile() { .cache/lock/bin/pip-compile --quiet --upgrade \
 	    --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \
 	    --no-emit-index-url --no-emit-trusted-host --no-emit-find-links "$$@"; }; \
 	  compile -o requirements.lock pyproject.toml; \
