@@ -37,9 +37,7 @@ def build(files: Mapping[str, bytes], blocks: int) -> bytes:
     Raises:
         littlefs.LittleFSError: they do not fit.
     """
-    system = LittleFS(
-        **_GEOMETRY, block_count=blocks, disk_version=_DISK_VERSION, mount=False
-    )
+    system = LittleFS(**_GEOMETRY, block_count=blocks, disk_version=_DISK_VERSION, mount=False)
     system.format()
     system.mount()
     for path, data in sorted(files.items()):

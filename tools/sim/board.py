@@ -1,7 +1,7 @@
 """One virtual board, from the host's side.
 
-A board is a folder: the flash chip (`flash.img`, or `disk/` for the storage model) and the memory that
-it shares with the host. Each life of the board, from a start to a reset, is one process.
+A board is a folder: the flash chip (`flash.img`, or `disk/` for the storage model) and the memory
+that it shares with the host. Each life of the board, from a start to a reset, is one process.
 
     with VirtualBoard(tmp_path) as board:
         board.format({"/main.py": b"print('hello')"})
@@ -47,9 +47,17 @@ _CAUSES: dict[int, Cause] = {
     -signal.SIGALRM: "watchdog",
     -signal.SIGKILL: "killed",
 }
-# Number of the event that started a life (chip/machine.py turns it into the chip's own number).
+# Number of the event that starts the next life (chip/machine.py turns it into the chip's own
+# number). Somebody who finds a board at its REPL presses the reset button.
 _POWER_ON = 0
-_EVENTS: dict[Cause, int] = {"reset": 1, "crash": 1, "watchdog": 2, "deepsleep": 3, "soft reset": 4}
+_EVENTS: dict[Cause, int] = {
+    "reset": 1,
+    "crash": 1,
+    "watchdog": 2,
+    "deepsleep": 3,
+    "soft reset": 4,
+    "repl": 5,
+}
 _TICK = 0.02
 
 
@@ -271,8 +279,8 @@ class VirtualBoard:
             until: switch it off when this text was printed, or when this function says so.
 
         Returns:
-            What it came to; `cause` is "killed" after `timeout` and `until`. After "killed" and "cut"
-            the next life starts from a power-on.
+            What it came to; `cause` is "killed" after `timeout` and `until`. After "killed" and
+            "cut" the next life starts from a power-on, after "repl" from the reset button.
         """
         self._check_off()
         return self._live(cut, torn, timeout, until, stay=False)

@@ -1,7 +1,7 @@
 """The interpreter of a virtual board: the simulator's modules compiled, its heap sized.
 
-The heap that device code sees free must be the chip's. The simulator's modules lie in the same heap,
-so what they take is measured once and added.
+The heap that device code sees free must be the chip's. The simulator's modules lie in the same
+heap, so what they take is measured once and added.
 """
 
 from __future__ import annotations

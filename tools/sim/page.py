@@ -1,7 +1,7 @@
 """The memory that a board's process shares with the host; its other side is `chip/_page.py`.
 
-It holds what a chip holds outside its heap (RTC memory, the Wi-Fi SDK's copy of the credentials, pin
-levels), the air around the board, and the counters. Being a file, it outlives the process.
+It holds what a chip holds outside its heap (RTC memory, the Wi-Fi SDK's copy of the credentials,
+pin levels), the air around the board, and the counters. Being a file, it outlives the process.
 """
 
 from __future__ import annotations

@@ -2,9 +2,12 @@
 # write lands by itself and can be torn. Logic that survives on this does not lean on LittleFS.
 import io
 
+import uos
 import vfs
 from _flash import counted, torn
-from _page import CUT, die, page
+from _page import CUT, die, libc, page
+
+_rename = libc.func("i", "rename", "ss")
 
 
 class _File(io.IOBase):
@@ -47,6 +50,7 @@ class _File(io.IOBase):
 
 class Model:
     def __init__(self, folder):
+        self._folder = folder
         self._disk = vfs.VfsPosix(folder)
         self._disk.mount(False, False)
         self.stat = self._disk.stat
@@ -74,7 +78,12 @@ class Model:
 
     def rename(self, old, new):
         _step()
-        self._disk.rename(old, new)
+        # Not VfsPosix.rename: that builds both paths in one buffer.
+        if _rename(self._host(old), self._host(new)):
+            raise OSError(uos.errno())
+
+    def _host(self, path):
+        return self._folder + path if path.startswith("/") else path
 
     def mkdir(self, path):
         _step()

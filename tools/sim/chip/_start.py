@@ -1,5 +1,5 @@
-# From power-on to the REPL in the order of the stock firmware: mount, boot.py, main.py unless boot.py
-# raised, REPL. Everything of the simulator is imported before the host's file system goes away.
+# From power-on to the REPL in the order of the stock firmware: mount, boot.py, main.py unless
+# boot.py raised, REPL. All of the simulator is imported before the host's file system goes away.
 import gc
 
 import __main__
@@ -24,6 +24,10 @@ _IMAGE = uos.getenv("SIM_IMAGE")
 _STAY = uos.getenv("SIM_STAY") == "1"
 if _STORAGE == "model":
     from _model import Model
+if _page.SPEED > 1:
+    import _aio
+
+    usys.modules["_asyncio"] = _aio
 
 
 def main():

@@ -1,5 +1,5 @@
-# `sys` as the chip shows it. An object, not a module: an assignment to sys.path has to arrive in the
-# interpreter's own.
+# `sys` as the chip shows it. An object, not a module: an assignment to sys.path has to arrive in
+# the interpreter's own.
 from collections import namedtuple
 
 import usys

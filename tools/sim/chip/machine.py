@@ -29,9 +29,9 @@ IDLE = 0
 SLEEP = 1
 DEEPSLEEP = 2 if not ESP32 else 4
 
-# What really happened (board.py: power, reset, watchdog, deep sleep, soft reset) in the number that
-# the chip reads back for it. The ESP8266's watchdog gives 3, for which it has no constant.
-_CAUSES = (1, 2, 3, 4, 5) if ESP32 else (0, 4, 3, 5, 4)
+# What really happened (board.py: power, reset, watchdog, deep sleep, soft reset, button) in the
+# number that the chip reads back. The ESP8266's watchdog gives 3, for which it has no constant.
+_CAUSES = (1, 2, 3, 4, 5, 1) if ESP32 else (0, 4, 3, 5, 4, 6)
 _freq = [160000000 if ESP32 else 80000000]
 _alarm = [0]
 

@@ -88,8 +88,8 @@ _KEPT = 200  # file descriptors from here on are no longer the board's
 
 
 def _lose():
-    # No packet comes through any more, and nobody is told: each open connection of the board becomes
-    # a socket that swallows and never answers, while the peer's end stays as it was.
+    # No packet comes through any more, and nobody is told: each open connection of the board
+    # becomes a socket that swallows and never answers, while the peer's end stays as it was.
     name = bytearray(16)
     size = bytearray(4)
     getsockname = libc.func("i", "getsockname", "ipp")
@@ -291,7 +291,7 @@ def country(code=None):
 
 
 if page.started == 0:
-    # The ESP8266 opens an access point of its own after the first flash, and remembers both switches.
+    # After the first flash the ESP8266 opens an access point, and it remembers both switches.
     page.started = 1
     page.wifi = 0 if ESP32 else _AP_ACTIVE
 if ESP32:

@@ -1,5 +1,5 @@
-# Polls in slices of real time: scheduled callbacks (timers) and Ctrl-C get their turn while waiting,
-# and timeouts follow the board's clock. asyncio stands on this.
+# Polls in slices of real time: scheduled callbacks (timers) and Ctrl-C get their turn while
+# waiting, and timeouts follow the board's clock. asyncio stands on this.
 import uselect
 import utime
 
