@@ -23,6 +23,8 @@ from . import console, places
 VERBS = (
     ("new", "new:new", "Start an app of your own in a new folder."),
     ("keys new", "keys:new", "Make the keys of a fleet."),
+    ("keys revoke", "keys:revoke", "Make a key count no more."),
+    ("keys publish", "keys:publish", "Send new trust versions to the server."),
     ("keys list", "keys:list_keys", "List the keys and what they may sign."),
     ("keys backup", "keys:backup", "Pack the keys into one encrypted file."),
     ("keys restore", "keys:restore", "Bring the keys back from a backup."),
