@@ -138,7 +138,7 @@ def make(
     Raises:
         Refused: with the code of the rule that a value breaks.
     """
-    listed = tuple(File.of(name, files[name]) for name in sorted(files))
+    listed = tuple(File.of(envelope.name(name), files[name]) for name in sorted(files))
     return Manifest(app, cls, seq, floor, mpy, entry, listed, note, arch, tuple(extra)).encode()
 
 

@@ -1,0 +1,111 @@
+"""`mipy new`: an app of one's own, in a folder outside this project."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..signing import envelope
+from ..signing.reasons import Refused
+from . import console, places
+from .build import FACTS, facts
+from .console import Failure
+
+_COPIED = ("main.py", "config.py")
+
+_FACTS = """\
+# What this folder is a release of; read by `mipy build`.
+name = "{name}"
+classes = [{classes}]
+runtime = true
+floor = 0
+"""
+
+_README = """\
+# {name}
+
+An app for MicroPython boards, updated over the air with MiPy-OTA.
+
+| here | what |
+|---|---|
+| main.py | the app: what it sets up, what it does how often |
+| config.py | its settings and their defaults; a board can override each |
+| app.toml | its name and the classes of boards it is built for |
+| drivers/ | own drivers; the project's can be imported without a copy |
+| lib/ | third-party modules, taken along as they are |
+
+    mipy --fleet {name} keys new    once: the keys that boards of this app trust
+    mipy --fleet {name} build .     compile it and see how large it is
+    mipy --fleet {name} release .   build, sign and publish it
+
+Releases can be read by whoever listens: no password and no key belongs into this folder.
+"""
+
+_IGNORED = """\
+build/
+__pycache__/
+*.pem
+*.key
+.env
+wifi.json
+webrepl_cfg.py
+"""
+
+
+def new(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
+) -> None:
+    """Start an app of your own: main.py, config.py, app.toml, drivers/, lib/, README."""
+    make(folder)
+    console.say(f"{folder} is an app; `mipy build {folder}` compiles it")
+    console.note(f"begin with {folder / 'main.py'}; README.md tells the rest")
+
+
+def make(folder: Path) -> None:
+    """Make the app `folder`, named after it, whole or not at all.
+
+    Raises:
+        Failure: it exists, its name is no app's name, or it cannot be written.
+    """
+    target = folder.expanduser().absolute()
+    if target.exists():
+        raise Failure(f"{folder} exists already", "name a folder that does not")
+    try:
+        name = envelope.word(target.name)
+    except Refused as refused:
+        raise Failure(
+            f"{target.name!r} is no name for an app", "use letters, digits, '_', '.' and '-'"
+        ) from refused
+    part = target.with_name(f".{target.name}.part")
+    try:
+        part.mkdir(parents=True)
+        _fill(part, name)
+        part.rename(target)
+    except OSError as problem:
+        raise Failure(f"cannot make {folder}: {problem.strerror}", "name another one") from problem
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _fill(folder: Path, name: str) -> None:
+    project = places.sources("app_slots")
+    about = facts(project)
+    for copied in _COPIED:
+        text = (project / copied).read_text("utf-8")
+        text = re.sub(rf'^NAME = "{about.name}"$', f'NAME = "{name}"', text, flags=re.MULTILINE)
+        _text(folder / copied, text)
+    classes = ", ".join(f'"{cls}"' for cls in about.classes)
+    _text(folder / FACTS, _FACTS.format(name=name, classes=classes))
+    _text(folder / "README.md", _README.format(name=name))
+    _text(folder / ".gitignore", _IGNORED)
+    for empty in ("drivers", "lib"):
+        (folder / empty).mkdir()
+        _text(folder / empty / ".gitkeep", "")
+
+
+def _text(path: Path, text: str) -> None:
+    path.write_text(text, "utf-8", newline="\n")
