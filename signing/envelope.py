@@ -70,14 +70,13 @@ def take_apart(raw: bytes, max_bytes: int, max_signatures: int) -> Envelope:
     """Apply rules 1 and 2.
 
     Raises:
-        Refused: ``size`` when larger than ``max_bytes``, ``truncated`` without ``end``, else
-            ``syntax``.
+        Refused: ``size`` when larger than ``max_bytes``, else ``syntax``.
     """
     if len(raw) > max_bytes:
         raise Refused("size", f"{len(raw)} bytes, {max_bytes} are allowed")
     start = raw.find(b"\nend\n")
     if start < 0:
-        raise Refused("truncated", "there is no line 'end'")
+        raise Refused("syntax", "there is no line 'end'")
     cut = start + len(b"\nend\n")
     signatures = tuple(_signature(line) for line in _split(raw[cut:]))
     if len(signatures) > max_signatures:
@@ -170,12 +169,13 @@ def number(text: str) -> int:
 
 
 def name(text: str) -> str:
-    """A path inside a slot: allowed letters, no part empty, ``.`` or ``..``.
+    """A path inside a slot: allowed letters, no empty, hidden or climbing part.
 
     Raises:
         Refused: ``name``.
     """
-    if not _NAME.fullmatch(text) or not {"", ".", ".."}.isdisjoint(text.split("/")):
+    path = f"/{text}/"
+    if not _NAME.fullmatch(text) or "//" in path or "/." in path or ".." in path:
         raise Refused("name", f"'{text[:80]}'")
     return text
 

@@ -7,7 +7,8 @@
 4. ``floor`` <= ``seq``; ``total`` is the sum of the sizes; ``<entry>.py`` or ``<entry>.mpy`` is
    listed, at the top.
 5. Files are sorted by the bytes of their names and listed once. A name has 1 to 64 of
-   ``A-Z a-z 0-9 _ . / -``, and no part of it between slashes is empty, ``.`` or ``..``.
+   ``A-Z a-z 0-9 _ . / -``, no part of it is empty or begins with a dot, and
+   ``..`` is nowhere in it.
 6. Nothing at the top is called ``manifest``: that is the manifest's own name in a slot.
 7. No ``x.py`` beside ``x.mpy`` or ``x/``, of which the chip's import would prefer one silently;
    no file beside a folder of the same name.
@@ -206,7 +207,7 @@ def _understand(sealed: Envelope) -> Manifest:
     if not _MPY.fullmatch(mpy):
         raise Refused("syntax", f"'mpy {mpy}' should look like 'mpy 6.3'")
     arch = envelope.word(lines.value("arch")) if lines.peek() == "arch" else None
-    entry = lines.value("entry")
+    entry = envelope.word(lines.value("entry"))
     total = envelope.number(lines.value("total"))
     files = [_file(lines)]
     while lines.peek() == "file":
@@ -239,7 +240,7 @@ def _check_files(names: list[str], entry: str) -> None:
         raise Refused("syntax", f"{len(names)} files, {limits.FILES} are allowed")
     if any(earlier >= later for earlier, later in pairwise(names)):
         raise Refused("syntax", "the files are not sorted, or one is listed twice")
-    if "/" in entry or not {f"{entry}.py", f"{entry}.mpy"} & set(names):
+    if not {f"{entry}.py", f"{entry}.mpy"} & set(names):
         raise Refused("syntax", f"the entry '{entry}' is not among the files")
     folders = _folders(names)
     modules = [stem(name) for name in names if stem(name) != name]

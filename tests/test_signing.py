@@ -61,7 +61,7 @@ def test_broken_manifest_is_never_signed(code, body):
         ((b"mpy 6.3", b"mpy 6"), "syntax"),
         ((b"mpy 6.3", b"mpy 06.3"), "syntax"),
         ((b"mpy 6.3", b"mpy v6.3"), "syntax"),
-        ((b"entry main", b"entry lib/leds"), "syntax"),
+        ((b"entry main", b"entry lib/leds"), "name"),
     ],
 )
 def test_host_refuses_what_a_board_would_find_foreign(edit, code):
