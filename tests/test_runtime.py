@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import hmac
 import json
+import random
 import socketserver
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -68,17 +71,24 @@ def test_scheduler(device: Device) -> None:
 
 
 KEY = bytes([0x11]) * 32
+FIRST = "f" * 16  # the first ticket
 Reply = dict[str, Any]
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """Answers polls by the protocol; `script` says what each poll gets."""
+    """Answers polls by the protocol; `script` says what each one gets that carries a ticket.
+
+    The first of a boot has none and gets one, unless `raw`: then the script has that too.
+    """
 
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, script: Callable[[int, Reply], Reply | bytes | None]) -> None:
+    def __init__(
+        self, script: Callable[[int, Reply], Reply | bytes | None], raw: bool = False
+    ) -> None:
         self.script = script
+        self.raw = raw
         self.polls: list[Reply] = []
         self.sizes: list[tuple[int, int]] = []
         super().__init__(("127.0.0.1", 0), Handler)
@@ -105,8 +115,12 @@ class Handler(socketserver.StreamRequestHandler):
         assert fields["ota-mac"] == hmac.new(KEY, b"poll1\0" + body, "sha256").hexdigest()
         assert len(body) <= 1024
         poll = json.loads(body)
-        self.server.polls.append(poll)
-        reply = self.server.script(len(self.server.polls), poll)
+        reply: Reply | bytes | None = {"k": FIRST, "stale": 1}
+        if poll["k"] or self.server.raw:
+            self.server.polls.append(poll)
+            reply = self.server.script(len(self.server.polls), poll)
+        else:
+            assert "proto" not in poll and "bad" not in poll
         if reply is None:
             return
         if isinstance(reply, dict):
@@ -128,8 +142,10 @@ def answer(poll: Reply, reply: Reply, key: bytes = KEY) -> bytes:
 def serve() -> Iterator[Callable[..., Server]]:
     servers = []
 
-    def start(script: Callable[[int, Reply], Reply | bytes | None]) -> Server:
-        servers.append(Server(script))
+    def start(
+        script: Callable[[int, Reply], Reply | bytes | None], raw: bool = False
+    ) -> Server:
+        servers.append(Server(script, raw))
         return servers[-1]
 
     yield start
@@ -144,11 +160,11 @@ def test_nothing_new(device: Device, serve: Callable[..., Server]) -> None:
     assert "heard True" in out and "interrupted" in out
     first, second = server.polls[:2]
     assert (first["proto"], first["app"], first["class"], first["trust"]) == (1, "demo", "unix", 1)
-    assert first["addr"] == "127.0.0.1" and first["k"] == ""
+    assert first["addr"] == "127.0.0.1" and first["k"] == FIRST
     assert "proto" not in second and second["k"] == f"{1:016x}" and second["n"] != first["n"]
     assert second["state"] == "ok" and second["seq"] == 7
-    assert server.sizes[1][0] <= 450 and server.sizes[1][1] <= 300
-    sys.stdout.write(f"{out}{server.sizes[:2]}\n")
+    assert server.sizes[2][0] <= 450 and server.sizes[2][1] <= 300
+    sys.stdout.write(f"{out}{server.sizes[:3]}\n")
 
 
 def test_stale_tells_everything_again(device: Device, serve: Callable[..., Server]) -> None:
@@ -157,7 +173,7 @@ def test_stale_tells_everything_again(device: Device, serve: Callable[..., Serve
         return reply | {"stale": 1, "m": "cd" * 32} if n == 1 else reply
 
     server = serve(script)
-    out = device.run("poll.py", server.url, "3", "bad", heap=ESP8266)
+    out = device.run("poll.py", server.url, "5", "bad", heap=ESP8266)
     assert "events ['watch']" in out, out
     assert len(server.polls) == 2, out
     first, second = server.polls
@@ -169,9 +185,9 @@ def test_stale_tells_everything_again(device: Device, serve: Callable[..., Serve
 
 def test_an_offer_is_installed(device: Device, serve: Callable[..., Server]) -> None:
     server = serve(lambda n, poll: {"k": "00", "every": 5, "m": "cd" * 32})
-    assert "left for install" in device.run("poll.py", server.url, "3", heap=ESP8266)
+    assert "left for install" in device.run("poll.py", server.url, "4", heap=ESP8266)
     server = serve(lambda n, poll: {"k": "00", "every": 5, "trust": 2})
-    assert "left for install" in device.run("poll.py", server.url, "3", heap=ESP8266)
+    assert "left for install" in device.run("poll.py", server.url, "4", heap=ESP8266)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +233,7 @@ def test_what_is_no_answer(device: Device, serve: Callable[..., Server]) -> None
             b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n",
         ][(n - 1) % 12]
 
-    server = serve(script)
+    server = serve(script, raw=True)
     out = device.run("poll.py", ",".join([server.url] * 3), "25", "trial", "hasten", heap=ESP8266)
     assert "events ['watch'] heard False" in out and "interrupted" in out, out
     assert len(server.polls) >= 12, out
@@ -238,7 +254,63 @@ def test_no_wifi(device: Device, serve: Callable[..., Server]) -> None:
 
 def test_a_trial_is_confirmed_and_told(device: Device, serve: Callable[..., Server]) -> None:
     server = serve(lambda n, poll: {"k": "00", "every": 60})
-    out = device.run("poll.py", server.url, "4", "trial", "flaky", heap=ESP8266)
+    out = device.run("poll.py", server.url, "5", "trial", "flaky", heap=ESP8266)
     assert "events ['watch', 'confirmed']" in out
     assert [poll["state"] for poll in server.polls] == ["trial", "ok"]
     assert server.polls[1]["jobs"]["flaky"][0] >= 1
+
+
+def test_settings(device: Device) -> None:
+    out = device.run("settings_cuts.py")
+    assert out.count("passed") == 5, out
+    sys.stdout.write(out)
+
+
+def blob(folder: Path, content: bytes, body: bytes | None = None) -> str:
+    """Store `content` as the server would, or `body` in its name; return size and name."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -10)
+    sha = hashlib.sha256(content).hexdigest()
+    stored = packer.compress(content if body is None else body) + packer.flush()
+    (folder / sha).write_bytes(stored)
+    return f"{len(content)}:{sha}"
+
+
+def test_installer(device: Device, modules: Path) -> None:
+    """Keeps, copies, loads, and refuses, all on the ESP8266's heap, with a 60 KB file."""
+    blobs = modules / "blobs"
+    blobs.mkdir(exist_ok=True)
+    small, big = b"x = 1\n" * 40, random.Random(1).randbytes(60_000)
+    new = blob(blobs, small)
+    old = blob(blobs, b"y = 2\n" * 50)
+    large = blob(blobs, big)
+    empty = blob(blobs, b"")
+    long = blob(blobs, b"a" * 300, b"a" * 301)
+    short = blob(blobs, b"b" * 300, b"b" * 299)
+    other = blob(blobs, b"c" * 300, b"C" * 300)
+    bomb = blob(blobs, b"d" * 300, bytes(5_000_000))
+    cut = blob(blobs, b"e" * 300)
+    broken = blob(blobs, b"f" * 300)
+    packed = blobs / cut.split(":")[1]
+    packed.write_bytes(packed.read_bytes()[:-2])
+    (blobs / broken.split(":")[1]).write_bytes(b"\xff" * 50)
+    steps = [
+        (f"active:main.mpy:{new}", "loaded"),
+        (f"fetch:main.mpy:{old}", "loaded"),
+        (f"fetch:main.mpy:{old}", "kept"),
+        (f"fetch:main.mpy:{new}", "copied"),
+        (f"fetch:big.bin:{large}", "loaded"),
+        (f"fetch:big.bin:{large}", "kept"),
+        (f"fetch:drivers/none.py:{empty}", "loaded"),
+        (f"refuse:a.mpy:{long}", "size"),
+        (f"refuse:a.mpy:{short}", "truncated"),
+        (f"refuse:a.mpy:{other}", "hash"),
+        (f"refuse:a.mpy:{bomb}", "size"),
+        (f"refuse:a.mpy:{cut}", "truncated"),
+        (f"refuse:a.mpy:{broken}", "hash"),
+        (f"endless:a.mpy:{new}", "size"),
+        (f"fetch:a.mpy:{old}", "loaded"),
+    ]
+    out = device.run("install.py", *(step for step, _ in steps), heap=ESP8266)
+    lines = out.splitlines()
+    assert [line.split()[-1] for line in lines[:-1]] == [ends for _, ends in steps]
+    assert lines[-1] == "asked 11"

@@ -5,6 +5,7 @@ Constant memory: one buffer, whatever the size of the file.
 
 import os
 from binascii import hexlify
+from errno import EINVAL
 from hashlib import sha256
 
 from bootloader.refused import Refused
@@ -16,14 +17,13 @@ def fetch(link, target, active, name, size, sha):
     """Make `name` in slot `target` the file of `size` bytes with the SHA-256 `sha` (hex text).
 
     One that is right already is kept, one that is equal in slot `active` copied, anything else
-    read from `link.body("/d/v1/files/<sha>")`. Returns "kept", "copied" or "loaded". Raises
+    read from `link.body("/d/v1/files/<sha>")`. The folder is there already. Returns "kept", "copied" or "loaded". Raises
     Refused("size"), ("truncated") or ("hash") for content that is not what the manifest lists,
     OSError when the flash is full or the network fails; the file may be left incomplete then.
     """
     path = "/app_slots/%s/%s" % (target, name)
     if _matches(path, size, sha):
         return "kept"
-    _make_folders(path)
     source = "/app_slots/%s/%s" % (active, name)
     if active != target and _matches(source, size, sha):
         f = open(source, "rb")
@@ -63,7 +63,7 @@ def _store(source, path, size, sha):
     try:
         while True:
             # One byte more than is left to come tells a file that goes on from one that ends.
-            n = source.readinto(_buffer[: min(left + 1, 256)])
+            n = _read(source, _buffer[: min(left + 1, 256)])
             if not n:
                 break
             if n > left:
@@ -71,8 +71,6 @@ def _store(source, path, size, sha):
             left -= n
             h.update(_buffer[:n])
             f.write(_buffer[:n])
-    except EOFError:  # what the decompressor raises at a stream that ends too early
-        raise Refused("truncated")
     finally:
         f.close()
     if left:
@@ -81,12 +79,13 @@ def _store(source, path, size, sha):
         raise Refused("hash")
 
 
-def _make_folders(path):
-    at = path.find("/", 1)
-    while at > 0:
-        try:
-            os.mkdir(path[:at])
-        except OSError as e:
-            if e.errno != 17:  # EEXIST
-                raise
-        at = path.find("/", at + 1)
+def _read(source, buffer):
+    """readinto(), with what the decompressor raises at broken streams put in our terms."""
+    try:
+        return source.readinto(buffer)
+    except EOFError:
+        raise Refused("truncated")
+    except OSError as e:
+        if e.errno == EINVAL:
+            raise Refused("hash")
+        raise

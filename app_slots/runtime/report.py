@@ -1,4 +1,4 @@
-"""What the first message of a boot says beside the usual; loaded for that alone."""
+"""What the first message of a boot that counts says beside the usual; loaded for that alone."""
 
 import json
 import sys
@@ -16,13 +16,13 @@ def fill(message, address, most):
     """
     board = ota.stage("board").load()
     implementation = sys.implementation
-    mpy = getattr(implementation, "_mpy", 0)
+    mpy = implementation._mpy
     trust = _trust()
     message["proto"] = 1
     message["app"] = board["app"]
     message["class"] = board["class"]
     message["chip"] = sys.platform
-    message["boot"] = getattr(ota, "version", 1)
+    message["boot"] = ota.version
     message["fw"] = "%d.%d.%d" % implementation[1][:3]
     message["mpy"] = "%d.%d" % (mpy & 255, mpy >> 8 & 3)
     message["trust"] = trust
@@ -30,7 +30,7 @@ def fill(message, address, most):
     if ota.bad:
         digest, why, soft = ota.bad
         bad = message["bad"] = {"m": hexlify(digest).decode(), "why": why, "soft": int(bool(soft))}
-        room = most - len(json.dumps(message)) - len(',"trace":')
+        room = most - len(json.dumps(message)) - len(', "trace": ')
         trace = _why()
         while len(json.dumps(trace).encode()) > room:
             trace = trace[20:]

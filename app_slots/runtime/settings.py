@@ -1,10 +1,10 @@
 """The board's own values for what config.py declares, with a changed one on trial like a release.
 
 Two copies in /data/settings, each `settings 1 <number> <tries>`, lines `KEY value`, and
-`end <first 8 hex of the SHA-256 of all before>`; tries is 0 in a confirmed copy, 1 + what is left
-in one on trial. The higher number counts. A change goes over the older copy, so the former values
-stay until the new ones are confirmed; confirming writes over those, so that a cut leaves the
-trial. Each step is one write or one removal.
+`end <first 8 hex of the SHA-256 of all before>`. The higher number counts. `tries` is 0 in a
+confirmed copy, one more than what is left in one on trial. A change goes over the older copy, so
+the former values stay; from then on only the new copy is written, and where that write is cut the
+former ones are back. Each step is one write or one removal.
 """
 
 import os
@@ -82,10 +82,6 @@ def _newest():
     return a or b or _Copy("1")
 
 
-def _other(copy):
-    return "1" if copy.place == "0" else "0"
-
-
 def _parse(default, text):
     """Return `text` as a value of the type of `default`. Raises ValueError when it is none."""
     if isinstance(default, bool):
@@ -149,7 +145,7 @@ def set(key, value):
         _parse(default, text)
         copy.values[key] = text
     if not copy.tries:
-        copy.place = _other(copy)
+        copy.place = "1" if copy.place == "0" else "0"
     copy.number += 1
     copy.tries = 1 + _TRIES
     _folders()
@@ -169,8 +165,6 @@ def confirm():
     """Keep the values on trial."""
     copy = _newest()
     if runtime.trying and copy.tries:
-        copy.place = _other(copy)
-        copy.number += 1
         copy.tries = 0
         _write(copy)
         log.info("settings: the change is confirmed")

@@ -39,7 +39,7 @@ class Updater:
         self._at = 0  # which server is asked
         self._left = rand(2)  # s to the next poll
         self._ticket = ""
-        self._trust = None  # version of the trust file; None: say everything about this board
+        self._trust = None  # version of the trust file; None: the board has yet to be described
         self._unknown = []  # orders not understood
         self._sent = {}  # the failures that the server knows of
         self._since = None  # when the app was first too busy for an update
@@ -73,8 +73,8 @@ class Updater:
             return
         self._fails = 0
         self._ticket = str(reply.get("k", ""))
-        if reply.get("stale"):
-            # The report did not count: say everything again, under the new ticket.
+        if reply.get("stale") or self._trust is None:
+            # Only a message with the ticket of the last reply counts: all of it again, with this.
             self._trust = None
             self._left = 0
             return
@@ -142,9 +142,9 @@ class Updater:
         failures = app.failures()
         if app.held or failures != self._sent:
             message["jobs"] = failures
-        if self._trust is None:
+        if self._ticket and self._trust is None:
             self._trust = runtime.lend("report").fill(message, self._wifi.address(), _MOST)
-        return json.dumps(message).encode(), failures
+        return json.dumps(message, separators=(",", ":")).encode(), failures
 
     async def _ask(self, url):
         """Send one poll to `url`; return the authenticated reply as a dict."""

@@ -1,0 +1,239 @@
+"""Settings: types, trial, and a power cut at every write and removal, clean, torn and just after."""
+
+import os
+
+import fake  # first: the rest lies on its disk
+
+import config
+import runtime
+from runtime import log, settings
+
+ota = fake.ota
+log.level = 9
+DEFAULTS = {"NAME": config.NAME, "HEARTBEAT": config.HEARTBEAT, "SERVER": "", "LED_ON": 0}
+
+
+class Cut(BaseException):
+    pass
+
+
+class Storage:
+    """Counts operations and ends the life in the one with number `at`, in the way `how`."""
+
+    def __init__(self, at=-1, how=""):
+        self.at = at
+        self.how = how
+        self.n = 0
+
+    def _now(self):
+        self.n += 1
+        return self.n - 1 == self.at
+
+    def open(self, path, mode="r"):
+        return Torn(self, path) if "w" in mode else open(path, mode)
+
+    def remove(self, path):
+        cut = self._now()
+        if cut and self.how != "after":
+            raise Cut
+        os.remove(path)
+        if cut:
+            raise Cut
+
+    def mkdir(self, path):
+        os.mkdir(path)
+
+
+class Torn:
+    """A file that is written at its close(), whole, by half or not at all."""
+
+    def __init__(self, storage, path):
+        self._storage = storage
+        self._path = path
+
+    def write(self, b):
+        self._b = b
+
+    def close(self):
+        how = self._storage.how
+        cut = self._storage._now()
+        if cut and how == "clean":
+            raise Cut
+        with open(self._path, "wb") as f:
+            f.write(self._b[: len(self._b) // 2] if cut and how == "torn" else self._b)
+        if cut:
+            raise Cut
+
+
+class Os:
+    pass
+
+
+def use(storage):
+    settings.open = storage.open
+    settings.os = Os()
+    settings.os.remove = storage.remove
+    settings.os.mkdir = storage.mkdir
+
+
+def boot():
+    """A start of the board: defaults, then what is stored; return what the app sees."""
+    for key, value in DEFAULTS.items():
+        setattr(config, key, value)
+    runtime.trying = False
+    settings.load()
+    return config.NAME, config.HEARTBEAT
+
+
+def clear():
+    for n in "01":
+        try:
+            os.remove("/data/settings/" + n)
+        except OSError:
+            pass
+
+
+def base():
+    """Two changes, both confirmed: NAME one, HEARTBEAT 1."""
+    clear()
+    use(Storage())
+    boot()
+    for key, value in (("NAME", "one"), ("HEARTBEAT", 1)):
+        settings.set(key, value)
+        boot()
+        settings.confirm()
+    assert boot() == ("one", 1) and not runtime.trying
+
+
+def good_life():
+    settings.set("NAME", "two")
+    boot()
+    boot()
+    settings.confirm()
+    boot()
+
+
+def bad_life():
+    settings.set("NAME", "two")
+    for _ in range(5):
+        boot()
+
+
+def ordered_back():
+    settings.set("NAME", "two")
+    boot()
+    settings.rollback()
+    boot()
+
+
+def cuts():
+    runs = 0
+    for life, ends in ((good_life, "two"), (bad_life, "one"), (ordered_back, "one")):
+        base()
+        use(Storage())
+        life()
+        assert boot() == (ends, 1), (life, boot())
+        for how in ("clean", "torn", "after"):
+            at = 0
+            while True:
+                base()
+                storage = Storage(at, how)
+                use(storage)
+                try:
+                    life()
+                    break
+                except Cut:
+                    pass
+                use(Storage())
+                seen = boot()
+                assert seen in (("one", 1), ("two", 1)), (life, how, at, seen)
+                if at % 2:  # then all is well
+                    settings.confirm()
+                    assert boot() == seen
+                else:  # or it crashes on
+                    trying = runtime.trying
+                    for _ in range(4):
+                        seen_later = boot()
+                    assert seen_later == (("one", 1) if trying else seen), (life, how, at)
+                assert not runtime.trying
+                settings.set("NAME", "three")
+                assert boot() == ("three", 1)
+                at += 1
+                runs += 1
+    print("cuts", runs)
+
+
+def rejected(key, value):
+    try:
+        settings.set(key, value)
+    except ValueError:
+        return
+    raise AssertionError((key, value))
+
+
+def types():
+    clear()
+    use(Storage())
+    boot()
+    rejected("NO_SUCH", 1)
+    rejected("HEARTBEAT", "often")
+    rejected("NAME", "two\nlines")
+    rejected("NAME", "x" * 3000)
+    settings.set("HEARTBEAT", "25")
+    settings.set("NAME", "kitchen  table ")
+    assert boot() == ("kitchen  table ", 25) and settings.get("HEARTBEAT") == 25
+    settings.set("NAME", None)
+    assert boot() == ("demo", 25)
+
+
+def wrong_on_flash():
+    """A release may declare another type than the one that the value was stored under."""
+    base()
+    log.level = 1
+    DEFAULTS["NAME"] = 5
+    assert boot() == (5, 1)
+    assert "NAME is no int" in log.tail() and "one" not in log.tail()
+    DEFAULTS["NAME"] = "demo"
+    log.level = 9
+
+
+def garbage():
+    base()
+    for b in (b"", b"x" * 4000, b"settings 1 9 0\nNAME x\nend 00000000\n", b"\xff" * 40):
+        for n in "01":
+            with open("/data/settings/" + n, "wb") as f:
+                f.write(b)
+        assert boot() == ("demo", 10)
+
+
+def in_time():
+    """Confirmed after 60 s with an answer; without one the board starts again, then goes back."""
+    base()
+    settings.set("NAME", "two")
+    settings.tick(400, True)  # what runs now is no try
+    boot()
+    settings.tick(59, True)
+    settings.tick(100, False)
+    assert runtime.trying
+    settings.tick(61, True)
+    assert not runtime.trying and boot() == ("two", 1)
+    settings.set("NAME", "three")
+    for _ in range(3):
+        assert boot() == ("three", 1)
+        try:
+            settings.tick(300, False)
+        except SystemExit:
+            continue
+        raise AssertionError("no new start")
+    assert boot() == ("two", 1)
+    ota.trial = True
+    try:
+        settings.set("NAME", "four")
+    except OSError:
+        return
+    raise AssertionError("a change while a release is on trial")
+
+
+for test in (cuts, types, wrong_on_flash, garbage, in_time):
+    test()
+    print("passed", test.__name__)
