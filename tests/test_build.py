@@ -220,7 +220,14 @@ def test_a_link_is_refused(app, tmp_path):
 def test_native_code_is_declared(app):
     source = "import micropython\n@micropython.native\ndef f(x):\n    return x + 1\n"
     folder = app({"lib/fast.py": source})
-    for cls, arch in ((CLS, "xtensa"), ("esp32-generic", "xtensawin"), ("esp32c3-x", "rv32imc")):
+    for cls, arch in (
+        (CLS, "xtensa"),
+        ("esp8266-generic-1m", "xtensa"),
+        ("esp32-generic", "xtensawin"),
+        ("esp32-generic-s3", "xtensawin"),
+        ("esp32-generic-c3", "rv32imc"),
+        ("esp32c3-lamp", "rv32imc"),
+    ):
         made = build.assemble(folder, cls, 5).manifest
         assert (made.arch, made.mpy) == (arch, "6.3")
     assert build.assemble(app({}, "plain"), CLS, 5).manifest.arch is None
@@ -306,3 +313,11 @@ def test_new_app_appears_whole_or_not_at_all(monkeypatch, tmp_path):
     with pytest.raises(Failure, match="no name"):
         new.make(tmp_path / "my garden")
     assert not list(tmp_path.iterdir())
+
+
+def test_in_an_apps_folder_that_app_is_built(app, mipy, monkeypatch, tmp_path):
+    assert build.app_folder(None) == places.sources("app_slots")
+    folder = app({}, facts='name = "here"\nclasses = ["esp32-x"]\nruntime = false')
+    monkeypatch.chdir(folder)
+    assert json.loads(mipy("build", "--json")[1])[0]["app"] == "here"
+    assert build.app_folder(tmp_path) == tmp_path

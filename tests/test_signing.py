@@ -1,7 +1,7 @@
 """The signed formats: what is accepted, and each refusal with its reason code."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mipy_ota.signing import board_file, keys, limits, manifest, reasons, rsa, trust
@@ -235,6 +235,9 @@ def test_damaged_board_file_is_refused():
 
 # --- random input --------------------------------------------------------------------------------
 
+# A busy machine is no defect.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 WORDS = st.from_regex(r"[A-Za-z0-9_-]{1,20}", fullmatch=True)
 NAMES = st.lists(WORDS, min_size=1, max_size=3).map("/".join)
 PRINTABLE = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=100)
@@ -247,6 +250,7 @@ PRINTABLE = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size
     note=PRINTABLE,
     extra=st.lists(st.tuples(WORDS, PRINTABLE), max_size=3),
 )
+@PATIENT
 def test_what_is_made_is_what_is_read(names, app, seq, note, extra):
     files = {"main.mpy": b"x"} | {f"{name}.bin": name.encode() for name in names}
     try:
@@ -272,7 +276,7 @@ TRUST = trust.parse(vectors.first_trust())
     cut=st.integers(0, 40),
     put=st.binary(max_size=40) | st.sampled_from([b"\n", b"end\n", b"sig ", b"0", b" ", b"\0"]),
 )
-@settings(max_examples=500)
+@settings(PATIENT, max_examples=500)
 def test_no_mutation_verifies_or_raises_anything_else(at, cut, put):
     raw = GOOD[:at] + put + GOOD[at + cut :]
     assert raw == GOOD or code_of(manifest.verify, raw, TRUST)
@@ -280,6 +284,7 @@ def test_no_mutation_verifies_or_raises_anything_else(at, cut, put):
 
 
 @given(raw=st.binary(max_size=300), head=st.sampled_from([b"", b"ota-trust 1\n", b"ota-board 1\n"]))
+@PATIENT
 def test_noise_is_refused_with_a_code(raw, head):
     for parse in (manifest.parse, trust.parse, board_file.parse):
         assert code_of(parse, head + raw)
@@ -287,7 +292,7 @@ def test_noise_is_refused_with_a_code(raw, head):
 
 
 @given(st.integers(0, len(vectors.first_trust()) - 1), st.integers(0, 7))
-@settings(max_examples=300)
+@settings(PATIENT, max_examples=300)
 def test_every_bit_of_a_trust_file_counts(at, bit):
     raw = bytearray(vectors.first_trust())
     raw[at] ^= 1 << bit

@@ -76,9 +76,9 @@ class Chip:
     flash: int
 
 
-# The first entry that a class's name begins with.
+# The first entry that a class's name, less "generic" and hyphens, begins with.
 CHIPS = {
-    "esp8266-1m": Chip("xtensa", 24 * 1024, 392 * 1024),
+    "esp82661m": Chip("xtensa", 24 * 1024, 392 * 1024),
     "esp8266": Chip("xtensa", 24 * 1024, 1004 * 1024),
     **{
         f"esp32{kind}": Chip("rv32imc", 100 * 1024, 2048 * 1024)
@@ -90,7 +90,8 @@ CHIPS = {
 
 def chip_of(cls: str) -> Chip | None:
     """What is known about a class of boards; None when its name tells nothing."""
-    return next((chip for prefix, chip in CHIPS.items() if cls.startswith(prefix)), None)
+    name = cls.replace("generic", "").replace("-", "")
+    return next((chip for prefix, chip in CHIPS.items() if name.startswith(prefix)), None)
 
 
 @dataclass(frozen=True)
@@ -432,6 +433,12 @@ def slot_blocks(files: Mapping[str, bytes]) -> int:
 # --- the verb ----------------------------------------------------------------------------------
 
 
+def app_folder(named: Path | None) -> Path:
+    """The app to build: the one named, else the current folder if it is one, else app_slots/."""
+    here = Path.cwd()
+    return named or (here if (here / FACTS).exists() else places.sources("app_slots"))
+
+
 def classes_of(app_dir: Path, wanted: list[str] | None) -> tuple[str, ...]:
     """The classes to build for: those asked for, else all that app.toml names.
 
@@ -446,7 +453,7 @@ def classes_of(app_dir: Path, wanted: list[str] | None) -> tuple[str, ...]:
 
 def build(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="The app; app_slots/ if not given.")
+        Path | None, typer.Argument(metavar="DIR", help="The app; here, else app_slots/.")
     ] = None,
     cls: Annotated[
         list[str] | None,
@@ -468,7 +475,7 @@ def build(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compile an app into an unsigned release, one for each class of boards."""
-    app_dir = folder or places.sources("app_slots")
+    app_dir = app_folder(folder)
     results: list[dict[str, Any]] = []
     for one in classes_of(app_dir, cls):
         number = next_seq(app_dir, one, output) if seq is None else seq

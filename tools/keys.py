@@ -312,7 +312,9 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def new(
     role: Annotated[
         str | None,
-        typer.Argument(help="One more key: root, release, debug or dev. A whole fleet if not."),
+        typer.Argument(
+            metavar="ROLE", help="One more key: root, release, debug or dev. A whole fleet if not."
+        ),
     ] = None,
     app: Annotated[
         str | None, typer.Option(metavar="NAME", help="App of a new fleet; as in app.toml.")
@@ -337,7 +339,9 @@ def new(
     elif passphrase:
         phrase = _ask("Passphrase for the new keys", twice=True)
     if role is None:
-        made = make_fleet(app or _app_here(), passphrase=phrase)
+        from .build import app_folder, facts
+
+        made = make_fleet(app or facts(app_folder(None)).name, passphrase=phrase)
         console.say(f"keys of the fleet '{places.fleet()}', app '{made.app}':")
         list_keys()
         console.note("keep a copy off this machine: `mipy keys backup FILE`")
@@ -375,13 +379,6 @@ def publish() -> None:
     console.say(f"{sent} trust versions sent, the newest is {trust().version}")
 
 
-def _app_here() -> str:
-    from .build import FACTS, facts
-
-    folder = Path.cwd()
-    return facts(folder if (folder / FACTS).exists() else places.sources("app_slots")).name
-
-
 def list_keys(as_json: _Json = False) -> None:
     """List the keys: what they may sign, since which trust version, and where they are."""
     rows = _overview()
@@ -389,10 +386,11 @@ def list_keys(as_json: _Json = False) -> None:
         console.data(rows)
     else:
         cells = [
-            (row["role"], row["id"], row["since"], row["revoked"], row["file"] or "not here")
+            (row["role"], row["id"], row["since"], row["revoked"], "yes" if row["file"] else "no")
             for row in rows
         ]
-        console.table("", ("role", "id", "since trust", "revoked in", "file"), cells)
+        console.table("", ("role", "id", "since trust", "revoked in", "here"), cells)
+        console.say(f"in {places.keys_dir()}")
 
 
 def _overview() -> list[dict[str, Any]]:

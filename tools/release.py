@@ -36,7 +36,7 @@ Timeout = Annotated[
 
 def release(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="The app; app_slots/ if not given.")
+        Path | None, typer.Argument(metavar="DIR", help="The app; here, else app_slots/.")
     ] = None,
     cls: Annotated[
         list[str] | None,
@@ -58,10 +58,10 @@ def release(
     With --follow: exit code 0 when every board has confirmed it, 3 when one went back, 4 when
     the time ran out. Ctrl-C stops watching; the release and the boards go on.
     """
-    from . import build, keys, places
+    from . import build, keys
     from .client import connect
 
-    app_dir = folder or places.sources("app_slots")
+    app_dir = build.app_folder(folder)
     classes = build.classes_of(app_dir, cls)
     server = connect()
     with console.busy("registering the fleet's keys"):

@@ -98,7 +98,14 @@ def verify(
             console.data({"ok": False, "code": refused.code, "detail": refused.detail})
             raise typer.Exit(1) from refused
         raise Failure(f"{file} is refused ({refused.code}): {refused}") from refused
-    console.show({"ok": True, **found} if as_json else found, as_json)
+    if as_json:
+        console.data({"ok": True, **found})
+    else:
+        console.show({key: _words(value) for key, value in found.items()}, as_json=False)
+
+
+def _words(value: object) -> object:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
 
 
 def _verify_release(content: bytes, trust_path: Path | None) -> dict[str, Any]:
