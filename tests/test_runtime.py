@@ -314,3 +314,17 @@ def test_installer(device: Device, modules: Path) -> None:
     lines = out.splitlines()
     assert [line.split()[-1] for line in lines[:-1]] == [ends for _, ends in steps]
     assert lines[-1] == "asked 11"
+
+
+def test_loop(device: Device) -> None:
+    out = device.run("life.py")
+    assert out.count("passed") == 5, out
+
+
+def test_sizes(device: Device, modules: Path) -> None:
+    """The budget of the core: what stays in memory while an app runs."""
+    sizes = {path.stem: path.stat().st_size for path in (modules / "runtime").glob("*.mpy")}
+    lent = {"settings", "health", "report", "installer"}
+    print(sizes, "resident", sum(size for name, size in sizes.items() if name not in lent))
+    assert sum(size for name, size in sizes.items() if name not in lent) <= 9 * 1024
+    sys.stdout.write(device.run("heap.py", heap=ESP8266))

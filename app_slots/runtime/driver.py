@@ -31,12 +31,15 @@ class Runner:
 
     def __init__(self, driver):
         self._driver = driver
+        self._up = False
         self._row = _AGAIN
 
     def __call__(self):
         driver = self._driver
         if self._row >= _AGAIN:
+            self.stop()
             driver.start()
+            self._up = True
             self._row = 0
         self._row += 1
         driver.poll()
@@ -46,6 +49,9 @@ class Runner:
         self._row = 0
 
     def stop(self):
+        if not self._up:
+            return
+        self._up = False
         try:
             self._driver.stop()
         except Exception as e:

@@ -87,10 +87,6 @@ class App(Scheduler):
             self._health = None
             self.updater.soon()
 
-    def working(self):
-        """Names of the jobs whose coroutines are under way."""
-        return ", ".join(job.name for job in self.jobs if job.busy)
-
 
 async def _main(app):
     asyncio.get_event_loop().set_exception_handler(_lost)
@@ -99,7 +95,7 @@ async def _main(app):
         wait = app.step()
         due = ticks_add(ticks_ms(), wait)
         await asyncio.sleep_ms(wait)
-        app.blocked(app.working() or "a task", ticks_diff(ticks_ms(), due))
+        app.check_late(ticks_diff(ticks_ms(), due))
 
 
 def _lost(_, context):

@@ -55,6 +55,7 @@ class Scheduler:
         self.jobs = []
         self.tallies = {}  # by name, kept when a job is over
         self.up = 0  # s
+        self._ended = ""  # name of the last job whose coroutine ended since the last step
         self._ms = 0
         self._last = ticks_ms()
 
@@ -90,6 +91,7 @@ class Scheduler:
         now = ticks_ms()
         passed = ticks_diff(now, self._last)
         self._last = now
+        self._ended = ""
         self._ms += passed
         self.up += self._ms // 1000
         self._ms %= 1000
@@ -129,7 +131,9 @@ class Scheduler:
                 job.good()
         except Exception as e:
             job.failed(e)
-        self.blocked(job.name, ticks_diff(ticks_ms(), begin))
+        took = ticks_diff(ticks_ms(), begin)
+        if took >= _BLOCKS:
+            log.warning("%s blocked the loop for %d ms", job.name, took)
 
     async def _finish(self, job, coroutine):
         try:
@@ -139,8 +143,11 @@ class Scheduler:
             job.failed(e)
         finally:
             job.busy = False
+            self._ended = job.name
 
-    def blocked(self, name, ms):
-        """Log that `name` kept the loop for `ms` milliseconds, if that is too long."""
+    def check_late(self, ms):
+        """Log who may have kept the loop, `ms` late now, since the last step."""
         if ms >= _BLOCKS:
-            log.warning("%s blocked the loop for %d ms", name, ms)
+            names = [job.name for job in self.jobs if job.busy]
+            names.append(self._ended or "a task")
+            log.warning("%s blocked the loop for %d ms", " or ".join(names), ms)
