@@ -3,6 +3,7 @@
 import json
 import stat
 import sys
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -10,6 +11,7 @@ from mipy_ota.signing import bundle, manifest, rsa, trust
 from mipy_ota.signing.reasons import Refused
 from mipy_ota.signing.rsa import PublicKey
 from mipy_ota.tools import cli, files, keys, places, sign
+from mipy_ota.tools.client import Client
 from mipy_ota.tools.console import Failure
 from tests import vectors
 
@@ -275,21 +277,22 @@ def test_without_keys_every_verb_says_what_to_do(mipy, tmp_path):
 # --- publishing ----------------------------------------------------------------------------------
 
 
-class Server:
-    """What `publish_trust` needs of a client."""
+@dataclass(frozen=True)
+class Server(Client):
+    """Keeps what it is given."""
 
-    def __init__(self):
-        self.versions = []
+    versions: list[bytes] = field(default_factory=list)
 
     def trust(self):
         return self.versions[-1] if self.versions else None
 
-    def add_trust(self, raw):
-        self.versions.append(raw)
+    def add_trust(self, trust):
+        self.versions.append(trust)
+        return {}
 
 
 def test_server_gets_the_versions_it_lacks(fleet):
-    server = Server()
+    server = Server("http://127.0.0.1", "")
     assert keys.publish_trust(server) == 1
     fleet("keys", "new", "release")
     fleet("keys", "new", "debug")
