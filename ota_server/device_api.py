@@ -147,7 +147,10 @@ class DeviceApi:
         if outcome.durable:
             await self._committed()
         orders = self._orders(board, report, carried, now)
-        if all(order.text != "rollback" for order in orders):
+        going_back = any(order.text == "rollback" for order in orders)
+        if report.state not in policy.LISTENING_STATES:
+            orders = []
+        if not going_back:
             rejected = {bad.digest for bad in store.rejections(board.id).values() if not bad.soft}
             board = store.board(board.id) or board
             release = policy.offer(board, report, releases, frozenset(rejected))
@@ -279,6 +282,7 @@ def _understand(message: dict[str, Any]) -> tuple[str, str, Report]:
         progress=_progress(message.get("prog")),
         unknown=_unknown(message.get("unk", [])),
         held=bool(message.get("held", 0)),
+        jobs=_jobs(message.get("jobs")),
     )
     return _matching(message, "n", _NONCE), _text(message, "k", 16), report
 
@@ -301,6 +305,17 @@ def _progress(value: Any) -> str:
     if not (isinstance(value, list) and len(value) == 2 and all(_is_number(n) for n in value)):
         raise BadPoll("prog")
     return f"{value[0]}/{value[1]}"
+
+
+def _jobs(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict) or any(
+        not (isinstance(runs, list) and len(runs) == 2 and all(map(_is_number, runs)))
+        for runs in value.values()
+    ):
+        raise BadPoll("jobs")
+    return json.dumps(value)
 
 
 def _unknown(value: Any) -> tuple[str, ...]:

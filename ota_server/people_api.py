@@ -6,6 +6,7 @@ Every error is `{"error": code, "text": what happened, "hint": what to do next}`
 import asyncio
 import hmac
 import io
+import json
 import re
 import secrets
 import tempfile
@@ -95,6 +96,7 @@ class PeopleApi:
             loader=PackageLoader(__package__ or "", "pages"), autoescape=True, trim_blocks=True
         )
         self._pages.filters["age"] = _age
+        self._pages.filters["parsed"] = lambda text: json.loads(text or "{}")
         self._pages.filters["sentence"] = lambda code: SENTENCES.get(code, code)
 
     def routes(self) -> list[Route]:
@@ -248,6 +250,7 @@ class PeopleApi:
         facts = asdict(board)
         facts["class"] = facts.pop("cls")
         del facts["key"]
+        facts["jobs"] = json.loads(board.jobs or "{}")
         facts["rejected"] = [asdict(bad) for bad in self._store.rejections(board.id).values()]
         facts["orders"] = [order.text for order in self._store.open_orders(board.id)]
         return facts
@@ -435,8 +438,6 @@ async def _small_body(request: Request, limit: int = JSON_BYTES) -> bytes:
 
 
 async def _json(request: Request) -> dict[str, Any]:
-    import json
-
     try:
         value = json.loads(await _small_body(request))
     except (ValueError, RecursionError) as problem:

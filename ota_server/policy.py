@@ -6,11 +6,11 @@
 2. Nothing is offered while a trial is open, while a rollback is ordered, or when people told the
    server to leave the board alone.
 3. A report counts only once: the ticket in it proves that it answers our last reply.
-4. An order is repeated until a report shows its effect.
+4. An order is repeated until a report shows its effect, to boards that listen to orders.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 DEV_INTERVAL = 15
@@ -25,6 +25,11 @@ ORDER_TRIES = 5
 ROLLBACK_REASONS = frozenset(
     "exception watchdog veto verify timeout power sleep crashes order".split()
 )
+
+# What says more about the way than about the release: offered again, the board paces itself.
+PASSING_REASONS = frozenset("network http mac busy truncated hash size space".split())
+# In these states a board looks at orders; in the others it would not and they would be lost.
+LISTENING_STATES = frozenset(("ok", "trial"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,7 @@ class Board:
     up: int = 0
     held: bool = False
     progress: str = ""
+    jobs: str = ""
     chip: str = ""
     boot: int = 0
     fw: str = ""
@@ -91,7 +97,12 @@ class Bad:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One poll's content. `facts` holds what a board tells once a boot, by Board's names."""
+    """One poll's content.
+
+    Attributes:
+        facts: what a board tells once a boot, by Board's names.
+        jobs: failed and good runs by the job's name, as JSON; None when unchanged.
+    """
 
     seq: int
     digest: str
@@ -103,6 +114,7 @@ class Report:
     progress: str = ""
     unknown: tuple[str, ...] = ()
     held: bool = False
+    jobs: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +194,10 @@ def judge(board: Board, report: Report, known: Bad | None, published: bool) -> O
         }
     )
     _judge_state(board, report, published, outcome)
-    if report.bad is not None and (report.bad != known or board.digest == report.bad.digest):
-        _judge_bad(report.bad, outcome)
+    if report.jobs is not None:
+        outcome.changes["jobs"] = report.jobs
+    if report.bad is not None:
+        _judge_bad(board, report.bad, known, outcome)
     outcome.events += [Event("unknown-order", text=order) for order in report.unknown]
     return outcome
 
@@ -201,7 +215,12 @@ def _judge_state(board: Board, report: Report, published: bool, outcome: Outcome
         outcome.events.append(Event(report.state, report.seq, report.digest))
 
 
-def _judge_bad(bad: Bad, outcome: Outcome) -> None:
+def _judge_bad(board: Board, bad: Bad, known: Bad | None, outcome: Outcome) -> None:
+    bad = replace(bad, soft=bad.soft or bad.reason in PASSING_REASONS)
+    # Boards repeat it at each boot. The traceback may be of a later crash: it does not count.
+    same = known is not None and (known.reason, known.soft) == (bad.reason, bad.soft)
+    if same and board.digest != bad.digest:
+        return
     outcome.rejection = bad
     outcome.changes |= {"reason": bad.reason, "trace": bad.trace}
     kind = "rolled-back" if bad.reason in ROLLBACK_REASONS else "refused"
@@ -224,7 +243,8 @@ def settled(order: Order, report: Report, received: bool) -> str | None:
         return None
     if order.text in report.unknown:
         return "the board does not know this order"
-    if order.text != "rollback" and not (report.bad and order.text.endswith(report.bad.digest)):
+    still = report.bad is not None and order.text == f"retry {report.bad.digest}"
+    if order.text != "rollback" and not still:
         return "done"
     return "the board did not follow" if order.tries + 1 >= ORDER_TRIES else None
 

@@ -31,8 +31,8 @@ _SCHEMA = """
 CREATE TABLE boards (
   id TEXT PRIMARY KEY, name TEXT, app TEXT, cls TEXT, key BLOB, dev INTEGER, enrolled REAL,
   follow INTEGER, last_seen REAL, seq INTEGER, digest TEXT, state TEXT, confirmed TEXT,
-  high INTEGER, heap INTEGER, up INTEGER, held INTEGER, progress TEXT, chip TEXT, boot INTEGER,
-  fw TEXT, mpy TEXT, trust INTEGER, address TEXT, reason TEXT, trace TEXT
+  high INTEGER, heap INTEGER, up INTEGER, held INTEGER, progress TEXT, jobs TEXT, chip TEXT,
+  boot INTEGER, fw TEXT, mpy TEXT, trust INTEGER, address TEXT, reason TEXT, trace TEXT
 ) WITHOUT ROWID;
 CREATE TABLE releases (
   digest TEXT PRIMARY KEY, app TEXT, cls TEXT, seq INTEGER, floor INTEGER, note TEXT,

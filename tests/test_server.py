@@ -2,9 +2,11 @@
 
 import contextlib
 import hashlib
+import hmac
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,8 +22,9 @@ import requests
 
 from mipy_ota.ota_server import limits as server_limits
 from mipy_ota.ota_server import policy
+from mipy_ota.ota_server.app import make_app
 from mipy_ota.ota_server.store import Store
-from mipy_ota.signing import bundle, manifest, trust
+from mipy_ota.signing import bundle, manifest, reasons, trust
 from mipy_ota.tools import client
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.serve import Running, running
@@ -254,12 +257,30 @@ def test_bad_release_is_reported_and_not_offered_again(people: client.Client, bo
     assert board.poll()["m"] == newer
 
 
-def test_soft_rejection_is_still_offered(people: client.Client, board: FakeBoard):
+@pytest.mark.parametrize("why, soft", [("power", 1), ("truncated", 0), ("space", 0)])
+def test_passing_trouble_is_no_reason_to_stop_offering(
+    people: client.Client, board: FakeBoard, why: str, soft: int
+):
     digest, packed = release(SEQ)
     people.publish(packed)
-    bad = {"m": digest[:32], "why": "network", "soft": 1, "trace": ""}
-    assert board.poll(bad=bad)["m"] == digest
-    assert kinds(people)[-1] == "refused"
+    bad = {"m": digest[:32], "why": why, "soft": soft, "trace": ""}
+    for _ in range(3):
+        assert board.poll(state="installing", bad=bad)["m"] == digest
+    ended = [kind for kind in kinds(people) if kind in ("refused", "rolled-back")]
+    assert ended == ["rolled-back" if why == "power" else "refused"]
+
+
+def test_orders_wait_until_the_board_listens(people: client.Client, board: FakeBoard):
+    people.order("sim-01", "rollback")
+    assert "do" not in board.poll(state="installing")
+    assert board.poll()["do"] == ["rollback"]
+
+
+def test_failing_jobs_are_shown(people: client.Client, board: FakeBoard):
+    board.poll(jobs={"mqtt": [3, 12]}, held=1)
+    board.poll()
+    now = people.board("sim-01")
+    assert (now["jobs"], now["held"]) == ({"mqtt": [3, 12]}, False)
 
 
 def test_retry_is_repeated_until_the_board_has_forgotten(people: client.Client, board: FakeBoard):
@@ -668,3 +689,78 @@ def test_many_idle_connections_do_not_keep_polls_out(board: FakeBoard, server: R
     with connect(server.url) as raw:
         raw.sendall(b"nonsense\r\n\r\n")
         assert hear(raw).status == 400
+
+
+# --- docs/protocol.md ---
+
+PROTOCOL = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text("utf-8")
+
+
+def test_examples_in_the_protocol_are_right():
+    key = bytes(range(32))
+    examples = re.findall(r"```poll\n(.*)\nota-mac (.*)\n(.*)\nota-mac (.*)\n```", PROTOCOL)
+    assert len(examples) == 3
+    for message, mac, reply, reply_mac in examples:
+        nonce = json.loads(message)["n"].encode()
+        assert hmac.digest(key, b"poll1\0" + message.encode(), "sha256").hex() == mac
+        sealed = b"reply1\0" + nonce + reply.encode()
+        assert hmac.digest(key, sealed, "sha256").hex() == reply_mac
+    length, mac = re.findall(r"content-length: (\d+)\nota-mac: (.*)\n", PROTOCOL)[0]
+    assert (int(length), mac) == (len(examples[1][0]), examples[1][1])
+
+
+def test_server_takes_the_examples(server: Running, people: client.Client):
+    fake = FakeBoard(server.url, key=bytes(range(32)))
+    people.enrol(fake.file())
+    for message in re.findall(r"```poll\n(.*)\n", PROTOCOL):
+        said = json.loads(message)
+        fake.nonce = said["n"]
+        # The server draws its own tickets, so only the first example fits as it stands.
+        body = message if not said["k"] else json.dumps(said | {"k": fake.ticket})
+        reply = fake.accept(fake.send(body.encode()))
+        assert ("stale" in reply) == (not said["k"])
+    assert people.board("sim-01")["reason"] == "exception"
+    fake.close()
+
+
+def test_every_path_and_reason_is_in_the_protocol(tmp_path: Path):
+    for route in make_app(tmp_path, token="x").routes:
+        path = re.sub(r"\{.*", "", route.path)
+        if path.startswith(("/d/", "/api/")):
+            assert path in PROTOCOL
+    section = PROTOCOL.split("## Reason codes")[1]
+    assert set(reasons.SENTENCES) <= set(re.findall(r"[a-z-]+", section))
+    assert policy.PASSING_REASONS | policy.ROLLBACK_REASONS <= set(reasons.SENTENCES)
+
+
+# --- mipy serve ---
+
+
+def test_serve_stops_cleanly_on_ctrl_c(tmp_path: Path):
+    command = [sys.executable, "-m", "mipy_ota.tools.cli", "serve", "--host", "127.0.0.1"]
+    environment = os.environ | {"MIPY_HOME": str(tmp_path)}
+    with subprocess.Popen(
+        [*command, "--port", "0"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().removeprefix("serving ").strip()
+        token_file = Path(process.stdout.readline().rsplit(" ", 1)[1].strip())
+        token = token_file.read_text().strip()
+        assert token_file.stat().st_mode & 0o777 == 0o600
+        assert client.Client(url, token).status()["boards"] == 0
+        port = url.rsplit(":", 1)[1]
+        second = subprocess.run(
+            [*command, "--port", port], env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert second.returncode == 1
+        assert f"cannot listen on 127.0.0.1:{port}" in second.stderr
+        assert "what to do:" in second.stderr
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        assert process.returncode in (0, 130)
+        assert "Traceback" not in err
+        assert token not in out + err
