@@ -8,7 +8,7 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from uvicorn import Config
 
@@ -54,7 +54,12 @@ def make_app(data_dir: Path, *, token: str | None = None, every: float | None = 
     app = Starlette(
         routes=[*devices.routes(), *people.routes()],
         lifespan=lifespan,
-        exception_handlers={HTTPException: _refusal, Problem: _problem, Exception: _defect},
+        exception_handlers={
+            HTTPException: _refusal,
+            Problem: _problem,
+            ClientDisconnect: _gone,
+            Exception: _defect,
+        },
     )
     app.state.store = store
     return app
@@ -100,6 +105,11 @@ async def _refusal(request: Request, refused: Exception) -> Response:
 async def _problem(_: Request, problem: Exception) -> Response:
     assert isinstance(problem, Problem)
     return JSONResponse(problem.as_json(), problem.status, problem.headers)
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    # Boards lose power in the middle of a request. Nobody is there to read this.
+    return Response(status_code=400)
 
 
 async def _defect(_: Request, __: Exception) -> Response:

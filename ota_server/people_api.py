@@ -190,12 +190,8 @@ class PeopleApi:
         return JSONResponse(self._store.events(self._board(request).id, int(after)))
 
     async def enrol(self, request: Request) -> Response:
-        """Take in a board by its board file."""
-        raw = await _small_body(request)
-        try:
-            facts = board_file.parse(raw)
-        except Refused as refused:
-            raise _refused(refused, "make the board file again") from refused
+        """Take in a board. Its passwords are not the server's business and not sent."""
+        facts = _board_facts(await _json(request))
         trust = self._trust()
         if trust and trust.app != facts.app:
             raise Problem(
@@ -205,11 +201,7 @@ class PeopleApi:
                 "serve that app from a data folder of its own",
             )
         known = self._store.board(facts.id) is not None
-        dev = facts.dev is not None
-        name = facts.name or ""
-        self._store.enrol(
-            Board(facts.id, name, facts.app, facts.cls, facts.key, dev, enrolled=time.time())
-        )
+        self._store.enrol(facts)
         return JSONResponse({"id": facts.id, "again": known}, 200 if known else 201)
 
     async def order(self, request: Request) -> Response:
@@ -445,6 +437,19 @@ async def _json(request: Request) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Problem(400, "json", "the body is not a JSON object")
     return value
+
+
+def _board_facts(said: dict[str, Any]) -> Board:
+    try:
+        key, name = bytes.fromhex(said["key"]), said.get("name") or None
+        given = board_file.Board(said["id"], said["app"], said["class"], key, name)
+        facts = board_file.parse(given.encode())
+    except Refused as refused:
+        raise _refused(refused, "make the board file again") from refused
+    except (LookupError, TypeError, ValueError) as problem:
+        raise Problem(400, "board", "id, app, class and key are needed, as texts") from problem
+    dev = bool(said.get("dev"))
+    return Board(facts.id, facts.name or "", facts.app, facts.cls, facts.key, dev, time.time())
 
 
 def _refused(refused: Refused, hint: str) -> Problem:

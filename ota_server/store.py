@@ -114,7 +114,7 @@ class Store:
         folder: the server's data folder, made when missing, for its owner only.
 
     Raises:
-        RuntimeError: the database is of a newer version of this program.
+        RuntimeError: another server uses the folder, or a newer version of this program did.
         sqlite3.Error, OSError: the folder cannot be used.
     """
 
@@ -129,17 +129,25 @@ class Store:
         self._releases: dict[tuple[str, str], list[Release]] = {}
         self._resets: dict[int, int | None] = {}
         self._db = sqlite3.connect(
-            folder / "server.db", check_same_thread=False, isolation_level=None, timeout=10
+            folder / "server.db", check_same_thread=False, isolation_level=None, timeout=1
         )
         self._db.row_factory = sqlite3.Row
-        # Reports are acknowledged, so a commit must be on the disk: FULL, also in WAL mode.
-        self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
-        self._prepare()
+        try:
+            self._prepare()
+        except sqlite3.OperationalError as problem:
+            self._db.close()
+            if "locked" in str(problem):
+                raise RuntimeError("another server is using it") from problem
+            raise
 
     def _prepare(self) -> None:
+        # One process: releases are kept in memory too. Reports are acknowledged, so a commit must
+        # be on the disk: FULL, also in WAL mode.
+        for setting in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
+            self._db.execute(f"PRAGMA {setting}")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version > 1:
-            raise RuntimeError(f"the data in {self.folder} is of a newer mipy-ota; update this one")
+            raise RuntimeError("it was written by a newer mipy-ota")
         if version == 0:
             self._db.executescript(f"BEGIN;{_SCHEMA}COMMIT;")
         for row in self._db.execute("SELECT * FROM releases ORDER BY seq DESC"):

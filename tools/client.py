@@ -60,14 +60,29 @@ class Client:
         """A board's history after event number `after`."""
         return self._call("GET", f"boards/{_part(board)}/events?after={after}")
 
-    def enrol(self, board_file: bytes) -> dict[str, Any]:
-        """Make a board known by its board file."""
-        return self._call("POST", "boards", board_file)
+    def enrol(self, board: bytes) -> dict[str, Any]:
+        """Make a board known by its board file; the passwords in it stay here."""
+        from ..signing import board_file
+        from ..signing.reasons import Refused
+
+        try:
+            facts = board_file.parse(board)
+        except Refused as refused:
+            raise console.Failure(f"this is no board file: {refused}") from refused
+        said = {
+            "id": facts.id,
+            "name": facts.name or "",
+            "app": facts.app,
+            "class": facts.cls,
+            "key": facts.key.hex(),
+            "dev": facts.dev is not None,
+        }
+        return self._call("POST", "boards", json.dumps(said).encode())
 
     def order(self, board: str, order: str) -> dict[str, Any]:
         """Give an order: rollback, retry <digest>, hold, follow."""
-        body = json.dumps({"order": order}).encode()
-        return self._call("POST", f"boards/{_part(board)}/orders", body)
+        said = json.dumps({"order": order}).encode()
+        return self._call("POST", f"boards/{_part(board)}/orders", said)
 
     def releases(self) -> list[dict[str, Any]]:
         """All releases, newest first."""

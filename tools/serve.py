@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PORT = 8266
 BACKLOG = 2048
+CONNECTIONS = 65536
 START_SECONDS = 10
 
 
@@ -54,6 +55,7 @@ def serve(
         console.say(f"serving {url}")
         console.say(f"the token to log in with is in {token_file}")
         console.note("Ctrl-C stops the server")
+        _allow_many_connections()
         Server(uvicorn_config(app)).run([listener])
     finally:
         listener.close()
@@ -71,6 +73,16 @@ def _listen(host: str, port: int) -> socket.socket:
             "stop what runs there, or choose another one with --port",
         ) from problem
     return listener
+
+
+def _allow_many_connections() -> None:
+    """Debian lets a process open 1024 files at first; each board may hold a connection."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, CONNECTIONS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _app(folder: Path, token: str, interval: float | None) -> Starlette:
