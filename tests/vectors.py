@@ -244,6 +244,7 @@ def _block_vectors() -> Iterator[Vector]:
     yield _raw("signature n - 1", body, n - 1, size)
     yield _raw("signature n", body, n, size)
     yield _raw("signature n - s", body, n - s, size)
+    yield _raw("signature as large as can be", body, (1 << 8 * size) - 1, size)
     yield _raw("signature s with a bit flipped", body, s ^ 1, size)
     if s + n < 1 << 8 * size:  # otherwise s + n has too many bytes to be written at all
         yield _raw("signature s + n", body, s + n, size)
