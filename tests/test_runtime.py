@@ -135,16 +135,16 @@ class Handler(socketserver.StreamRequestHandler):
 def answer(poll: Reply, reply: Reply, key: bytes = KEY) -> bytes:
     body = json.dumps(reply, separators=(",", ":")).encode()
     mac = hmac.new(key, b"reply1\0" + poll["n"].encode() + body, "sha256").hexdigest()
-    return f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\nota-mac: {mac}\r\n\r\n".encode() + body
+    return (
+        f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\nota-mac: {mac}\r\n\r\n".encode() + body
+    )
 
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Server]]:
     servers = []
 
-    def start(
-        script: Callable[[int, Reply], Reply | bytes | None], raw: bool = False
-    ) -> Server:
+    def start(script: Callable[[int, Reply], Reply | bytes | None], raw: bool = False) -> Server:
         servers.append(Server(script, raw))
         return servers[-1]
 
@@ -328,3 +328,14 @@ def test_sizes(device: Device, modules: Path) -> None:
     print(sizes, "resident", sum(size for name, size in sizes.items() if name not in lent))
     assert sum(size for name, size in sizes.items() if name not in lent) <= 9 * 1024
     sys.stdout.write(device.run("heap.py", heap=ESP8266))
+
+
+def test_demo_app(device: Device, modules: Path) -> None:
+    """The demo, with a board's own settings, on the ESP8266's heap; its LED ends dark."""
+    text = "settings 1 3 0\nHEARTBEAT 1\nNAME kitchen\n"
+    check = hashlib.sha256(text.encode()).hexdigest()[:8]
+    (modules / "settings").write_text(f"{text}end {check}\n")
+    out = device.run("demo.py", heap=ESP8266)
+    assert "I kitchen is alive, " in out and "pin {2: 1}" in out, out
+    assert "failed" not in out, out
+    sys.stdout.write(out)

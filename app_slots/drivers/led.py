@@ -1,6 +1,7 @@
 """An LED on a pin."""
 
 from machine import Pin
+
 from runtime.driver import Driver
 
 

@@ -4,10 +4,10 @@ A job that succeeded under the former release and never does in the trial holds 
 back, and so does a failing check. Neither ends the trial: the boot stage's 15 minutes do.
 """
 
-import ota
 from binascii import hexlify
 from micropython import const
 
+import ota
 from runtime import log
 
 _PATH = "/data/jobs"  # digest of the release that wrote it, then the names of what succeeded in it

@@ -17,9 +17,10 @@ def fetch(link, target, active, name, size, sha):
     """Make `name` in slot `target` the file of `size` bytes with the SHA-256 `sha` (hex text).
 
     One that is right already is kept, one that is equal in slot `active` copied, anything else
-    read from `link.body("/d/v1/files/<sha>")`. The folder is there already. Returns "kept", "copied" or "loaded". Raises
-    Refused("size"), ("truncated") or ("hash") for content that is not what the manifest lists,
-    OSError when the flash is full or the network fails; the file may be left incomplete then.
+    read from `link.body("/d/v1/files/<sha>")`; its folder is there already. Returns "kept",
+    "copied" or "loaded". Raises Refused("size"), ("truncated") or ("hash") for content that is
+    not what the manifest lists, OSError when the flash is full or the network fails; the file may
+    be left incomplete then.
     """
     path = "/app_slots/%s/%s" % (target, name)
     if _matches(path, size, sha):

@@ -6,7 +6,6 @@ Secrets do not belong into a log; nothing here can tell one from other text.
 import gc
 import io
 import sys
-
 from micropython import const
 
 _RING = const(768)  # bytes

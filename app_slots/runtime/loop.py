@@ -6,12 +6,11 @@ loop itself leaves it and is a crash; Ctrl-C leaves it too and is none.
 
 import asyncio
 import gc
+from micropython import const
 from time import ticks_add, ticks_diff, ticks_ms
 
 import config
 import ota
-from micropython import const
-
 import runtime
 from runtime import log
 from runtime.driver import Runner

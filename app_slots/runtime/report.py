@@ -5,7 +5,6 @@ import sys
 from binascii import hexlify
 
 import ota
-
 from runtime import log
 
 

@@ -6,9 +6,8 @@ jump of the clock shows, and a late run does not move the next one.
 
 import asyncio
 import os
-from time import ticks_diff, ticks_ms
-
 from micropython import const
+from time import ticks_diff, ticks_ms
 
 from runtime import log
 

@@ -10,11 +10,10 @@ former ones are back. Each step is one write or one removal.
 import os
 from binascii import hexlify
 from hashlib import sha256
+from micropython import const
 
 import config
 import ota
-from micropython import const
-
 import runtime
 from runtime import log
 

@@ -12,11 +12,10 @@ import socket
 from asyncio import sleep_ms
 from binascii import hexlify, unhexlify
 from errno import EINPROGRESS, ETIMEDOUT
+from micropython import const
 from time import ticks_add, ticks_diff, ticks_ms
 
 import ota
-from micropython import const
-
 import runtime
 from runtime import log
 from runtime.scheduler import rand
@@ -177,7 +176,7 @@ def _field(head, name):
 
 
 async def _exchange(host, port, *request):
-    """Send the parts of `request`; return head and body of the answer, both bounded, within _TIMEOUT."""
+    """Send the parts of `request`; return head and body of the answer, within the bounds above."""
     deadline = ticks_add(ticks_ms(), _TIMEOUT)
     address = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)[0]
     s = socket.socket(*address[:3])

@@ -4,9 +4,9 @@ The chip reconnects by itself while it knows a network; this begins anew when th
 """
 
 import network
-import ota
 from micropython import const
 
+import ota
 from runtime import log
 from runtime.scheduler import rand
 

@@ -2,7 +2,7 @@
 
 import gc
 
-import fake
+import fake  # noqa: F401
 
 gc.collect()
 start = last = gc.mem_free()
@@ -18,7 +18,12 @@ def note(name):
 
 import asyncio  # noqa: E402
 
-asyncio.create_task, asyncio.get_event_loop
+
+async def first():
+    await asyncio.sleep_ms(1)
+
+
+asyncio.run(first())
 note("asyncio")
 import config  # noqa: E402, F401
 

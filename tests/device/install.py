@@ -1,4 +1,4 @@
-"""Brings files into a slot; the words are the folder of blobs and what to do, as `name size sha`."""
+"""Brings files into a slot; each word is something to do: `what:name:size:sha`."""
 
 import deflate
 import gc

@@ -1,8 +1,6 @@
 """Runs the loop against the server at the address given, in the way the other words say."""
 
 import gc
-import os
-import sys
 
 import fake
 
@@ -25,7 +23,6 @@ for word in mode:
         ota.digest = bytes.fromhex(word[7:])
 
 import runtime  # noqa: E402
-from runtime import log  # noqa: E402
 
 gc.collect()
 before = gc.mem_free()

@@ -1,4 +1,4 @@
-"""Settings: types, trial, and a power cut at every write and removal, clean, torn and just after."""
+"""Settings: types, trial, and a power cut at every write and removal: clean, torn, just after."""
 
 import os
 
