@@ -23,7 +23,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from .. import __version__
+from mipy_ota import __version__
+
 from ..signing import board_file, bundle, limits, manifest
 from ..signing import trust as trust_file
 from ..signing.manifest import Manifest

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from mipy_ota.ota_server.policy import Board
 from mipy_ota.ota_server.store import Store
 
 RATE = 1000
+BUSY = 64
+"""Boards that poll without a pause, where the question is how much goes through."""
 SERVER = (
     "import sys; from pathlib import Path; from mipy_ota.tools.serve import serve\n"
     "serve('127.0.0.1', int(sys.argv[1]), Path(sys.argv[2]), None)"
@@ -47,14 +50,26 @@ class Device:
 
     async def connect(self, port: int) -> None:
         """Open the connection."""
+        self._port = port
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", port)
 
-    async def poll(self, load: Load) -> None:
+    async def reconnect_and_poll(self, load: Load) -> None:
+        """One poll over a new connection, as the runtime does it; timed without connecting."""
+        self._writer.close()
+        await self.connect(self._port)
+        await self.poll(load)
+
+    async def report(self, load: Load) -> None:
+        """One poll that tells of a rollback, which must be on the disk before it is answered."""
+        bad = {"m": secrets.token_hex(16), "why": "exception", "soft": 0, "trace": "line\n" * 20}
+        await self.poll(load, bad=bad)
+
+    async def poll(self, load: Load, **more: object) -> None:
         """One poll, timed."""
         nonce, self._up = secrets.token_hex(8), self._up + 1
         said = {
             "id": self.id, "n": nonce, "k": self.ticket, "seq": 3630241, "m": "a1" * 16,
-            "state": "ok", "heap": 21480, "up": self._up,
+            "state": "ok", "heap": 21480, "up": self._up, **more,
         }  # fmt: skip
         body = json.dumps(said, separators=(",", ":")).encode()
         mac = hmac.digest(self.key, b"poll1\0" + body, "sha256").hex()
@@ -76,6 +91,9 @@ class Device:
         self._writer.close()
 
 
+Act = Callable[[Device, Load], Awaitable[None]]
+
+
 async def at_rate(devices: list[Device], rate: int, seconds: float) -> Load:
     """`rate` polls a second, each due at its time whether or not earlier ones are answered."""
     load, tasks, start = Load(), [], time.perf_counter()
@@ -87,13 +105,13 @@ async def at_rate(devices: list[Device], rate: int, seconds: float) -> Load:
     return load
 
 
-async def flat_out(devices: list[Device], seconds: float) -> Load:
-    """Every device polls again as soon as it is answered."""
+async def flat_out(devices: list[Device], seconds: float, act: Act = Device.poll) -> Load:
+    """Every device acts again as soon as it is answered."""
     load, end = Load(), time.perf_counter() + seconds
 
     async def again(device: Device) -> None:
         while time.perf_counter() < end:
-            await device.poll(load)
+            await act(device, load)
 
     await asyncio.gather(*map(again, devices))
     return load
@@ -108,19 +126,29 @@ async def measure(port: int, devices: list[Device], seconds: float) -> dict[str,
         await device.poll(warm)
         await device.poll(warm)
     steady = await at_rate(devices, RATE, seconds)
-    fast = await flat_out(devices[:64], seconds)
+    fast = await flat_out(devices[:BUSY], seconds)
+    fresh = await flat_out(devices[:BUSY], seconds / 2, Device.reconnect_and_poll)
+    reports = await flat_out(devices[:BUSY], seconds / 2, Device.report)
     for device in devices:
         device.close()
-    assert steady.stale + fast.stale == 0
+    assert steady.stale + fast.stale + fresh.stale + reports.stale == 0
     return {
         "boards": len(devices),
         "rate": RATE,
-        "p50_ms": round(1000 * statistics.median(steady.waits), 2),
-        "p99_ms": round(1000 * statistics.quantiles(steady.waits, n=100)[98], 2),
+        "p50_ms": milliseconds(steady, 50),
+        "p99_ms": milliseconds(steady, 99),
         "max_ms": round(1000 * max(steady.waits), 2),
-        "flat_out_polls_per_second": round(len(fast.waits) / seconds),
-        "flat_out_p99_ms": round(1000 * statistics.quantiles(fast.waits, n=100)[98], 2),
+        "polls_per_second": round(len(fast.waits) / seconds),
+        "polls_per_second_p99_ms": milliseconds(fast, 99),
+        "new_connections_per_second": round(len(fresh.waits) / seconds * 2),
+        "rollback_reports_per_second": round(len(reports.waits) / seconds * 2),
+        "rollback_reports_p99_ms": milliseconds(reports, 99),
     }
+
+
+def milliseconds(load: Load, percent: int) -> float:
+    """What so many percent of the polls did not exceed."""
+    return round(1000 * statistics.quantiles(load.waits, n=100)[percent - 1], 2)
 
 
 def run(count: int, seconds: float) -> dict[str, float]:
@@ -133,6 +161,7 @@ def run(count: int, seconds: float) -> dict[str, float]:
         with subprocess.Popen(
             [sys.executable, "-c", SERVER, str(port), str(data)],
             stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             env={"MIPY_HOME": folder, "PATH": ""},
             text=True,
         ) as server:
@@ -166,7 +195,7 @@ def main() -> None:
         print(json.dumps(figures))
         return
     for name, value in figures.items():
-        print(f"{name:<26}{value:>10}")
+        print(f"{name:<32}{value:>10}")
 
 
 if __name__ == "__main__":
