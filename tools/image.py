@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from littlefs import LittleFS
 
 BLOCK = 4096
-_GEOMETRY = {
+_GEOMETRY: dict[str, Any] = {
     "block_size": BLOCK,
     "read_size": 32,
     "prog_size": 32,
