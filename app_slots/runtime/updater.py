@@ -77,7 +77,7 @@ class Updater:
             self._trust = None
             self._left = 0
             return
-        every = min(max(int(reply.get("every", 300)), 5), 86400)
+        every = min(max(int(reply.get("every", 300)), 1), 86400)
         self._left = every - every // 10 + rand(every // 5)
         self.answered = True
         ota.answered()
@@ -96,6 +96,8 @@ class Updater:
         wanted = reply.get("m", "")
         if not ota.trial and (wanted or int(reply.get("trust", 0)) > self._trust):
             self._install(unhexlify(wanted)[:16])
+        else:
+            self._since = None
 
     def _install(self, digest):
         """Hand over to the boot stage's installer, unless it is too early for that."""

@@ -10,7 +10,7 @@ import ota
 from runtime import log
 from runtime.scheduler import rand
 
-_FIRST = const(15)  # s without a network before the first new beginning
+_FIRST = const(15)  # s without a network that was there before the first new beginning
 _MOST = const(300)  # s between two of them
 
 
@@ -18,7 +18,8 @@ class Wifi:
     def __init__(self):
         self._sta = network.WLAN(0)  # the station interface on every chip
         self.up = False
-        self._pause = self._left = _FIRST
+        self._pause = _FIRST
+        self._left = 2  # some chips are connected from the start
 
     def address(self):
         """The board's own address as text."""

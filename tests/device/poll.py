@@ -37,6 +37,8 @@ def setup(app):
     def watch():
         spins[0] += 1
         lowest[0] = min(lowest[0], gc.mem_free())
+        if app.updater._fails >= 12:
+            raise KeyboardInterrupt
 
     app.every(50, watch)
     if "busy" in mode:
