@@ -39,7 +39,7 @@ def sim(
     """
     if not _NAME.fullmatch(name):
         console.fail(f"{name!r} is no board name", "use letters, digits, '_' and '-', at most 32")
-    kind = next((known for known in _CHIPS if known == chip), None)
+    kind: Chip | None = next((known for known in _CHIPS if known == chip), None)
     if kind is None:
         console.fail(f"there is no virtual {chip!r}", f"--chip is one of {', '.join(_CHIPS)}")
     folder = places.data_dir() / "sim" / name
@@ -87,7 +87,7 @@ def _converse(board: VirtualBoard) -> None:
                 time.sleep(0.05)
         except KeyboardInterrupt:
             now = time.monotonic()
-            if now - pressed < _AGAIN_SECONDS:
+            if now - pressed < _AGAIN_SECONDS or not sys.stdin.isatty():
                 return
             pressed = now
             board.ctrl_c()
