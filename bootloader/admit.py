@@ -1,40 +1,34 @@
-"""Whether a manifest may be installed or tried: by signature first, then by its head."""
+"""Whether a manifest may be installed or tried: by signature first, then by its content."""
 
 import sys
-from micropython import const
 
-from bootloader import record, strict, trust
-from bootloader.lines import Manifest, signed
+import ota
+from bootloader import record
+from bootloader.lines import Manifest
 from bootloader.refused import Refused
 from bootloader.slots import PREFIX
 
-_SIGS = const(4)
 # Architectures of native code by their number in sys.implementation._mpy (py/persistentcode.h)
 _ARCHS = (
-    "", "x86", "x64", "armv6", "armv6m", "armv7m", "armv7em", "armv7emsp", "armv7emdp",
-    "xtensa", "xtensawin", "rv32imc", "rv64imc",
-)  # fmt: skip
+    "",
+    "x86",
+    "x64",
+    "armv6",
+    "armv6m",
+    "armv7m",
+    "armv7em",
+    "armv7emsp",
+    "armv7emdp",
+    "xtensa",
+    "xtensawin",
+    "rv32imc",
+    "rv64imc",
+)
 
 
 def verify(source, board):
-    """Return (digest, signed by this board's dev key) of the manifest in the file `source`.
-
-    Raises Refused: "unsigned", "key", "revoked", "threshold", "size", "syntax".
-    """
-    dev = None
-    if "dev" in board:
-        from binascii import a2b_base64
-
-        dev = a2b_base64(board["dev"])
-    keys = trust.load()[0]
-    with open(source, "rb") as f:
-        digest, what = signed(f, PREFIX)
-        good = trust.signers(f, _SIGS, keys, "release", what, dev)
-    if "dev" in good:
-        return digest, True
-    if len(good) < trust.head(keys).threshold["release"]:
-        raise Refused("threshold")
-    return digest, False
+    """Like trust.verify(), whose module is dropped again: the rest needs its memory."""
+    return ota.stage("trust").verify(source, PREFIX, board)
 
 
 def fits(m, board):
@@ -55,14 +49,14 @@ def fits(m, board):
 
 
 def admit(source, r, board):
-    """Verify the manifest in `source` and hold it against the record; return its digest.
+    """Verify the manifest in `source` and hold it against the record `r`; return its digest.
 
-    Raises Refused: as `verify` and `fits`, and "rejected", "seq", "same-seq", "floor-low",
-    "floor", "name", "syntax".
+    Raises Refused: as trust.verify(), strict.manifest() and fits(), and "rejected", "seq",
+    "same-seq", "floor-low".
     """
     digest, dev = verify(source, board)
     with open(source, "rb") as f:
-        strict.manifest(f)
+        ota.stage("strict").manifest(f)
         f.seek(0)
         m = Manifest(f)
     fits(m, board)

@@ -7,7 +7,6 @@ import time
 from micropython import const
 
 import ota
-
 from bootloader import record, rtc
 
 _DAY = const(172800)  # ticks
@@ -89,7 +88,7 @@ def recover():
 
 
 def sleep(ms):
-    """Deep sleep in good order; a trial is confirmed before its first one, if the server answered."""
+    """Deep sleep in good order; before it a trial is confirmed, if the server answered."""
     confirm()
     ota.settle()
     ota.mark(rtc.END, rtc.SLEEP)
@@ -107,7 +106,7 @@ def forget(digest):
 
 
 def check():
-    """For an app without the runtime: feed, confirm when due, poll when due. Blocks for the poll."""
+    """For an app without the runtime: feed, confirm and poll when due. Blocks for the poll."""
     ota.feed()
     ota.settle()
     if ota.ticks >= ota.due:
@@ -122,8 +121,8 @@ def idle():
         time.sleep(1)
 
 
-def end(e):
-    """The app has ended by the exception `e`. Ctrl-C is a person's wish and leads to the prompt."""
+def end(e, entry):
+    """`entry` has ended by the exception `e`. Ctrl-C is a person's wish and leads to the prompt."""
     for k in list(sys.modules):
         if k not in ("ota", "sys", "__main__"):
             del sys.modules[k]
@@ -133,8 +132,10 @@ def end(e):
         ota.parked = True
         ota.alarms = []
         return
-    ota.mark(rtc.END, rtc.EXCEPTION)
     sys.print_exception(e)
+    if entry.startswith("bootloader."):
+        machine.reset()
+    ota.mark(rtc.END, rtc.EXCEPTION)
     try:
         from io import StringIO
 

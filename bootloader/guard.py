@@ -5,9 +5,11 @@ deeds.py and comes from flash when it is called. The tick runs inside the app, p
 middle of a flash operation, so it touches nothing but RAM and RTC memory.
 """
 
+import gc
 import machine
 import sys
 
+version = 1  # of the boot stage
 TICK = 500  # ms
 ticks = beat = heard = due = misses = fails = lasts = 0
 ripe = 1 << 29  # the tick at which a trial may be confirmed; not before an answer
@@ -28,7 +30,7 @@ def mark(i, value):
     rtc.memory(m)
 
 
-def _tick(_):
+def tick(_):
     global ticks
     ticks += 1
     if wdt and (parked or ticks - beat < 60):
@@ -38,11 +40,6 @@ def _tick(_):
         mark(i, value)
         if reset:
             machine.reset()
-
-
-def start():
-    number = -1 if sys.platform == "esp8266" else 3  # ESP32 has hardware timers only
-    machine.Timer(number).init(period=TICK, mode=machine.Timer.PERIODIC, callback=_tick)
 
 
 def feed():
@@ -55,6 +52,8 @@ def settle():
 
 
 def stage(name):
+    gc.collect()  # what is loaded shall lie close together
+    had = list(sys.modules)
     sys.path.insert(0, "/")
     try:
         __import__("bootloader." + name)
@@ -62,7 +61,7 @@ def stage(name):
     finally:
         sys.path.pop(0)
         for k in list(sys.modules):
-            if k.startswith("bootloader"):
+            if k == "bootloader" or (k not in had and k.startswith("bootloader.")):
                 del sys.modules[k]
 
 
@@ -71,10 +70,13 @@ def __getattr__(name):
 
 
 def go(entry):
-    if not entry:
-        return
     try:
-        __import__(entry)
-        stage("deeds").idle()
+        if entry[0] == "/":
+            entry = "bootloader." + entry[1:]
+            __import__(entry)
+            sys.modules[entry].run()
+        else:
+            __import__(entry)
+            stage("deeds").idle()
     except BaseException as e:
-        stage("deeds").end(e)
+        stage("deeds").end(e, entry)

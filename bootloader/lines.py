@@ -7,14 +7,17 @@ from micropython import const
 from bootloader.refused import Refused
 
 MAX = const(8192)
-_LONGEST = const(700)
 
 
 def hexa(digest):
     return hexlify(digest).decode()
 
 
-def signed(f, prefix):
+def is_hex(text):
+    return not text.strip("0123456789abcdef")
+
+
+def signed(f, prefix, longest=161):
     """Hash the open file `f` up to its `end` line; return (digest, what the signatures sign).
 
     The file is left at the first byte behind `end`. Raises Refused: "size", "syntax".
@@ -23,7 +26,7 @@ def signed(f, prefix):
     with_prefix = sha256(prefix)
     total = 0
     while True:
-        line = f.readline(_LONGEST)
+        line = f.readline(longest)
         total += len(line)
         if total > MAX:
             raise Refused("size")

@@ -6,6 +6,7 @@ from micropython import const
 from bootloader.refused import Refused
 
 _HEAD = const(1024)
+_LINE = const(128)
 _BODY = const(1024)
 _WAIT = const(10)  # seconds of silence
 
@@ -38,12 +39,14 @@ class Link:
     def _ask(self, what, head="", body=b""):
         """Send a request; return (content length, value of ota-mac). Raises Refused("http")."""
         s = self._s
-        s.write(("%s HTTP/1.1\r\nhost: %s\r\n%s\r\n" % (what, self._host, head)).encode() + body)
+        s.write("%s HTTP/1.1\r\nhost: %s\r\n%s\r\n" % (what, self._host, head))
+        if body:
+            s.write(body)
         left = _HEAD
         status = length = None
         mac = b""
         while True:
-            line = s.readline(left)
+            line = s.readline(_LINE)  # this much is allocated at once
             left -= len(line)
             if line[-2:] != b"\r\n" or left <= 0:
                 raise Refused("http")
@@ -57,6 +60,7 @@ class Link:
             elif line.startswith(b"ota-mac:"):
                 mac = line[8:].strip()
         if status != b" 200" or length is None:
+            print("http", status)
             raise Refused("http")
         return length, mac
 
@@ -81,10 +85,13 @@ class Link:
 
         return deflate.DeflateIO(self._s, deflate.RAW, 10)
 
-    def save(self, path, name, most):
-        """Write the inflated body of `path` to the file `name`; Refused("size") beyond `most`."""
+    def save(self, path, name, most, h=None, buf=None):
+        """Write the inflated body of `path` to the file `name`; Refused("size") beyond `most`.
+
+        `h` takes the hash of what was written.
+        """
         stream = self.body(path)
-        buf = bytearray(256)
+        buf = buf or bytearray(256)
         view = memoryview(buf)
         f = open(name, "wb")
         try:
@@ -95,13 +102,15 @@ class Link:
                 most -= n
                 if most < 0:
                     raise Refused("size")
+                if h:
+                    h.update(view[:n])
                 f.write(view[:n])
         finally:
             f.close()
 
 
 def inflate(stream, buf):
-    """readinto() whose errors are told apart: a broken stream is refused, a broken line is not."""
+    """readinto() that tells a broken stream, which is refused, from a broken connection."""
     try:
         return stream.readinto(buf)
     except EOFError:

@@ -1,4 +1,4 @@
-# Hands over to the boot stage, and by it to the app. Compiled on the chip at every boot, hence short.
+# Hands over to the boot stage, and by it to the app. Compiled at every boot, hence short.
 # Whatever goes wrong ends in a reset, never at a prompt; only Ctrl-C, a person's wish, does that.
 import sys
 
@@ -7,6 +7,7 @@ try:
     from bootloader import start
 
     app = start.run()
+    start.scrub(30)
     del start
     import ota
 

@@ -3,43 +3,39 @@
 from micropython import const
 
 import ota
-
-from bootloader import board, record, trust, wifi
-from bootloader.poll import Poll
+from bootloader import board, record
+from bootloader.poll import Poll, trust_version
 
 _RETRY = const(120)  # ticks after a poll that failed, growing
 
 
-def at_start(b):
-    """Before such an app starts: connect and poll once."""
-    if wifi.connect():
-        ota.due = ota.ticks + _poll(b)
-
-
 def poll_running():
     """Poll from within the app; return the ticks until the next one is due."""
-    return _poll(board.load())
+    return poll(board.load())
 
 
-def _poll(b):
+def poll(b):
+    """Poll, confirm that somebody answered, and do as the answer says."""
     r = record.load()
     state = "trial" if ota.trial else "ok"
-    version = trust.version()
+    version = trust_version()
     try:
-        poll = Poll(b, r, state, ota.seq, ota.digest)
+        talk = Poll(b, r, state)
     except OSError as e:
         print("poll:", repr(e))
         ota.misses = min(ota.misses + 1, 6)
         return _RETRY << ota.misses
-    poll.close()
+    talk.close()
     ota.misses = 0
-    reply = poll.reply
+    reply = talk.reply
     ota.answered()
     for order in reply.get("do", ()):
         if order == "rollback":
             ota.rollback()
         if order.startswith("retry "):
             ota.forget(bytes.fromhex(order[6:]))
-    if not ota.trial and (reply.get("m") or reply["trust"] > version):
+    # After an install that did not get through it is asked for again ever later.
+    early = ota.fails and ota.ticks < _RETRY << min(ota.fails, 6)
+    if not ota.trial and not early and (reply.get("m") or reply["trust"] > version):
         ota.install()
     return reply["every"] * 2

@@ -5,42 +5,37 @@ import json
 import network
 import os
 import sys
+import time
 
-from bootloader import record, trust, why
+import ota
+from bootloader import record
 from bootloader.lines import hexa
 from bootloader.link import Link
 from bootloader.refused import Refused
 from bootloader.wire import mac
 
-_VERSION = 1
-
 
 class Poll:
     """A conversation with the first of the board's servers that answers.
 
-    `state` is what the board is doing, `digest` (16 bytes) and `seq` what it runs.
+    `state` is what the board is doing, `bad` a refusal to report instead of the record's.
     Raises OSError when no server gives a valid answer.
     """
 
-    def __init__(self, board, r, state, seq=0, digest=None):
+    def __init__(self, board, r, state, bad=None):
         self._key = bytes.fromhex(board["key"])
-        self._board = board
-        self._r = r
         self._ticket = ""
-        self._facts = {
-            "id": board["id"],
-            "seq": seq,
-            "m": hexa(digest) if digest else "",
-            "state": state,
-        }
         self.link = None
-        for url in board["server"]:
+        for self.url in board["server"]:
             try:
-                self.link = Link(url)
-                self.reply = self._first()
+                self.link = Link(self.url)
+                self.reply = self._say(board, r, state, bad)
+                if "stale" in self.reply:
+                    # The first exchange of a boot has no ticket; the second, which has, counts.
+                    self.reply = self._say(board, r, state, bad)
                 return
             except (OSError, ValueError, Refused) as e:
-                print("server", url, repr(e))
+                print("server", self.url, repr(e))
                 self.close()
         raise OSError("no server answers")
 
@@ -49,43 +44,55 @@ class Poll:
             self.link.close()
             self.link = None
 
-    def _first(self):
-        """The first exchange gets a ticket; the second, which carries it, counts."""
-        self.say()
-        b = self._board
+    def _say(self, board, r, state, bad):
+        nonce = hexa(os.urandom(8))
         facts = {
+            "id": board["id"],
+            "n": nonce,
+            "k": self._ticket,
+            "seq": ota.seq,
+            "m": hexa(ota.digest or bytes(16)),
+            "state": state,
+            "heap": gc.mem_free(),
+            "up": time.ticks_ms() // 1000,
             "proto": 1,
-            "app": b["app"],
-            "class": b["class"],
+            "app": board["app"],
+            "class": board["class"],
             "chip": sys.platform,
-            "boot": _VERSION,
-            "fw": ".".join(str(x) for x in sys.implementation[1][:3]),
+            "boot": ota.version,
+            "fw": "%d.%d.%d" % sys.implementation[1][:3],
             "mpy": "%d.%d" % (sys.implementation._mpy & 255, sys.implementation._mpy >> 8 & 3),
-            "trust": trust.version(),
+            "trust": trust_version(),
             "addr": network.WLAN(network.STA_IF).ifconfig()[0],
         }
-        r = self._r
-        if r and r.bad != record.ZERO:
-            facts["bad"] = {
-                "m": hexa(r.bad),
-                "why": record.REASONS[r.reason],
-                "soft": 0 if r.flags & record.HARD else 1,
-                "trace": why.text(),
-            }
-        return self.say(facts)
-
-    def say(self, more=None):
-        """Send the facts and `more`, return the reply as a dict."""
-        nonce = hexa(os.urandom(8))
-        gc.collect()
-        facts = self._facts
-        facts.update(n=nonce, k=self._ticket, heap=gc.mem_free())
-        if more:
-            more.update(facts)
-        body = json.dumps(more or facts, separators=(",", ":")).encode()
-        out, theirs = self.link.post("/d/v1/poll", body, hexa(mac(self._key, b"poll1\0", body)))
+        if bad:
+            facts["bad"] = bad
+        elif r.bad != record.ZERO:
+            digest, why, soft = record.rejection(r)
+            text = ota.stage("why").text()
+            facts["bad"] = {"m": hexa(digest), "why": why, "soft": int(soft > 0), "trace": text}
+        body = json.dumps(facts, separators=(",", ":")).encode()
+        if len(body) > 1024:
+            facts["bad"]["trace"] = text[len(body) - 1024 :]
+            body = json.dumps(facts, separators=(",", ":")).encode()
+        sent = hexa(mac(self._key, b"poll1\0", body))
+        out, theirs = self.link.post("/d/v1/poll", body, sent)
         if theirs != hexa(mac(self._key, b"reply1\0", nonce.encode(), out)).encode():
             raise Refused("mac")
         reply = json.loads(out)
         self._ticket = reply["k"]
         return reply
+
+
+def trust_version():
+    """The newest trust version that is here, not verified: for telling the server."""
+    best = 0
+    for copy in (0, 1):
+        try:
+            with open("/trust/%d/trust" % copy) as f:
+                f.readline()
+                f.readline()
+                best = max(best, int(f.readline().split()[1]))
+        except (OSError, ValueError, IndexError) as e:
+            print("trust", copy, repr(e))
+    return best

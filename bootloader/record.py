@@ -36,7 +36,7 @@ ORDER = const(9)
 
 
 class Record:
-    """Fields as in docs/architecture.md; slots are 0 (a) and 1 (b), digests their first 16 bytes."""
+    """Fields as in docs/architecture.md; slots are 0 (a) and 1 (b), digests are halves."""
 
     def __init__(self):
         self.number = 0
@@ -107,7 +107,7 @@ def store(r):
 
 
 def rejection(r):
-    """(digest, reason, soft) of the last rejection in the record `r`, or None."""
+    """(digest, reason, soft rejections so far; 0 when it is for good), or None."""
     if r.bad == ZERO:
         return None
-    return r.bad, REASONS[r.reason], not r.flags & HARD
+    return r.bad, REASONS[r.reason], 0 if r.flags & HARD else r.soft

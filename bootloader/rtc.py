@@ -14,10 +14,15 @@ CRASHES = const(1)  # lives of a confirmed app in a row that crashed within ten 
 WANT = const(2)  # what the boot stage is asked to do before it starts the app
 FAILS = const(3)  # installer runs in a row that did not get through
 ROUNDS = const(4)  # recoveries in a row, for their growing pauses
-REFUSED = const(5)  # index in record.REASONS of the last refusal of an offer
+READY = const(5)  # what the life before has prepared for this one, the bits below
+
+# READY. Verifying and polling leave names on the heap for good, so they get a life of their own.
+CHECKED = const(1)  # the trial is verified, and counted
+HEARD = const(2)  # a server has answered
+NAMED = const(4)  # the board names a server
 
 # END
-POWER = const(0)
+POWER = const(0)  # or within the boot stage
 RUNNING = const(1)  # it never said how it ended: a reset, a hang, the watchdog
 EXCEPTION = const(2)
 STOPPED = const(3)  # Ctrl-C

@@ -6,51 +6,87 @@ import os
 import sys
 from micropython import const
 
-from bootloader import record, rtc, slots
+from bootloader import guard, record, rtc, slots
 
-VERSION = const(1)  # of the boot stage
 _CRASHES = const(5)  # lives of less than ten minutes each
+# Ticks of guard.py, two a second
 _TRIAL = const(1800)  # 15 minutes
 _DAY = const(172800)
 _CALM = const(1200)  # a life of ten minutes is no crash
+_LASTS = const(120)  # so long a trial must have lasted: 60 s
+_LASTS_ALONE = const(1200)  # on a board that names no server: 10 minutes
+_GRACE = const(60)
+_NEXT = const(30)  # a plain app polls again after that, and then as the server says
 
 
 def run():
-    """Decide and prepare; return the name of the module to start, or None for the prompt."""
+    """Decide and prepare; return what guard.go() starts: the app's entry, or "/" and a stage."""
     life = rtc.load()
     end = _ended(life)
     want = life[rtc.WANT]
-    # Whatever is done from here on is the boot stage's: cut or crashed, it is no crash of the app.
-    life[rtc.END] = rtc.ASKED
-    life[rtc.WANT] = 0
+    ready = life[rtc.READY]
+    # Whatever ends this life before the hand-over is neither the app's fault nor its merit.
+    life[rtc.END] = rtc.POWER
+    life[rtc.WANT] = life[rtc.READY] = 0
     rtc.save(life)
+    sys.modules["ota"] = guard
     r = record.load()
     if not r:
         from bootloader import rebuild
 
         r = rebuild.rebuild()
-    if r.trial != record.NONE:
-        m = _stage("fallback").trial(r, end)
-        if m:
-            return _hand_over(r, r.trial, m, life)
+    trial = guard.trial = r.trial != record.NONE
+    slot = r.trial if trial else r.active
+    if not trial:
+        want = _account(r, life, end, want)
+        m = slots.check_confirmed(r, slot)
+        if not m and _stage("fallback").other(r):
+            machine.reset()
+    elif ready:
+        m = slots.check_files(slot, slots.manifest(slot))
     else:
-        if end in (rtc.RUNNING, rtc.EXCEPTION):
-            life[rtc.CRASHES] += 1
-        elif end != rtc.POWER:
-            life[rtc.CRASHES] = 0
-        if life[rtc.CRASHES] >= _CRASHES:
-            life[rtc.CRASHES] = 0
-            if not _stage("fallback").go_back(r, record.CRASHES):
-                want = rtc.RECOVER
-        elif want == rtc.ROLLBACK:
-            _stage("fallback").go_back(r, record.ORDER)
-    m = slots.check_confirmed(r, r.active) or _stage("fallback").other(r)
+        m = _stage("fallback").trial(r, end)
+        if not m:
+            machine.reset()
     rtc.save(life)
+    guard.slot = None
+    if m:
+        guard.slot = "ab"[slot]
+        guard.seq = m.seq
+        guard.digest = slots.digest(slot)
+        guard.bad = record.rejection(r)
+        guard.fails = life[rtc.FAILS]
+        guard.plain = "runtime" not in os.listdir(slots.path(slot))
     if not m or want == rtc.RECOVER:
-        return _stage("recovery").run(r, m, life)
-    if want in (rtc.INSTALL, rtc.POLL):
-        return _stage("install").run(r, m, life)
-    return _hand_over(r, r.active, m, life)
+        entry = "/recovery"
+    elif want in (rtc.INSTALL, rtc.POLL) and not trial:
+        entry = "/install"
+    elif (trial or guard.plain) and not ready:
+        entry = "/prepare"
+    else:
+        entry = m.entry
+        _hand_over(slots.path(slot), life, ready)
+    for k in list(sys.modules):
+        if k.startswith("bootloader"):
+            del sys.modules[k]
+    return entry
+
+
+def _account(r, life, end, want):
+    """Count crashes of a confirmed app; return what is wanted after that."""
+    if end in (rtc.RUNNING, rtc.EXCEPTION):
+        life[rtc.CRASHES] += 1
+    elif end != rtc.POWER:
+        life[rtc.CRASHES] = 0
+    reason = record.ORDER if want == rtc.ROLLBACK else 0
+    if life[rtc.CRASHES] >= _CRASHES:
+        life[rtc.CRASHES] = 0
+        rtc.save(life)
+        reason = record.CRASHES
+    if reason and _stage("fallback").go_back(r, reason):
+        # What had to be loaded for that leaves its names behind: the app gets a clean heap.
+        machine.reset()
+    return rtc.RECOVER if reason == record.CRASHES else want
 
 
 def _stage(name):
@@ -70,31 +106,37 @@ def _ended(life):
     return end
 
 
-def _hand_over(r, slot, m, life):
-    """Set up `ota`, and leave only that behind."""
-    from bootloader import guard
-
-    sys.modules["ota"] = guard
-    root = slots.path(slot)
-    trial = r.trial != record.NONE
-    guard.slot = "ab"[slot]
-    guard.trial = trial
-    guard.seq = m.seq
-    guard.digest = slots.digest(slot)
-    guard.bad = record.rejection(r)
-    guard.fails = life[rtc.FAILS]
-    guard.plain = "runtime" not in os.listdir(root)
+def _hand_over(root, life, ready):
+    """What happens last, and what will happen by the tick of guard.py."""
+    guard.heard = int(ready & rtc.HEARD > 0)
+    guard.server = ready & rtc.NAMED > 0 or not ready
+    guard.lasts = _LASTS if guard.server else _LASTS_ALONE
+    if not guard.trial:
+        guard.alarms = [(_CALM, rtc.CRASHES, 0, False), (_DAY, rtc.WANT, rtc.POLL, True)]
+    else:
+        guard.alarms = [(_TRIAL, rtc.END, rtc.TIMEOUT, True)]
+        if guard.heard or not guard.server:
+            guard.ripe = guard.lasts
+            if guard.plain:
+                # For an app that never calls check(). A reset, because a timer may not write to
+                # flash under the app's feet.
+                guard.alarms.insert(0, (guard.lasts + _GRACE, rtc.END, rtc.HEALTHY, True))
+    if guard.plain:
+        guard.due = _NEXT if guard.heard else 0
     life[rtc.END] = rtc.RUNNING
     rtc.save(life)
-    guard.alarms = [(_CALM, rtc.CRASHES, 0, False), (_DAY, rtc.WANT, rtc.POLL, True)]
-    if trial:
-        guard.alarms = [(_TRIAL, rtc.END, rtc.TIMEOUT, True)]
-    guard.start()
-    if trial or guard.plain:
-        _stage("acquaint").acquaint()
+    timer(guard)
     sys.path[:] = [root, root + "/lib", ".frozen"]
     os.chdir("/data")
-    for k in list(sys.modules):
-        if k.startswith("bootloader"):
-            del sys.modules[k]
-    return m.entry
+
+
+def timer(guard):
+    """Start the tick. ESP32 has hardware timers only."""
+    number = -1 if sys.platform == "esp8266" else 3
+    periodic = machine.Timer.PERIODIC
+    machine.Timer(number).init(period=guard.TICK, mode=periodic, callback=guard.tick)
+
+
+def scrub(depth):
+    """Overwrite the used stack: what it still points to would stay on the heap for good."""
+    return scrub(depth - 1) if depth else 0

@@ -4,36 +4,15 @@ Nothing here holds a file: it is read line by line. The rules stand in docs/arch
 signer and the server apply the same ones (signing/).
 """
 
-from binascii import a2b_base64, b2a_base64
 from micropython import const
 
-from bootloader.lines import MAX
+from bootloader.lines import is_hex
 from bootloader.refused import Refused
 
 _LINE = const(160)
-_SIG_LINE = const(700)
 _FILES = const(64)
 _ENTRIES = const(20)
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./-"
-
-
-def signatures(f, most):
-    """Yield (key id as text, signature) of each sig line from here to the end of `f`."""
-    while True:
-        line = f.readline(_SIG_LINE)
-        if not line:
-            return
-        most -= 1
-        parts = line.split(b" ")
-        if most < 0 or len(parts) != 3 or parts[0] != b"sig" or f.tell() > MAX:
-            raise Refused("syntax")
-        try:
-            sig = a2b_base64(parts[2])
-        except ValueError:
-            raise Refused("syntax")
-        if len(parts[1]) != 16 or b2a_base64(sig) != parts[2]:
-            raise Refused("syntax")
-        yield parts[1].decode(), sig
 
 
 def number(text):
@@ -47,7 +26,7 @@ def number(text):
 
 
 def name(text):
-    """Return `text` when it is a path inside a slot: allowed letters, no hidden or climbing part."""
+    """Return `text` when it is a path inside a slot: allowed letters, none hidden or climbing."""
     path = "/" + text + "/"
     if len(text) > 64 or ".." in path or "/." in path or "//" in path:
         raise Refused("name")
@@ -82,6 +61,8 @@ class Lines:
                 raise Refused("syntax")
         line = line[:-1].decode()
         i = line.find(" ")
+        if i == len(line) - 1:
+            raise Refused("syntax")
         self.key = line if i < 0 else line[:i]
         self.value = "" if i < 0 else line[i + 1 :]
 
@@ -114,48 +95,54 @@ def manifest(f):
     start = word(lines.take("entry"))
     left = number(lines.take("total"))
     count = 0
-    last = stem = ""
+    last = ""
+    claims = []
     dirs = [["", 0]]  # the folder we are in and its parents, each with its entries so far
     entry = False
     while lines.key == "file":
         parts = lines.value.split(" ")
         count += 1
-        if len(parts) != 3 or len(parts[2]) != 64 or count > _FILES:
+        if len(parts) != 3 or len(parts[2]) != 64 or not is_hex(parts[2]):
+            raise Refused("syntax")
+        if count > _FILES:
             raise Refused("syntax")
         path = name(parts[0])
         size = number(parts[1])
-        if path == "manifest":
+        if (path + "/").startswith("manifest/"):
             raise Refused("name")
         if path <= last:
             raise Refused("syntax")
-        # x.mpy sorts before x.py and x.py before x/, with nothing but x.* between them
-        if stem and path.startswith(stem):
-            rest = path[len(stem) :]
-            if rest[0] == "/" or rest == ".py":
-                raise Refused("name")
-            if rest[0] != ".":
-                stem = ""
-        else:
-            stem = ""
-        if path.endswith(".py") or path.endswith(".mpy"):
-            if path[: path.rfind(".")] == start:
-                entry = True
-            if not stem or "." not in path[len(stem) : path.rfind(".")]:
-                stem = path[: path.rfind(".")]
+        _claim(claims, path)
+        if path in (start + ".py", start + ".mpy"):
+            entry = True
         _count_entries(dirs, path)
-        for c in parts[2]:
-            if c not in "0123456789abcdef":
-                raise Refused("syntax")
         left -= size
         last = path
         lines.next()
-    if left or not entry or lines.key != "note":
+    if left or not entry:
         raise Refused("syntax")
-    lines.next()
+    lines.take("note")
     while lines.key.startswith("x-") and len(lines.key) > 2 and lines.value:
         lines.next()
     if lines.key != "end" or lines.value:
         raise Refused("syntax")
+
+
+def _claim(claims, path):
+    """Refuse x.py beside x.mpy, and x or a module x beside the folder x.
+
+    `claims` are those paths and stems of earlier files that `path` begins with. Files are sorted,
+    so what it does not begin with will not come again.
+    """
+    while claims and not path.startswith(claims[-1][0]):
+        claims.pop()
+    for begin, module in claims:
+        rest = path[len(begin) :]
+        if rest[0] == "/" or (module and rest == ".py"):
+            raise Refused("name")
+    if path.endswith(".mpy") or path.endswith(".py"):
+        claims.append((path[: path.rfind(".")], True))
+    claims.append((path, False))
 
 
 def _count_entries(dirs, path):

@@ -1,21 +1,21 @@
-"""The trust file: which keys may sign what. A board goes from version N to N+1, never further.
+"""Who may sign: the trust file, and the signatures of it and of manifests.
 
-Two copies; the older is overwritten first, so a cut leaves the newer or the former. The version
-that came with the boot stage is the last resort.
+Two copies of the newest version; the one that came with the boot stage is the last resort. What
+is read here is read for the sake of verifying it; step.py holds it against the rules.
 """
 
-from binascii import a2b_base64
+from binascii import a2b_base64, b2a_base64
 from hashlib import sha256
 from micropython import const
 
-from bootloader import record, rsa
-from bootloader.lines import hexa, signed
+from bootloader import rsa
+from bootloader.lines import MAX, hexa, is_hex, signed
 from bootloader.refused import Refused
-from bootloader.strict import Lines, number, signatures, word
 
 _PREFIX = b"ota-trust-v1\0"
-_LINE = const(600)
+_LINE = const(700)
 _SIGS = const(8)
+_MANIFEST_SIGS = const(4)
 _BUILT_IN = "/bootloader/trust"
 
 
@@ -23,51 +23,58 @@ def path(copy):
     return "/trust/%d/trust" % copy
 
 
-class Head:
-    """What a trust file says beside its keys."""
-
-    def __init__(self, f):
-        lines = Lines(f, _LINE)
-        if lines.take("ota-trust") != "1":
-            raise Refused("syntax")
-        self.app = word(lines.take("app"))
-        self.version = number(lines.take("version"))
-        self.threshold = {"root": 0, "release": 0}
-        for role in ("root", "release"):
-            who, count = lines.take("threshold").split(" ")
-            self.threshold[role] = number(count)
-            if who != role or not self.threshold[role]:
+def value(path, key):
+    """Return what follows `key` (bytes, with its space) in the file, as text."""
+    with open(path, "rb") as f:
+        while True:
+            line = f.readline(_LINE)
+            if line == b"end\n" or not line:
                 raise Refused("syntax")
-        while lines.key in ("key", "revoke"):
-            lines.next()
-        self.reset = None
-        if lines.key == "reset":
-            seq, floor = lines.take("reset").split(" ")
-            self.reset = (number(seq), number(floor))
-        self.server = lines.take("server") if lines.key == "server" else ""
-        if lines.key != "end" or lines.value:
-            raise Refused("syntax")
+            if line.startswith(key):
+                return line[len(key) : -1].decode()
 
 
-def head(path):
-    try:
-        with open(path, "rb") as f:
-            return Head(f)
-    except ValueError:  # a line with too few or too many values
+def number(path, key):
+    """Like `value`, a number. Raises Refused("syntax") when it is none."""
+    text = value(path, key)
+    if not text.isdigit():
         raise Refused("syntax")
+    return int(text)
 
 
-def key(path, role, wanted):
-    """Return the modulus of the key with id `wanted` in that role.
+def _signatures(f, most):
+    """Yield (key id as text, signature) of each sig line from here to the end of `f`."""
+    while True:
+        line = f.readline(_LINE)
+        if not line:
+            return
+        most -= 1
+        parts = line.split(b" ")
+        if most < 0 or len(parts) != 3 or parts[0] != b"sig" or f.tell() > MAX:
+            raise Refused("syntax")
+        try:
+            sig = a2b_base64(parts[2])
+        except ValueError:
+            raise Refused("syntax")
+        who = parts[1].decode()
+        if b2a_base64(sig) != parts[2] or len(sig) not in (256, 384):
+            raise Refused("syntax")
+        if len(who) != 16 or not is_hex(who):
+            raise Refused("syntax")
+        yield who, sig
 
-    Returns None when it is not there; raises Refused("revoked") when the file revokes it.
+
+def _key(path, role, wanted):
+    """Return the modulus of the key with id `wanted` in that role, None when there is none.
+
+    Raises Refused("revoked") when the file revokes it.
     """
     found = None
     role = ("key %s " % role).encode()
     revoked = b"revoke %s\n" % wanted.encode()
     with open(path, "rb") as f:
         while True:
-            line = f.readline(_LINE + 1)
+            line = f.readline(_LINE)
             if line == b"end\n" or not line:
                 return found
             if line == revoked:
@@ -78,19 +85,18 @@ def key(path, role, wanted):
                     found = n
 
 
-def signers(f, most, trust, role, digest, also=None):
+def _signers(f, most, trust, role, digest, also=None):
     """Return the ids of `trust`'s keys of that role whose signature of `digest` follows in `f`.
 
-    `also` is one more accepted modulus (a board's dev key), reported as "dev". A signature by a
-    known key that does not hold is as good as none; the worst that was seen decides the reason
-    when nobody is left: "unsigned", "key" or "revoked".
+    `also` is one more accepted modulus, a board's dev key, reported as "dev". Raises Refused when
+    nobody is left: "revoked", "key" for signatures that do not count, "unsigned" for none.
     """
     good = []
     why = "unsigned"
     dev = also and hexa(sha256(also).digest()[:8])
-    for who, sig in signatures(f, most):
+    for who, sig in _signatures(f, most):
         try:
-            n = also if who == dev else key(trust, role, who)
+            n = also if who == dev else _key(trust, role, who)
         except Refused as e:
             why = e.args[0]
             continue
@@ -105,14 +111,14 @@ def signers(f, most, trust, role, digest, also=None):
 
 def check(new, by):
     """Raise Refused unless the trust file `new` is signed by the root threshold of file `by`."""
-    need = head(by).threshold["root"]
     with open(new, "rb") as f:
-        _, digest = signed(f, _PREFIX)
+        _, digest = signed(f, _PREFIX, _LINE)
+        need = number(by, b"threshold root ")
         try:
-            good = signers(f, _SIGS, by, "root", digest)
+            good = _signers(f, _SIGS, by, "root", digest)
         except Refused as e:
             raise Refused("syntax" if e.args[0] == "syntax" else "trust-sig")
-    if len(good) < need:
+    if not 0 < need <= len(good):
         raise Refused("trust-sig")
 
 
@@ -121,60 +127,29 @@ def load():
     best = None
     for p in (path(0), path(1), _BUILT_IN):
         try:
-            version = head(p).version
+            version = number(p, b"version ")
             if not best or version > best[1]:
                 check(p, p)
                 best = (p, version)
-        except (OSError, Refused) as e:
+        except (OSError, ValueError, Refused) as e:
             print("trust:", p, repr(e))
     if not best:
         raise Refused("trust-sig")
     return best
 
 
-def version():
-    """The newest version that is here, unverified: for telling the server."""
-    best = 0
-    for p in (path(0), path(1), _BUILT_IN):
-        try:
-            best = max(best, head(p).version)
-        except (OSError, Refused) as e:
-            print("trust:", p, repr(e))
-    return best
+def verify(source, prefix, board):
+    """Return (digest, signed by this board's dev key) of the manifest in the file `source`.
 
-
-def step(new, r):
-    """Take the file `new` as the next version; return its Head. Both copies hold it afterwards.
-
-    A `reset` lowers the record `r` first: cut before the copies are written, it is done again.
-    Raises Refused: "trust-version" unless it is exactly the next, "trust-sig", "app", "syntax".
+    Raises Refused: "unsigned", "key", "revoked", "threshold", "size", "syntax".
     """
-    current, version = load()
-    check(new, current)
-    after = head(new)
-    if after.version != version + 1:
-        raise Refused("trust-version")
-    if after.app != head(current).app:
-        raise Refused("app")
-    check(new, new)
-    if after.reset and (r.seq, r.floor) != after.reset:
-        r.seq, r.floor = after.reset
-        record.store(r)
-    older = 0 if current == path(1) else 1
-    copy(new, path(older))
-    copy(new, path(1 - older))
-    return after
-
-
-def copy(source, target):
-    buf = bytearray(256)
+    dev = a2b_base64(board["dev"]) if "dev" in board else None
+    keys = load()[0]
     with open(source, "rb") as f:
-        out = open(target, "wb")
-        try:
-            while True:
-                n = f.readinto(buf)
-                if not n:
-                    return
-                out.write(memoryview(buf)[:n])
-        finally:
-            out.close()
+        digest, what = signed(f, prefix)
+        good = _signers(f, _MANIFEST_SIGS, keys, "release", what, dev)
+    if "dev" in good:
+        return digest, True
+    if len(good) < number(keys, b"threshold release "):
+        raise Refused("threshold")
+    return digest, False

@@ -1,0 +1,33 @@
+"""What the server offers, and telling it when that is refused."""
+
+from bootloader.lines import MAX
+from bootloader.poll import Poll, trust_version
+
+
+def take(b, r, state, name):
+    """Poll and save the next trust file, else the offered manifest, as the file `name`.
+
+    Returns (server's url, digest as hex or "", whether it is a trust file).
+    """
+    poll = Poll(b, r, state)
+    try:
+        reply = poll.reply
+        version = trust_version() + 1
+        wanted = reply.get("m", "")
+        if reply["trust"] >= version:
+            poll.link.save("/d/v1/trust/%d" % version, name, MAX)
+            return poll.url, wanted, True
+        if wanted:
+            poll.link.save("/d/v1/manifests/" + wanted, name, MAX)
+        return poll.url, wanted, False
+    finally:
+        poll.close()
+
+
+def refuse(b, r, state, wanted, code):
+    """Tell the server that what it offered is refused, and why."""
+    try:
+        bad = {"m": wanted[:32], "why": code, "soft": 0, "trace": ""}
+        Poll(b, r, state, bad).close()
+    except OSError as e:
+        print("refuse:", repr(e))

@@ -1,0 +1,20 @@
+"""The life before the app's: what would leave too much behind on its heap."""
+
+import machine
+
+import ota
+from bootloader import board, rtc
+
+
+def run():
+    """Poll for an app that does not poll by itself; hand what is known to the next life."""
+    b = board.load()
+    ready = rtc.CHECKED
+    if b["server"]:
+        ready |= rtc.NAMED
+        if ota.plain and ota.stage("wifi").connect():
+            ota.stage("plain").poll(b)
+            if ota.heard:
+                ready |= rtc.HEARD
+    ota.mark(rtc.READY, ready)
+    machine.reset()
