@@ -70,6 +70,7 @@ def __getattr__(name):
 
 
 def go(entry):
+    gc.collect()
     try:
         if entry[0] == "/":
             entry = "bootloader." + entry[1:]

@@ -112,7 +112,7 @@ class DeviceApi:
 
     def _authenticate(self, body: bytes, given: str) -> tuple[dict[str, Any], Board]:
         try:
-            message = json.loads(body)
+            message = _parsed(body)
             board_id = message["id"]
             board = self._store.board(board_id) if isinstance(board_id, str) else None
         except (ValueError, RecursionError, LookupError, TypeError):
@@ -147,7 +147,8 @@ class DeviceApi:
         if outcome.durable:
             await self._committed()
         orders = self._orders(board, report, carried, now)
-        going_back = any(order.text == "rollback" for order in orders)
+        # A board in recovery has nothing to go back from, and needs whatever there is.
+        going_back = report.state != "recovery" and any(o.text == "rollback" for o in orders)
         if report.state not in policy.LISTENING_STATES:
             orders = []
         if not going_back:
@@ -255,6 +256,17 @@ def _content(request: Request, stored: bytes | None) -> Response:
 
 
 # --- reading a poll ---
+
+
+def _parsed(body: bytes) -> Any:
+    """JSON, read as kindly as can be: a damaged traceback must not cost a board its server."""
+    text = body.decode("utf-8", "replace")
+    value = json.loads(text, strict=False)
+    if "\\u" in text:
+        # A lone surrogate is no text to a database or a page.
+        plain = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+        value = json.loads(plain)
+    return value
 
 
 def _understand(message: dict[str, Any]) -> tuple[str, str, Report]:

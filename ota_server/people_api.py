@@ -11,6 +11,7 @@ import re
 import secrets
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -91,7 +92,8 @@ class PeopleApi:
         self._store = store
         self._token = token.encode()
         self._sessions: dict[str, None] = {}
-        self._failures: dict[str, tuple[int, int]] = {}
+        self._failures: Counter[str] = Counter()  # wrong tokens by address, in this minute
+        self._minute = 0
         self._publishing = asyncio.Lock()
         self._pages = Environment(
             loader=PackageLoader(__package__ or "", "pages"), autoescape=True, trim_blocks=True
@@ -145,15 +147,14 @@ class PeopleApi:
         """Compare in constant time; an address that guesses has to wait."""
         address = request.client.host if request.client else ""
         minute = int(time.monotonic()) // 60
-        since, count = self._failures.get(address, (minute, 0))
-        if since == minute and count >= FAILURES_A_MINUTE:
+        if minute != self._minute:
+            self._minute = minute
+            self._failures.clear()
+        if self._failures[address] >= FAILURES_A_MINUTE:
             raise Problem(429, "slow", "too many wrong tokens", "wait a minute", close=True)
         if hmac.compare_digest(given.encode("latin-1", "replace"), self._token):
             return True
-        if since != minute:
-            self._failures.clear()
-            count = 0
-        self._failures[address] = (minute, count + 1)
+        self._failures[address] += 1
         return False
 
     # --- boards ---

@@ -3,8 +3,8 @@
 1. A board is offered the newest release of its app and class that is neither withdrawn nor
    rejected for good by this very board, and that its firmware would accept: above every seq it
    has confirmed, or the one it confirmed last (a repair).
-2. Nothing is offered while a trial is open, while a rollback is ordered, or when people told the
-   server to leave the board alone.
+2. Nothing is offered while a trial is open, or to a board that is to go back. One that people
+   put on hold is offered a repair in recovery, and nothing else.
 3. A report counts only once: the ticket in it proves that it answers our last reply.
 4. An order is repeated until a report shows its effect, to boards that listen to orders.
 """
@@ -160,7 +160,7 @@ def offer(
         releases: those of the board's app and class, newest first.
         rejected: digests (first half) that this board rejected for good.
     """
-    if not board.follow or report.state == "trial":
+    if report.state == "trial":
         return None
     bar = max(board.high, report.seq)
     for release in releases:
@@ -169,6 +169,8 @@ def offer(
         if release.short == report.digest:
             return None
         repair = release.seq == board.high
+        if not board.follow and not (repair and report.state == "recovery"):
+            continue
         return release if release.seq > bar or repair else None
     return None
 

@@ -19,9 +19,11 @@ from typing import Any
 
 import pytest
 import requests
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from mipy_ota.ota_server import device_api, policy
 from mipy_ota.ota_server import limits as server_limits
-from mipy_ota.ota_server import policy
 from mipy_ota.ota_server.app import make_app
 from mipy_ota.ota_server.store import Store
 from mipy_ota.signing import bundle, manifest, reasons, trust
@@ -148,6 +150,34 @@ def test_stale_poll_gets_no_offer_and_no_orders(people: client.Client, board: Fa
 def test_authentic_but_broken_poll_is_a_400(board: FakeBoard, wrong: dict[str, Any]):
     answer = board.send(board.message(**wrong))
     assert (answer.status, answer.body) == (400, b"")
+
+
+def test_damaged_text_does_not_cost_a_board_its_server(
+    people: client.Client, board: FakeBoard, server: Running
+):
+    trace = b'"trace":"\xff\t\\ud800 \\ud83d\\ude00"'
+    bad = b'{"m":"%s","why":"veto","soft":0,%s}' % (b"b2" * 16, trace)
+    body = board.message(bad=0, jobs={"\ud800": [1, 2]}).replace(b'"bad":0', b'"bad":' + bad)
+    assert "stale" not in board.accept(board.send(body))
+    now = people.board("sim-01")
+    assert now["trace"] == "\ufffd\t? \U0001f600"
+    assert now["jobs"] == {"?": [1, 2]}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=6,
+)
+KEYS = "n k seq m state heap up chip boot fw mpy trust addr bad prog unk held jobs".split()
+GOOD = {"n": "0" * 16, "k": "", "seq": 1, "m": "a1" * 16, "state": "ok", "heap": 1, "up": 1}
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=3))
+@settings(deadline=None, max_examples=500)
+def test_any_message_is_understood_or_refused(said: dict[str, Any]):
+    with contextlib.suppress(device_api.BadPoll):
+        device_api._understand(device_api._parsed(json.dumps(GOOD | said).encode()))
 
 
 def test_unknown_keys_are_ignored(board: FakeBoard):
@@ -367,6 +397,11 @@ def test_repair_is_offered_to_a_board_in_recovery(people: client.Client, board: 
     digest, packed = release(SEQ)
     people.publish(packed)
     board.poll(seq=SEQ, m=digest[:32])
+    assert board.poll(state="recovery", seq=0, m="")["m"] == digest
+    # Neither a hold nor an order that it cannot follow keeps a board from being repaired.
+    people.order("sim-01", "rollback")
+    people.order("sim-01", "hold")
+    people.publish(release(SEQ + 1, note="new")[1])
     assert board.poll(state="recovery", seq=0, m="")["m"] == digest
 
 
