@@ -45,8 +45,11 @@ Make = Callable[..., VirtualBoard]
 
 
 def test_boot_then_main_then_repl(make: Make) -> None:
-    life = make("print('main', x, __name__)", "x = 1; print('boot')").life()
-    assert (life.cause, life.console) == ("repl", "boot\nmain 1 __main__\n")
+    life = make("print('main', x, __name__)", "print('boot', dir()); x = 1").life()
+    assert (life.cause, life.console) == (
+        "repl",
+        "boot ['__name__', '__file__']\nmain 1 __main__\n",
+    )
 
 
 @pytest.mark.parametrize("failure", ["1/0", "raise KeyboardInterrupt"])

@@ -58,7 +58,9 @@ def modules() -> Path:
 
 def command(size: int) -> list[str]:
     """The command line that starts a board on a heap of `size` bytes."""
-    start = f"import sys; sys.path[:] = [{str(modules())!r}, '.frozen']; __import__('_start')"
+    # No name of ours stays in __main__, where boot.py and main.py run.
+    path = [str(modules()), ".frozen"]
+    start = f"__import__('sys').path[:] = {path!r}; __import__('_start')"
     return [*binary(), "-X", f"heapsize={size}", "-c", start]
 
 
