@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import logging
 import secrets
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from .people_api import PeopleApi, Problem
 from .store import Store
 
 TOKEN_BYTES = 32
+log = logging.getLogger(__name__)
 _WORDS = {
     404: ("path", "there is no such path"),
     405: ("method", "this path does not know the method"),
@@ -58,6 +61,8 @@ def make_app(data_dir: Path, *, token: str | None = None, every: float | None = 
             HTTPException: _refusal,
             Problem: _problem,
             ClientDisconnect: _gone,
+            OSError: _storage,
+            sqlite3.Error: _storage,
             Exception: _defect,
         },
     )
@@ -112,6 +117,16 @@ async def _gone(_: Request, __: Exception) -> Response:
     return Response(status_code=400)
 
 
-async def _defect(_: Request, __: Exception) -> Response:
-    # uvicorn has logged the traceback; the client learns nothing from it.
-    return Response(status_code=500)
+async def _storage(request: Request, problem: Exception) -> Response:
+    log.error("cannot use the data folder: %s", problem)
+    if not request.url.path.startswith("/api/"):
+        return Response(status_code=503)
+    text = "the server cannot use its data folder"
+    return await _problem(request, Problem(503, "storage", text, "make room on its disk"))
+
+
+async def _defect(request: Request, _: Exception) -> Response:
+    # uvicorn logs the traceback; the client learns nothing from it.
+    if not request.url.path.startswith("/api/"):
+        return Response(status_code=500)
+    return await _problem(request, Problem(500, "defect", "the server failed", "see its log"))
