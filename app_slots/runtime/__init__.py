@@ -3,6 +3,7 @@
 Nothing is imported here: the boot stage loads `runtime.installer` alone, without the rest.
 """
 
+import gc
 import sys
 
 trying = False  # this start is a try of changed settings
@@ -10,6 +11,7 @@ trying = False  # this start is a try of changed settings
 
 def run(setup):
     """Call `setup(app)`, then run its jobs and drivers until Ctrl-C (see runtime.loop)."""
+    gc.collect()  # what compiling main.py took
     from runtime import loop
 
     loop.run(setup)

@@ -15,6 +15,8 @@ import runtime
 from runtime import log
 from runtime.driver import Runner
 from runtime.scheduler import Scheduler
+from runtime.updater import Updater
+from runtime.wifi import Wifi
 
 _REMEMBER = const(60)  # s after which a confirmed release's jobs have shown what they can do
 _REPORTED = const(4)  # failing jobs in a report
@@ -106,11 +108,10 @@ def run(setup):
     """Call `setup(app)` with an App, then run the loop until Ctrl-C or its own failure."""
     ota.watch()
     log.level = config.LOG_LEVEL
+    gc.collect()
     runtime.lend("settings").load()
+    gc.collect()
     app = App()
-    from runtime.updater import Updater
-    from runtime.wifi import Wifi
-
     wifi = Wifi()
     app.updater = Updater(app, wifi, ota.stage("board").load(), config.SERVER)
     app.every(1000, wifi.tick, "wifi")
