@@ -28,6 +28,8 @@ def _rules(path):
             if lines.key == "reset":
                 seq, floor = lines.take("reset").split(" ")
                 reset = number(seq), number(floor)
+                if reset[1] > reset[0]:
+                    raise Refused("floor")
             if lines.key == "server":
                 lines.next()
             if lines.key != "end" or lines.value:

@@ -146,7 +146,7 @@ def verify(source, prefix, board):
     dev = a2b_base64(board["dev"]) if "dev" in board else None
     keys = load()[0]
     with open(source, "rb") as f:
-        digest, what = signed(f, prefix)
+        digest, what = signed(f, prefix, _LINE)
         good = _signers(f, _MANIFEST_SIGS, keys, "release", what, dev)
     if "dev" in good:
         return digest, True
