@@ -35,7 +35,7 @@ def fits(m, board):
     """Raise Refused unless the manifest is for this app, class and firmware."""
     if m.app != board["app"]:
         raise Refused("app")
-    if getattr(m, "class") != board["class"]:
+    if m.cls != board["class"]:
         raise Refused("class")
     mine = sys.implementation._mpy
     major, minor = m.mpy.split(".")
@@ -51,10 +51,12 @@ def fits(m, board):
 def admit(source, r, board):
     """Verify the manifest in `source` and hold it against the record `r`; return its digest.
 
+    `ota.dev` says afterwards whether it counts by this board's dev key alone.
+
     Raises Refused: as trust.verify(), strict.manifest() and fits(), and "rejected", "seq",
     "same-seq", "floor-low".
     """
-    digest, dev = verify(source, board)
+    digest, ota.dev = verify(source, board)
     with open(source, "rb") as f:
         ota.stage("strict").manifest(f)
         f.seek(0)
@@ -63,7 +65,7 @@ def admit(source, r, board):
     # A soft rejection may be tried again: when, is the poller's business.
     if digest[:16] == r.bad and r.flags & record.HARD:
         raise Refused("rejected")
-    if dev:
+    if ota.dev:
         return digest
     if m.seq < r.seq:
         raise Refused("seq")

@@ -4,12 +4,9 @@ import gc
 import machine
 import sys
 import time
-from micropython import const
 
 import ota
 from bootloader import record, rtc
-
-_DAY = const(172800)  # ticks
 
 
 def watch():
@@ -19,38 +16,11 @@ def watch():
     ota.wdt = machine.WDT(timeout=5000)
 
 
-def answered():
-    """An authenticated reply came from the server."""
-    first = not ota.heard
-    ota.heard = ota.ticks or 1
-    if ota.trial:
-        if ota.ripe > ota.ticks:
-            ota.ripe = ota.lasts
-        return
-    ota.alarms = [a for a in ota.alarms if a[1] != rtc.WANT]
-    ota.alarms.append((ota.ticks + _DAY, rtc.WANT, rtc.POLL, True))
-    if first and ota.bad:
-        r = record.load()
-        if ota.stage("decide").reached(r):
-            record.store(r)
-            ota.bad = record.rejection(r)
-
-
 def confirm():
     """The app is sure of itself before the 60 s are over. The server must have answered still."""
     ota.lasts = ota.ticks
     if ota.heard or not ota.server:
         ota.ripe = ota.ticks
-
-
-def settle():
-    """Confirm the trial; True."""
-    r = record.load()
-    if r.trial != record.NONE:
-        ota.stage("promote").promote(r)
-    ota.trial = False
-    ota.alarms = [(ota.ticks + _DAY, rtc.WANT, rtc.POLL, True)]
-    return True
 
 
 def veto(text):
@@ -141,6 +111,6 @@ def end(e, entry):
 
         text = StringIO()
         sys.print_exception(e, text)
-        ota.stage("why").keep(text.getvalue())
+        ota.stage("why").keep(text.getvalue())  # pyright: ignore
     finally:
         machine.reset()

@@ -15,6 +15,8 @@ ticks = beat = heard = due = misses = fails = lasts = 0
 ripe = 1 << 29  # the tick at which a trial may be confirmed; not before an answer
 trial = parked = plain = False
 server = True
+dev = False  # signed by this board's dev key alone
+raises = (0, 0)  # seq and floor that a confirmation raises the record to
 wdt = None
 slot = "a"
 seq = 0
@@ -47,8 +49,28 @@ def feed():
     beat = ticks
 
 
+def answered():
+    global heard, ripe, alarms
+    first = not heard
+    heard = ticks or 1
+    if trial:
+        ripe = min(ripe, lasts)
+        return
+    # A day without an answer: the boot stage polls (rtc.WANT is rtc.POLL).
+    alarms = [a for a in alarms if a[1] != 2]
+    alarms.append((ticks + 172800, 2, 4, True))
+    if first and bad and bad[2]:
+        stage("settle").reached()
+
+
 def settle():
-    return not trial or (ticks >= ripe and stage("deeds").settle())
+    if trial and ticks < ripe:
+        return False
+    try:
+        return not trial or stage("settle").settle()
+    except MemoryError:
+        mark(0, 6)  # rtc.END is rtc.HEALTHY: the next boot has the heap to confirm it
+        machine.reset()
 
 
 def stage(name):

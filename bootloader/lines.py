@@ -46,13 +46,14 @@ class Manifest:
 
     def __init__(self, f):
         self._f = f
-        self.arch = ""
+        self.app = self.cls = self.mpy = self.arch = self.entry = ""
+        self.seq = self.floor = self.total = 0
         while True:
             key, value = f.readline().decode().split(None, 1)
             value = value.rstrip()
             if key == "seq" or key == "floor" or key == "total":
                 value = int(value)
-            setattr(self, key, value)
+            setattr(self, "cls" if key == "class" else key, value)
             if key == "total":
                 return
 

@@ -46,7 +46,7 @@ class Link:
         status = length = None
         mac = b""
         while True:
-            line = s.readline(_LINE)  # this much is allocated at once
+            line = s.readline(_LINE)  # pyright: ignore # so much is allocated
             left -= len(line)
             if line[-2:] != b"\r\n" or left <= 0:
                 raise Refused("http")

@@ -9,7 +9,7 @@ from bootloader import board, rtc
 def run():
     """Poll for an app that does not poll by itself; hand what is known to the next life."""
     b = board.load()
-    ready = rtc.CHECKED
+    ready = rtc.CHECKED | (rtc.DEV if ota.dev else 0)
     if b["server"]:
         ready |= rtc.NAMED
         if ota.plain and ota.stage("wifi").connect():

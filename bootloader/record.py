@@ -106,6 +106,16 @@ def store(r):
     r.copy = 1 - r.copy
 
 
+def confirm(r, digest, raises):
+    """Make the trial the confirmed release; `raises` is (seq, floor). The caller stores it."""
+    r.good[r.trial] = digest
+    r.active = r.trial
+    r.trial = NONE
+    r.left = 0
+    r.seq = max(r.seq, raises[0])
+    r.floor = max(r.floor, raises[1])
+
+
 def rejection(r):
     """(digest, reason, soft rejections so far; 0 when it is for good), or None."""
     if r.bad == ZERO:

@@ -20,6 +20,7 @@ READY = const(5)  # what the life before has prepared for this one, the bits bel
 CHECKED = const(1)  # the trial is verified, and counted
 HEARD = const(2)  # a server has answered
 NAMED = const(4)  # the board names a server
+DEV = const(8)  # the trial is signed by the board's dev key alone
 
 # END
 POWER = const(0)  # or within the boot stage

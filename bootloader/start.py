@@ -14,6 +14,7 @@ _TRIAL = const(1800)  # 15 minutes
 _DAY = const(172800)
 _CALM = const(1200)  # a life of ten minutes is no crash
 _LASTS = const(120)  # so long a trial must have lasted: 60 s
+_LASTS_DEV = const(6)
 _LASTS_ALONE = const(1200)  # on a board that names no server: 10 minutes
 _GRACE = const(60)
 _NEXT = const(30)  # a plain app polls again after that, and then as the server says
@@ -65,7 +66,7 @@ def run():
         entry = "/prepare"
     else:
         entry = m.entry
-        _hand_over(slots.path(slot), life, ready)
+        _hand_over(m, slots.path(slot), life, ready)
     for k in list(sys.modules):
         if k.startswith("bootloader"):
             del sys.modules[k]
@@ -106,7 +107,7 @@ def _ended(life):
     return end
 
 
-def _hand_over(root, life, ready):
+def _hand_over(m, root, life, ready):
     """What happens last, and what will happen by the tick of guard.py."""
     guard.heard = int(ready & rtc.HEARD > 0)
     guard.server = ready & rtc.NAMED > 0 or not ready
@@ -115,6 +116,10 @@ def _hand_over(root, life, ready):
         guard.alarms = [(_CALM, rtc.CRASHES, 0, False), (_DAY, rtc.WANT, rtc.POLL, True)]
     else:
         guard.alarms = [(_TRIAL, rtc.END, rtc.TIMEOUT, True)]
+        if ready & rtc.DEV:
+            guard.lasts = _LASTS_DEV
+        else:
+            guard.raises = (m.seq, m.floor)
         if guard.heard or not guard.server:
             guard.ripe = guard.lasts
             if guard.plain:

@@ -83,6 +83,7 @@ def connected():
 
 def start():
     """Begin to connect to the strongest known network in reach; return its name or None."""
+    take_in()
     sta = network.WLAN(network.STA_IF)
     sta.active(True)
     known = networks()
@@ -106,7 +107,6 @@ def connect(seconds=_WAIT):
     network.WLAN(network.AP_IF).active(False)
     if connected():
         return True
-    take_in()
     if start() is None:
         return False
     for _ in range(seconds * 5):
