@@ -10,9 +10,8 @@ from bootloader import record, rtc
 
 
 def watch():
-    """Switch the watchdog on, for good: from now on feed() is due every 30 s."""
+    """For a plain app: switch the watchdog on, for good. From now on feed() is due every 30 s."""
     ota.feed()
-    # ESP8266 takes no other value and bites after 1.6 to 3.2 s, hence the half-second tick.
     ota.wdt = machine.WDT(timeout=5000)
 
 

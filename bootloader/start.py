@@ -131,6 +131,10 @@ def _hand_over(m, root, life, ready):
     life[rtc.END] = rtc.RUNNING
     rtc.save(life)
     timer(guard)
+    if not guard.plain:
+        # From before the app is imported. ESP8266 takes no other value, bites after 1.6 to 3.2 s
+        # and never stops: hence the tick of half a second, which feeds it on the loop's behalf.
+        guard.wdt = machine.WDT(timeout=5000)
     sys.path[:] = [root, root + "/lib", ".frozen"]
     os.chdir("/data")
 

@@ -106,7 +106,6 @@ def _lost(_, context):
 
 def run(setup):
     """Call `setup(app)` with an App, then run the loop until Ctrl-C or its own failure."""
-    ota.watch()
     log.level = config.LOG_LEVEL
     gc.collect()
     runtime.lend("settings").load()
