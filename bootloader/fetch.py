@@ -19,6 +19,7 @@ def fetch(link, target, active, name, size, sha):
     if have and hexa(have) == sha:
         return
     h = sha256()
-    link.save("/d/v1/files/" + sha, path, size, h, buf)
+    if link.save("/d/v1/files/" + sha, path, size, h, buf):
+        raise Refused("truncated")
     if hexa(h.digest()) != sha:
         raise Refused("hash")

@@ -31,7 +31,6 @@ def run():
     rtc.save(life)
     # A peer that trickles cannot hold the board: after half an hour it resets.
     ota.alarms = [(_LIMIT, rtc.FAILS, life[rtc.FAILS], True)]
-    ota.stage("start").timer(ota)
     try:
         r = record.load()
         if not ota.stage("wifi").connect():

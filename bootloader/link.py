@@ -87,7 +87,7 @@ class Link:
     def save(self, path, name, most, h=None, buf=None):
         """Write the inflated body of `path` to the file `name`; Refused("size") beyond `most`.
 
-        `h` takes the hash of what was written.
+        `h` takes the hash of what was written. Returns how much less than `most` that was.
         """
         stream = self.body(path)
         buf = buf or bytearray(256)
@@ -97,7 +97,7 @@ class Link:
             while True:
                 n = inflate(stream, buf)
                 if not n:
-                    return
+                    return most
                 most -= n
                 if most < 0:
                     raise Refused("size")

@@ -7,11 +7,11 @@ try:
     from bootloader import start
 
     app = start.run()
-    start.scrub(30)
     del start
     import ota
 
     ota.go(app)
 except Exception as e:
     sys.print_exception(e)
+    __import__("time").sleep(5)
     __import__("machine").reset()

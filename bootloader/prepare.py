@@ -1,9 +1,12 @@
 """The life before the app's: what would leave too much behind on its heap."""
 
 import machine
+from micropython import const
 
 import ota
 from bootloader import board, rtc
+
+_LIMIT = const(240)  # ticks of guard.py: two minutes
 
 
 def run():
@@ -12,6 +15,8 @@ def run():
     ready = rtc.CHECKED | (rtc.DEV if ota.dev else 0)
     if b["server"]:
         ready |= rtc.NAMED
+        # A peer that trickles keeps no app from starting.
+        ota.alarms = [(_LIMIT, rtc.READY, ready, True)]
         if ota.plain and ota.stage("wifi").connect():
             ota.stage("plain").poll(b)
             if ota.heard:

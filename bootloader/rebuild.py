@@ -32,11 +32,11 @@ def rebuild():
     if len(found) == 2:
         r.trial = found[1][1]
         r.left = record.TRIES
-    for folder in ("/state", "/state/0", "/state/1", "/data"):
-        if folder[1:] not in os.listdir("/") and folder not in ("/state/0", "/state/1"):
+    for folder in ("/state", "/state/0", "/state/1"):
+        try:
             os.mkdir(folder)
-    for copy in ("0", "1"):
-        if copy not in os.listdir("/state"):
-            os.mkdir("/state/" + copy)
+        except OSError as e:
+            if e.args[0] != 17:  # EEXIST
+                raise
     record.store(r)
     return r

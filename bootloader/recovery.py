@@ -13,6 +13,7 @@ from bootloader.refused import Refused
 
 _ROUND = const(5)  # minutes, growing
 _MOST = const(60)
+_LIMIT = const(7 * 3600)  # ticks of guard.py: an hour over the longest round
 _PAUSE = const(15)  # seconds between two polls, growing
 
 
@@ -26,6 +27,8 @@ def run():
     rtc.save(life)
     end = time.ticks_add(time.ticks_ms(), rounds * _ROUND * 60000)
     pause = _PAUSE
+    # A peer that trickles cannot hold the board.
+    ota.alarms = [(_LIMIT, rtc.ROUNDS, rounds, True)]
     # `ota.slot` is the one that boots, if any.
     target = 1 - r.active if ota.slot else _broken(r)
     while not ota.slot or time.ticks_diff(end, time.ticks_ms()) > 0:

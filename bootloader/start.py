@@ -67,9 +67,8 @@ def run():
     else:
         entry = m.entry
         _hand_over(m, slots.path(slot), life, ready)
-    for k in list(sys.modules):
-        if k.startswith("bootloader"):
-            del sys.modules[k]
+    timer(guard)
+    _leave(sys.modules)
     return entry
 
 
@@ -130,22 +129,37 @@ def _hand_over(m, root, life, ready):
         guard.due = _NEXT if guard.heard else 0
     life[rtc.END] = rtc.RUNNING
     rtc.save(life)
-    timer(guard)
     if not guard.plain:
         # From before the app is imported. ESP8266 takes no other value, bites after 1.6 to 3.2 s
         # and never stops: hence the tick of half a second, which feeds it on the loop's behalf.
         guard.wdt = machine.WDT(timeout=5000)
     sys.path[:] = [root, root + "/lib", ".frozen"]
-    os.chdir("/data")
+    try:
+        os.chdir("/data")
+    except OSError:  # the app may have removed it
+        os.mkdir("/data")
+        os.chdir("/data")
 
 
 def timer(guard):
-    """Start the tick. ESP32 has hardware timers only."""
-    number = -1 if sys.platform == "esp8266" else 3
+    """Start the tick, on the timer that an app is the least likely to use."""
+    number = -1
+    if sys.platform != "esp8266":
+        # Hardware timers only: four, but one or two on the RISC-V chips ("... with ESP32C3").
+        kind = sys.implementation._machine.split("ESP32")[-1]
+        number = 0 if kind[:1] in ("C", "H") else 3
     periodic = machine.Timer.PERIODIC
     machine.Timer(number).init(period=guard.TICK, mode=periodic, callback=guard.tick)
 
 
-def scrub(depth):
-    """Overwrite the used stack: what it still points to would stay on the heap for good."""
-    return scrub(depth - 1) if depth else 0
+def _leave(modules):
+    """Let go of the boot stage, but for guard.py.
+
+    Emptied, not just dropped: the collector takes what an old stack frame left behind for a
+    reference, and one to a module would keep all of them on the heap.
+    """
+    for k in list(modules):
+        if k.startswith("bootloader"):
+            names = modules.pop(k).__dict__
+            if k != "bootloader.guard":
+                names.clear()
