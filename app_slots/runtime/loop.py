@@ -30,7 +30,7 @@ class App(Scheduler):
         self.checks = []
         self.busy = None  # a function; while it returns true, updates wait, an hour at most
         self.held = ""  # what holds the confirmation of a trial back
-        self.updater = None
+        self.updater = None  # type: Updater  # pyright: ignore # set by run()
         self._drivers = []
         self._health = None  # the judge of a trial
         self._remembered = False
