@@ -34,12 +34,12 @@ def trial(r, end, digest):
         if end == rtc.STOPPED:
             return AGAIN
         reason = _REASON[end]
-        if reason not in _SOFT or r.reason in _SOFT:
-            r.reason = reason
+        if reason not in _SOFT or r.fault in _SOFT:
+            r.fault = reason
         if end == rtc.VETO:
             r.left = 0
     if r.left == 0:
-        reject(r, digest, r.reason, r.reason not in _SOFT)
+        reject(r, digest, r.fault, r.fault not in _SOFT)
         return BACK
     r.left -= 1
     return BOOT

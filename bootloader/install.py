@@ -86,7 +86,7 @@ def once(b, r, state, target, active, own=None):
     os.rename(_INCOMING, slots.manifest(target))
     r.trial = target
     r.left = record.TRIES
-    r.reason = 0
+    r.fault = 0
     record.store(r)
     return True
 

@@ -9,7 +9,7 @@ import struct
 from hashlib import sha256
 from micropython import const
 
-_FORMAT = "<4sIBBBBBBHII16s16s16s"
+_FORMAT = "<4sIBBBBBBBBII16s16s16s"
 _SIZE = const(72)
 _MAGIC = b"OTA1"
 NONE = const(255)  # no slot
@@ -46,7 +46,8 @@ class Record:
         self.soft = 0  # soft rejections of `bad` so far; its next trial waits the longer
         self.reached = 0  # after how many of them the old release then reached the server
         self.flags = 0
-        self.reason = 0
+        self.reason = 0  # why `bad` was rejected
+        self.fault = 0  # how the open trial's tries have ended so far
         self.seq = 0
         self.floor = 0
         self.good = [ZERO, ZERO]  # digest of the confirmed manifest of slot a and of slot b
@@ -57,7 +58,7 @@ class Record:
 def pack(r):
     b = struct.pack(
         _FORMAT, _MAGIC, r.number, r.active, r.trial, r.left, r.soft, r.flags, r.reason, r.reached,
-        r.seq, r.floor, r.good[0], r.good[1], r.bad,
+        r.fault, r.seq, r.floor, r.good[0], r.good[1], r.bad,
     )  # fmt: skip
     return b + sha256(b).digest()[:4]
 
@@ -70,7 +71,7 @@ def unpack(b):
     good = r.good
     (
         _, r.number, r.active, r.trial, r.left, r.soft, r.flags, r.reason, r.reached,
-        r.seq, r.floor, good[0], good[1], r.bad,
+        r.fault, r.seq, r.floor, good[0], good[1], r.bad,
     ) = struct.unpack(_FORMAT, b)  # fmt: skip
     return r
 

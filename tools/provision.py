@@ -22,7 +22,7 @@ from . import places
 SOURCE_FILES = ("boot.py", "main.py")
 """Run by the firmware by name, as source; everything else of the boot stage is bytecode."""
 
-_RECORD = struct.Struct("<4sIBBBBBBHII16s16s16s")
+_RECORD = struct.Struct("<4sIBBBBBBBBII16s16s16s")
 _NO_SLOT = 255
 
 
@@ -54,7 +54,7 @@ def record(
     if digest:
         good[slot] = bytes.fromhex(digest)[:16]
     body = _RECORD.pack(
-        b"OTA1", number, slot, _NO_SLOT, 0, 0, 0, 0, 0, seq, floor, *good, bytes(16)
+        b"OTA1", number, slot, _NO_SLOT, 0, 0, 0, 0, 0, 0, seq, floor, *good, bytes(16)
     )
     return body + sha256(body).digest()[:4]
 
