@@ -21,6 +21,7 @@ _FAILS = const(3)  # after so many the plain fetch steps in
 _LIMIT = const(3600)  # ticks of guard.TICK: half an hour
 _BLOCK = const(4096)
 _SPARE = const(8)  # blocks
+_TELL = const(8)  # progress goes to the server after so many downloads
 
 
 def run():
@@ -76,8 +77,8 @@ def once(b, r, state, target, active, own=None):
             raise Refused("hash")
         if r.trial != record.NONE:
             raise Refused("busy")
-        _make_room(target)
-        _fill(url, b, r, state, target, active, own or ota.stage("fetch").fetch)
+        of = _make_room(target)
+        _fill(url, b, r, state, target, active, own or ota.stage("fetch").fetch, of)
         slots.check_files(target, _INCOMING)
     except Refused as e:
         print("refused:", e.args[0])
@@ -92,15 +93,17 @@ def once(b, r, state, target, active, own=None):
 
 
 def _make_room(target):
-    """Take the slot's manifest away, then what the new release does not list.
+    """Take the slot's manifest away, then what the new release does not list; count its files.
 
     From here until the manifest is back the slot cannot boot.
     """
     names = slots.Names()
     need = _SPARE
+    count = 0
     with open(_INCOMING, "rb") as f:
         for name, size, _ in Manifest(f).files():
             names.add(name)
+            count += 1
             # LittleFS keeps up to 128 bytes inside the folder, which takes blocks too.
             need += size // _BLOCK + 1
     root = slots.path(target)
@@ -112,6 +115,7 @@ def _make_room(target):
     if need > os.statvfs("/")[3] + _taken(root):
         raise Refused("space")
     slots.sweep(target, names)
+    return count
 
 
 def _taken(path):
@@ -124,16 +128,20 @@ def _taken(path):
     return blocks
 
 
-def _fill(url, b, r, state, target, active, fetch):
+def _fill(url, b, r, state, target, active, fetch, of):
     link = ota.stage("link").Link(url)
-    count = 0
+    count = loaded = 0
     try:
         with open(_INCOMING, "rb") as f:
             for name, size, sha in Manifest(f).files():
                 count += 1
-                print("file", count, name, size)
                 _folder(slots.path(target) + "/" + name)
-                fetch(link, "ab"[target], "ab"[active], name, size, sha)
+                how = fetch(link, "ab"[target], "ab"[active], name, size, sha)
+                print("file", count, name, how)
+                if how == "loaded":
+                    loaded += 1
+                    if loaded % _TELL == 0:
+                        ota.stage("offer").tell(b, r, state, {"prog": [count, of]})
     except OSError as e:
         if e.args[0] == 28:  # ENOSPC
             raise Refused("space")

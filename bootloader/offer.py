@@ -26,8 +26,12 @@ def take(b, r, state, name):
 
 def refuse(b, r, state, wanted, code):
     """Tell the server that what it offered is refused, and why."""
+    tell(b, r, state, {"bad": {"m": wanted[:32], "why": code, "soft": 0, "trace": ""}})
+
+
+def tell(b, r, state, more):
+    """Report `more`, if the server can be reached."""
     try:
-        bad = {"m": wanted[:32], "why": code, "soft": 0, "trace": ""}
-        Poll(b, r, state, bad).close()
+        Poll(b, r, state, more).close()
     except OSError as e:
-        print("refuse:", repr(e))
+        print("report:", repr(e))

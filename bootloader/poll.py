@@ -18,21 +18,21 @@ from bootloader.wire import mac
 class Poll:
     """A conversation with the first of the board's servers that answers.
 
-    `state` is what the board is doing, `bad` a refusal to report instead of the record's.
+    `state` is what the board is doing; `more` goes into the message too.
     Raises OSError when no server gives a valid answer.
     """
 
-    def __init__(self, board, r, state, bad=None):
+    def __init__(self, board, r, state, more=None):
         self._key = bytes.fromhex(board["key"])
         self._ticket = ""
         self.link = None
         for self.url in board["server"]:
             try:
                 self.link = Link(self.url)
-                self.reply = self._say(board, r, state, bad)
+                self.reply = self._say(board, r, state, more)
                 if "stale" in self.reply:
                     # The first exchange of a boot has no ticket; the second, which has, counts.
-                    self.reply = self._say(board, r, state, bad)
+                    self.reply = self._say(board, r, state, more)
                 return
             except (OSError, ValueError, Refused) as e:
                 print("server", self.url, repr(e))
@@ -44,7 +44,7 @@ class Poll:
             self.link.close()
             self.link = None
 
-    def _say(self, board, r, state, bad):
+    def _say(self, board, r, state, more):
         nonce = hexa(os.urandom(8))
         facts = {
             "id": board["id"],
@@ -65,8 +65,8 @@ class Poll:
             "trust": trust_version(),
             "addr": network.WLAN(network.STA_IF).ifconfig()[0],
         }
-        if bad:
-            facts["bad"] = bad
+        if more:
+            facts.update(more)
         elif r.bad != record.ZERO:
             digest, why, soft = record.rejection(r)
             text = ota.stage("why").text()
