@@ -67,6 +67,7 @@ def run():
     else:
         entry = m.entry
         _hand_over(m, slots.path(slot), life, ready)
+    print("ota:", guard.slot, guard.seq, entry)
     timer(guard)
     _leave(sys.modules)
     return entry
