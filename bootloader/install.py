@@ -82,7 +82,8 @@ def once(b, r, state, target, active, own=None):
         slots.check_files(target, _INCOMING)
     except Refused as e:
         print("refused:", e.args[0])
-        ota.stage("offer").refuse(b, r, state, wanted, e.args[0])
+        # What is refused in the middle of its transfer, offer.py alone can name.
+        ota.stage("offer").refuse(b, r, state, (e.args + (wanted,))[1], e.args[0])
         raise
     os.rename(_INCOMING, slots.manifest(target))
     r.trial = target

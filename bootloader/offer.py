@@ -2,24 +2,28 @@
 
 from bootloader.lines import MAX
 from bootloader.poll import Poll, trust_version
+from bootloader.refused import Refused
 
 
 def take(b, r, state, name):
     """Poll and save the next trust file, else the offered manifest, as the file `name`.
 
-    Returns (server's url, digest as hex or "", whether it is a trust file).
+    Returns (server's url, digest as hex or "", whether it is a trust file). Raises Refused with
+    the code and that digest.
     """
     poll = Poll(b, r, state)
+    reply = poll.reply
+    wanted = reply.get("m", "")
+    version = trust_version() + 1
     try:
-        reply = poll.reply
-        version = trust_version() + 1
-        wanted = reply.get("m", "")
         if reply["trust"] >= version:
             poll.link.save("/d/v1/trust/%d" % version, name, MAX)
             return poll.url, wanted, True
         if wanted:
             poll.link.save("/d/v1/manifests/" + wanted, name, MAX)
         return poll.url, wanted, False
+    except Refused as e:
+        raise Refused(e.args[0], wanted)
     finally:
         poll.close()
 

@@ -10,14 +10,12 @@ import json
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from mipy_ota.tools import provision
 from tests import vectors
 
-# What the root threshold has signed, of the old version and of the new, is beyond attack; the rest of
-# the rules guards against a mistake of the signer, who keeps them all, as the server does. The chip
-# saves their bytes where breaking one does no harm there. Vector -> what the chip says instead.
+# What the root thresholds of the old version and of the new have signed is beyond attack. The rest
+# of the rules guards against a mistake of the signer, who keeps them all, as the server does. The
+# chip saves their bytes where breaking one does no harm. Vector -> what the chip says instead.
 LENIENT = {
     "version 0": "trust-version",  # refused, by another name
     "threshold 0": "trust-sig",
