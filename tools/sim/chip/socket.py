@@ -182,10 +182,10 @@ class socket(io.IOBase):
 
     def readline(self, size=-1):
         if self._timeout == 0:
-            return self._taken(self._s.readline())
+            return self._taken(self._s.readline(size))
         whole = b""
-        while not whole.endswith(b"\n"):
-            part = self._s.readline()
+        while not whole.endswith(b"\n") and len(whole) != size:
+            part = self._s.readline(size if size < 0 else size - len(whole))
             if part is None:
                 self._wait(uselect.POLLIN)
             elif part:
