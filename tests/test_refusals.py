@@ -101,6 +101,14 @@ def made(*edits: tuple[str, str], signer: str = "release", **facts: Any) -> Evil
     return Evil(body, signature(body, signer) if signer else b"", files)
 
 
+def serve(liar: Hostile, evil: Evil) -> None:
+    """Offer a manifest and its files."""
+    liar.offer["m"] = evil.digest
+    liar.content[f"/d/v1/manifests/{evil.digest}"] = evil.body + evil.sigs
+    for content in evil.files.values():
+        liar.content[f"/d/v1/files/{sha(content)}"] = content
+
+
 @dataclass(frozen=True)
 class State:
     """What no attack may change: all that is on the flash, but for the empty slot and scraps."""
@@ -156,13 +164,6 @@ class Field:
         for path in ("/trust/0/trust", "/trust/1/trust"):
             self.board.write(path, raw)
         self.board.write("/bootloader/trust", built_in or raw)
-
-    def serve(self, evil: Evil) -> None:
-        """Offer a manifest and its files."""
-        self.liar.offer["m"] = evil.digest
-        self.liar.content[f"/d/v1/manifests/{evil.digest}"] = evil.body + evil.sigs
-        for content in evil.files.values():
-            self.liar.content[f"/d/v1/files/{sha(content)}"] = content
 
     def reasons(self, digest: str, kind: str = "refused") -> list[str]:
         """Why the board refused a release, as the real server has recorded it."""
@@ -325,7 +326,7 @@ def test_manifest(field: Field, name: str) -> None:
     code, make = MANIFESTS[name]
     evil = make()
     field.back("plain")
-    field.serve(evil)
+    serve(field.liar, evil)
     assert field.refused(evil.digest) == code
 
 
@@ -337,7 +338,7 @@ def test_two_keys_needed(field: Field) -> None:
     evil.sigs *= 2
     field.back("plain")
     field.trust(trust.add_signature(first.encode(), fleet.key("root")))
-    field.serve(evil)
+    serve(field.liar, evil)
     assert field.refused(evil.digest) == "threshold"
 
 
@@ -348,7 +349,7 @@ def test_revoked_key(field: Field) -> None:
     evil = made(signer="lost")
     field.back("plain")
     field.trust(*(trust.add_signature(t.encode(), fleet.key("root")) for t in (second, first)))
-    field.serve(evil)
+    serve(field.liar, evil)
     assert field.refused(evil.digest) == "revoked"
 
 
@@ -356,7 +357,7 @@ def test_another_manifest_under_the_digest(field: Field) -> None:
     """A good release, but not the one that the reply, MAC and all, has named."""
     evil, digest = made(), secrets.token_hex(32)
     field.back("plain")
-    field.serve(evil)
+    serve(field.liar, evil)
     field.liar.offer["m"] = digest
     field.liar.content[f"/d/v1/manifests/{digest}"] = evil.body + evil.sigs
     assert field.refused(digest) == "hash"
@@ -384,7 +385,7 @@ def test_manifest_transfer(field: Field, name: str) -> None:
     code, answer = TRANSFERS[name]
     evil = made()
     field.back("plain")
-    field.serve(evil)
+    serve(field.liar, evil)
     field.liar.whole[f"/d/v1/manifests/{evil.digest}"] = answer(evil.body + evil.sigs)
     assert field.refused(evil.digest) == code
 
@@ -406,7 +407,7 @@ def test_file(field: Field, installer: str, name: str, attack: str) -> None:
     evil = made()
     content = evil.files[name]
     field.back(installer)
-    field.serve(evil)
+    serve(field.liar, evil)
     field.liar.content[f"/d/v1/files/{sha(content)}"] = change(content)
     assert field.refused(evil.digest) == code
 
@@ -418,7 +419,7 @@ def test_file_transfer(field: Field, installer: str, attack: str) -> None:
     evil = made()
     content = evil.files["big.bin"]
     field.back(installer)
-    field.serve(evil)
+    serve(field.liar, evil)
     field.liar.whole[f"/d/v1/files/{sha(content)}"] = answer(content)
     assert field.refused(evil.digest) == code
 
@@ -427,7 +428,7 @@ def test_files_of_another_release(field: Field) -> None:
     """Manifest A with the files of B, each of the right size."""
     evil = made()
     field.back("plain")
-    field.serve(evil)
+    serve(field.liar, evil)
     for content in evil.files.values():
         field.liar.content[f"/d/v1/files/{sha(content)}"] = bytes(reversed(content + b"x"))[:-1]
     assert field.refused(evil.digest) == "hash"
@@ -441,7 +442,7 @@ def test_extra_files_go(field: Field) -> None:
     board.write("/app_slots/a/ota.mpy", b"evil")
     board.write("/app_slots/a/runtime/machine.mpy", b"evil")
     good = made()
-    field.serve(good)
+    serve(field.liar, good)
     assert board.life(timeout=30).cause == "reset"
     listed = {f"/app_slots/b/{name}" for name in (*good.files, "manifest")}
     listed |= {f"/app_slots/a/{name}" for name in (*fleet.compiled(OLD), "manifest")}
@@ -463,7 +464,7 @@ def test_extra_file_that_stays_rejects_the_trial(field: Field) -> None:
     """Deleting it fails, as it does on flash that is worn out (here by a patched os.remove)."""
     board = field.back("plain")
     good = made()
-    field.serve(good)
+    serve(field.liar, good)
     assert board.life(timeout=30).cause == "reset"
     board.write("/app_slots/b/extra", b"evil")
     board.write("/boot.py", STUCK + board.read("/boot.py"))
@@ -554,7 +555,7 @@ def test_dev_release_where_its_key_is_named(field: Field) -> None:
     for path in ("/trust/0/board", "/trust/1/board"):
         board.write(path, replace(field.who, dev=public("dev")).encode())
     evil = made(signer="dev", seq=SEQ - 5, floor=SEQ - 5)
-    field.serve(evil)
+    serve(field.liar, evil)
     assert board.life(timeout=30).cause == "reset"
     field.liar.reset()
     board.start()
@@ -660,7 +661,7 @@ def test_forged_replies_confirm_nothing(field: Field) -> None:
     """A trial waits for somebody who knows the key, however long somebody else answers."""
     board = field.back("plain")
     good = made()
-    field.serve(good)
+    serve(field.liar, good)
     assert board.life(timeout=30).cause == "reset"
     field.liar.reset()
     field.liar.bend = lambda exchange: with_key(field, exchange, bytes(32))
@@ -676,3 +677,52 @@ def test_forged_replies_confirm_nothing(field: Field) -> None:
     board.start()
     assert board.wait(lambda _: field.confirmed(good.digest), 60), board.console
     board.stop()
+
+
+# --- keys change
+
+
+def test_rotation(tmp_path: Path) -> None:
+    """A board sleeps through five trust versions, which change every key it knows."""
+    old = fleet.release(OLD, SEQ, floor=FLOOR)
+    two = trust.following(first(), add=[("release", public("second"))])
+    three = trust.following(two, add=[("debug", public("debug"))])
+    four = trust.following(three, add=[("root", public("root2"))])
+    five = trust.following(four, revoke=[public("root").id])
+    six = trust.following(five, revoke=[public("release").id])
+    versions = [signed(made, "root") for made in (two, three, four)]
+    versions += [signed(made, "root2") for made in (five, six)]
+    with running(tmp_path / "server", interval=5) as server, Hostile(server.url) as way:
+        fl = fleet.Fleet(server)
+        who = fleet.identity("b1", (way.url,))
+        way.key = who.key
+        fl.enrol(who)
+        with fleet.prepared(tmp_path / "board", who, old, speed=SPEED) as board:
+            for raw in versions:
+                fl.post("/api/trust", raw)
+
+            def says(**facts: object) -> bool:
+                return facts.items() <= fl.get("/api/boards/b1").items()
+
+            def goes_until(**facts: object) -> None:
+                board.start()
+                assert board.wait(lambda _: says(**facts), 60), board.console
+                board.stop()
+
+            goes_until(trust=6, state="ok", seq=SEQ)
+            walked = [path for path in way.asked if path.startswith("/d/v1/trust/")]
+            assert walked == [f"/d/v1/trust/{version}" for version in range(2, 7)]
+            assert board.read("/trust/0/trust") == board.read("/trust/1/trust") == versions[-1]
+            # What runs was signed by the key that is revoked now: it stays until there is better.
+            assert any("app old in a" in board.life(until="app").console for _ in range(2))
+
+            evil = made()
+            serve(way, evil)
+            goes_until(reason="revoked", state="ok", digest=fleet.digest(old)[:32])
+            assert "app new" not in board.console
+            way.reset()
+
+            good = fleet.release(NEW, SEQ + 2, floor=FLOOR, signer="second")
+            goes_until(seq=SEQ + 2, state="ok", digest=fl.publish(good)[:32])
+            record = Record.of(board)
+            assert (record.active, record.seq, record.floor) == (1, SEQ + 2, FLOOR)
