@@ -117,6 +117,11 @@ serve: $(READY) ## Run the OTA server.
 sim: setup ## Run a virtual board with its console.
 	@$(MIPY) sim $(ARGS)
 
+# `make flash PORT=/dev/ttyUSB0`; the port is found when there is one board
+.PHONY: flash
+flash: $(READY) ## Flash a board over USB.
+	@$(MIPY) flash $(PORT) $(ARGS)
+
 .PHONY: clean
 clean: ## Remove build/. Keys and fleets live elsewhere and stay.
 	@rm -rf build

@@ -35,6 +35,8 @@ VERBS = (
     ("reissue", "release:reissue", "Publish an earlier release again under a new number."),
     ("rollback", "release:rollback", "Send a board back to its other slot."),
     ("serve", "serve:serve", "Run the OTA server."),
+    ("flash", "flash.verb:flash", "Flash a board over USB, once."),
+    ("label", "label:label", "Show a board's label and QR code."),
     ("sim", "sim.command:sim", "Run a virtual board with its console."),
     ("boards", "boards:boards", "List the boards and what they run."),
     ("status", "boards:status", "Show the server, its releases and its rollouts."),

@@ -164,17 +164,27 @@ class Client:
         )
 
 
+def address() -> str:
+    """Where the fleet's server is: MIPY_SERVER, else "server" in fleet.json, else this machine.
+
+    Raises:
+        Failure: fleet.json cannot be read.
+    """
+    named = os.environ.get("MIPY_SERVER") or _settings(places.fleet_dir()).get("server")
+    return (named or DEFAULT_SERVER).rstrip("/")
+
+
 def connect() -> Client:
-    """The fleet's server: MIPY_SERVER, else "server" in the fleet's fleet.json, else this machine.
+    """The fleet's server, at its `address`.
 
     The token is in the file that MIPY_TOKEN_FILE names, else in the fleet's folder.
 
     Raises:
         Failure: the token or fleet.json cannot be read.
     """
-    folder = places.fleet_dir()
-    url = os.environ.get("MIPY_SERVER") or _settings(folder).get("server") or DEFAULT_SERVER
-    token_file = Path(os.environ.get("MIPY_TOKEN_FILE") or folder / "token").expanduser()
+    url = address()
+    named = os.environ.get("MIPY_TOKEN_FILE") or places.fleet_dir() / "token"
+    token_file = Path(named).expanduser()
     try:
         token = token_file.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as problem:
@@ -182,7 +192,7 @@ def connect() -> Client:
             f"cannot read the server's token in {token_file}",
             "start the server once with `mipy serve`, or name the file with MIPY_TOKEN_FILE",
         ) from problem
-    return Client(url.rstrip("/"), token)
+    return Client(url, token)
 
 
 def _settings(folder: Path) -> dict[str, Any]:

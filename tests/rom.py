@@ -1,0 +1,108 @@
+"""The ROM loader of a chip on a pseudo-terminal, for the real esptool to talk to.
+
+    python -m tests.rom CHIP FLASH_MB FOLDER
+
+In FOLDER appear `port`, a link to the terminal, and `flash.bin`: what the chip holds, whenever a
+client that has changed it hangs up. That is the chip's reset: from then on whatever is appended to
+`console` is what the board prints, until a client speaks to the loader again.
+
+The loader is esp32-mock-bootloader's with two of its values set: as it is, it takes a pause within
+a read for the client's end, and hangs up three seconds after the first of several images.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import sys
+import threading
+import time
+from pathlib import Path
+
+from esp32_mock_bootloader import protocol, server
+
+server._CLIENT_RECV_TIMEOUT = 1.0
+server._FLASH_END_IDLE_SEC = 1e9
+
+PAUSE = 0.02
+LISTENING = 0.3
+"""A client that has opened the port throws away what is there already, and then listens."""
+
+
+class Line:
+    """The loader's end of the terminal; between its clients the board's own console."""
+
+    def __init__(self, folder: Path) -> None:
+        self._master, slave = pty.openpty()
+        self._console = folder / "console"
+        self._console.touch()
+        self._printed = 0
+        self._since = time.monotonic()
+        self._talked = False
+        self.booted = False
+        (folder / "port").symlink_to(os.ttyname(slave))
+        os.close(slave)  # else it cannot be seen when a client hangs up
+
+    def set_timeout(self, seconds: float) -> None:
+        """Part of a transport; this one always waits for `PAUSE`, and counts for itself."""
+
+    def ignore_eof_for_disconnect(self) -> bool:
+        """Part of a transport: an end is an end."""
+        return False
+
+    def recv(self, size: int) -> bytes:
+        """What the client says, nothing when it has hung up; raises socket.timeout in between."""
+        end = time.monotonic() + server._CLIENT_RECV_TIMEOUT
+        poll = select.poll()
+        poll.register(self._master, select.POLLIN)
+        while time.monotonic() < end:
+            events = dict(poll.poll(PAUSE * 1000)).get(self._master, 0)
+            if events & select.POLLIN:
+                self._talked, self.booted = True, False
+                return os.read(self._master, size)
+            if not events & select.POLLHUP:
+                self._print()
+                continue
+            self._since = time.monotonic()
+            if self._talked:
+                self._talked = False
+                return b""
+            time.sleep(PAUSE)
+        raise TimeoutError
+
+    def sendall(self, data: bytes) -> None:
+        """All of it: the terminal takes some kilobytes at a time."""
+        while data:
+            data = data[os.write(self._master, data) :]
+
+    def close(self) -> None:
+        """Stays open: the next client comes to the same terminal."""
+
+    def _print(self) -> None:
+        if self.booted and time.monotonic() - self._since > LISTENING:
+            text = self._console.read_bytes()[self._printed :]
+            self.sendall(text)
+            self._printed += len(text)
+
+
+def main(chip: str, megabytes: int, folder: Path) -> None:
+    """Serve until killed."""
+    protocol.FLASH_MOCK_SIZE = megabytes << 20
+    # The third byte of a flash chip's id is the logarithm of its size (JEDEC).
+    protocol.MOCK_FLASH_ID = protocol.MOCK_FLASH_ID & 0xFFFF | (19 + megabytes.bit_length()) << 16
+    line, flash = Line(folder), server.FlashImage()
+    known = bytes(flash.data)
+    while True:
+        talk = server.BootloaderConnection(pty=line)  # pyright: ignore[reportArgumentType]
+        server.handle_client(talk, threading.Event(), chip, flash=flash)
+        if flash.data != known:
+            known = bytes(flash.data)
+            part = folder / "flash.part"
+            part.write_bytes(known)
+            part.rename(folder / "flash.bin")
+            line.booted = True
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

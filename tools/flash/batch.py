@@ -1,0 +1,130 @@
+"""Many boards: the next port, the next row of a table.
+
+The table is the memory: a board's id is written into its row as soon as it is up, and rows with
+an id are passed over, so a batch that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from .. import console
+from ..console import Failure
+from ..enrol import Record
+from ..files import write
+from . import port as ports
+
+COLUMNS = ("name", "class", "server", "id")
+"""Of these `name` must be there; `id` is filled in here."""
+_LOOK_SECONDS = 0.5
+
+Row = dict[str, str]
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of the table.
+
+    Raises:
+        Failure: it cannot be read, a column is unknown, or a name is missing or used twice.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file, restkey="", restval="")
+            found = [{key: value.strip() for key, value in row.items()} for row in table]
+            columns = table.fieldnames or ()
+    except (OSError, UnicodeDecodeError, csv.Error, AttributeError) as problem:
+        raise Failure(f"cannot read {path}: {problem}", "it needs a first line: name") from problem
+    unknown = [column for column in columns if column not in COLUMNS]
+    if unknown or "name" not in columns:
+        raise Failure(
+            f"{path}: "
+            + (f"no column is called '{unknown[0]}'" if unknown else "no column 'name'"),
+            f"its first line names columns: {', '.join(COLUMNS[:-1])}",
+        )
+    names = [row["name"] for row in found]
+    for number, name in enumerate(names, 2):
+        if not name or names.count(name) > 1:
+            raise Failure(
+                f"{path}, line {number}: the name is {'used twice' if name else 'missing'}",
+                "every board needs a name of its own",
+            )
+    return found
+
+
+def save(path: Path, table: list[Row]) -> None:
+    """Write the table, whole or not at all.
+
+    Raises:
+        Failure: it cannot be written.
+    """
+    text = io.StringIO()
+    columns = [column for column in COLUMNS if column == "id" or column in table[0]]
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    try:
+        write(path, text.getvalue().encode())
+    except OSError as problem:
+        raise Failure(f"cannot write {path}: {problem.strerror}", "make room for it") from problem
+
+
+def run(path: Path, port: str | None, flash: Callable[[str, dict[str, object]], Record]) -> None:
+    """Flash a board for each row that has no id yet.
+
+    Args:
+        port: the one to use for all, each board after the other; None: whichever comes next.
+        flash: flashes the board on a port with what its row says.
+
+    Raises:
+        Failure: of the board at hand; those before it are done and noted.
+    """
+    table = read(path)
+    open_rows = [row for row in table if not row.get("id")]
+    console.note(f"{len(table) - len(open_rows)} of {len(table)} boards are done")
+    next_port = _Ports(port)
+    for row in open_rows:
+        at = next_port(row["name"])
+        done = flash(at, _wishes(row))
+        row["id"] = done.board.id
+        save(path, table)
+    console.say(f"all {len(table)} boards of {path} are done")
+
+
+def _wishes(row: Row) -> dict[str, object]:
+    said: dict[str, object] = {"name": row["name"]}
+    if row.get("class"):
+        said["cls"] = row["class"]
+    if row.get("server"):
+        said["servers"] = tuple(row["server"].split())
+    return said
+
+
+class _Ports:
+    """Hands out ports, each once for as long as its board stays plugged in."""
+
+    def __init__(self, port: str | None) -> None:
+        self._only = port
+        self._used: set[str] = set()
+
+    def __call__(self, name: str) -> str:
+        told = False
+        while True:
+            there = self._there()
+            self._used &= set(there)
+            fresh = [port for port in there if port not in self._used]
+            if fresh:
+                self._used.add(fresh[0])
+                return fresh[0]
+            if not told:
+                console.say(f"plug in the board for '{name}'")
+                told = True
+            time.sleep(_LOOK_SECONDS)
+
+    def _there(self) -> list[str]:
+        if self._only:
+            return [self._only] if Path(self._only).exists() else []
+        return ports.find()

@@ -1,0 +1,172 @@
+"""The chip on the other end of the cable, through esptool as a program of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..console import Failure
+
+FAST, SLOW = 460800, 115200
+"""Bits per second; the slow one is what bad cables still carry."""
+
+_CHIP = re.compile(r"Detecting chip type\.\.\. (\S+)|Connected to (\S+) on ")
+_FACTS = {
+    "text": re.compile(r"Chip type:\s+(.+)"),
+    "mac": re.compile(r"MAC:\s+([0-9a-f:]{17})\s*$"),
+    "flash": re.compile(r"Detected flash size: (\d+)(KB|MB)"),
+}
+_UNITS = {"KB": 1024, "MB": 1024 * 1024}
+_PERCENT = re.compile(r"^(?:Writing at|Reading from) .*?([\d.]+)% ")
+_DONE = re.compile(r"^Wrote \d+ bytes")
+_FATAL = re.compile(r"fatal error occurred: (.*)")
+
+_NO_ANSWER = (
+    "the board does not answer as one in download mode",
+    "hold its BOOT (or FLASH) button, press reset, let go, and run it again; try another cable",
+)
+_FAILURES = (
+    (re.compile(r"Failed to connect|Wrong boot mode|No serial data|Invalid head of"), *_NO_ANSWER),
+    (
+        re.compile(r"MD5 of file does not match|verif\w+ failed", re.IGNORECASE),
+        "the flash does not hold what was written to it",
+        "try another cable or power supply; if it stays, the flash chip is worn out",
+    ),
+    (
+        re.compile(r"port is busy|exclusively lock|device disconnected|readiness to read"),
+        "the board went away from its port",
+        "plug it in again, close other programs that use the port, and run it again",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What esptool finds out: kind is its own word (esp8266, esp32c3), flash in bytes."""
+
+    kind: str
+    text: str
+    mac: str
+    flash: int
+
+
+def identify(port: str) -> Chip:
+    """Ask the chip on `port` what it is; leaves it in its ROM loader.
+
+    Raises:
+        Failure: it does not answer, or says nothing of its flash.
+    """
+    output = _esptool(port, SLOW, "--after", "no-reset", "flash-id")
+    kind = _CHIP.search(output)
+    found = {name: pattern.search(output, re.M) for name, pattern in _FACTS.items()}
+    found["mac"] = re.search(_FACTS["mac"].pattern, output, re.M)
+    text, mac, flash = found["text"], found["mac"], found["flash"]
+    if not (kind and text and mac):
+        raise Failure("esptool does not know this chip", "see `esptool -p PORT chip-id`")
+    if not flash:
+        raise Failure(
+            "the size of the board's flash cannot be told", "see `esptool -p PORT flash-id`"
+        )
+    return Chip(
+        kind=re.sub(r"[^a-z0-9]", "", (kind[1] or kind[2]).lower()),
+        text=text[1].strip(),
+        mac=mac[1],
+        flash=int(flash[1]) * _UNITS[flash[2]],
+    )
+
+
+def write(port: str, parts: Iterable[tuple[int, bytes]], progress: Callable[[int], None]) -> None:
+    """Erase the whole flash, write `parts` (offset, content), verify them, start the board.
+
+    Args:
+        progress: is told how many bytes are written so far.
+
+    Raises:
+        Failure: the flash is not what it should be.
+    """
+    parts = list(parts)
+    with tempfile.TemporaryDirectory() as folder:  # 0700: the device key is in there
+        words = []
+        for number, (offset, content) in enumerate(parts):
+            path = Path(folder, f"{number}.bin")
+            path.write_bytes(content)
+            words += [hex(offset), str(path)]
+        sizes = [len(content) for _, content in parts]
+        done = 0
+
+        def heard(line: str) -> None:
+            nonlocal done
+            if _DONE.match(line):
+                done += 1
+                progress(sum(sizes[:done]))
+            elif (percent := _PERCENT.match(line)) and done < len(sizes):
+                progress(sum(sizes[:done]) + int(sizes[done] * float(percent[1]) / 100))
+
+        command = ("write-flash", "--flash-size", "keep", "--erase-all", *words)
+        try:
+            _esptool(port, FAST, *command, heard=heard)
+        except Failure as first:
+            if first.text == _NO_ANSWER[0]:
+                raise
+            done = 0
+            progress(0)
+            _esptool(port, SLOW, *command, heard=heard)
+
+
+def read(port: str, offset: int, size: int, progress: Callable[[int], None]) -> bytes:
+    """Read a part of the flash; leaves the chip in its ROM loader.
+
+    Raises:
+        Failure: it does not come through.
+    """
+
+    def heard(line: str) -> None:
+        if percent := _PERCENT.match(line):
+            progress(int(size * float(percent[1]) / 100))
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "flash.bin")
+        words = ("read-flash", hex(offset), hex(size), str(path))
+        _esptool(port, FAST, "--after", "no-reset", *words, heard=heard)
+        return path.read_bytes()
+
+
+def _esptool(
+    port: str, baud: int, *words: str, heard: Callable[[str], None] = lambda line: None
+) -> str:
+    """Run esptool, give each line to `heard`, return all it printed."""
+    command = [sys.executable, "-m", "esptool", "--port", port, "--baud", str(baud), *words]
+    lines = []
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"},
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    ) as process:
+        assert process.stdout
+        for line in process.stdout:
+            lines.append(line)
+            heard(line)
+    output = "".join(lines)
+    if process.returncode:
+        raise _failure(output)
+    return output
+
+
+def _failure(output: str) -> Failure:
+    fatal = _FATAL.search(output)
+    for pattern, what, hint in _FAILURES:
+        if pattern.search(fatal[1] if fatal else output):
+            return Failure(what, hint)
+    said = fatal[1] if fatal else (output.strip().splitlines() or ["nothing"])[-1]
+    return Failure(f"esptool: {said}", "see docs/first-flash.md, or run esptool by hand")

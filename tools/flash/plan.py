@@ -1,0 +1,185 @@
+"""What one board gets: release, files, file system, and where all of it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...signing import bundle, manifest
+from ...signing.board_file import Board
+from ...signing.reasons import Refused
+from .. import console, image, keys, provision
+from ..console import Failure
+from . import layout
+from .firmware import BUILDS, Firmware
+from .layout import BadLayout, Place
+
+if TYPE_CHECKING:
+    from ...signing.rsa import PublicKey
+
+KEPT = ("/data/settings/", "/state/0/w", "/state/1/w")
+"""What a board that is flashed again keeps: its settings and its Wi-Fi networks."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One board's flash."""
+
+    board: Board
+    firmware: Firmware
+    flash: int
+    place: Place
+    files: Mapping[str, bytes]
+    system: bytes
+
+    @property
+    def parts(self) -> list[tuple[int, bytes]]:
+        """What has to be written to an erased chip: (offset, content)."""
+        found = [(self.firmware.offset, self.firmware.data)]
+        found += [(self.place.offset + at, part) for at, part in layout.runs(self.system)]
+        return found
+
+    @property
+    def whole(self) -> bytes:
+        """The whole flash."""
+        flash = bytearray(b"\xff" * self.flash)
+        for offset, content in self.parts:
+            flash[offset : offset + len(content)] = content
+        return bytes(flash)
+
+
+def class_of(firmware: Firmware) -> str:
+    """The class of boards that runs a stock build, as MicroPython calls it."""
+    if firmware.chip not in BUILDS:
+        raise Failure(f"no class is known for the {firmware.chip}", "name it with --class CLASS")
+    cls = BUILDS[firmware.chip].lower().replace("_", "-")
+    return cls + ("-1m" if firmware.variant == "FLASH_1M" else "")
+
+
+def dev_key() -> PublicKey:
+    """The fleet's dev key.
+
+    Raises:
+        Failure: there is none, or several.
+    """
+    from ...signing.rsa import PublicKey
+
+    return PublicKey.of(keys.private(keys.find(None, ("dev",))))
+
+
+def release_for(board: Board, path: Path | None) -> bytes:
+    """The signed release that a new board starts with: the file `path`, else the server's newest.
+
+    Raises:
+        Failure: there is none for its class, or it is not what the board would accept.
+    """
+    raw = _read(path) if path else _newest(board)
+    try:
+        text, files = bundle.read(raw)
+        found = manifest.verify(text, keys.trust(), board.dev).manifest
+        bundle.check(found, files)
+        for what, is_, wanted in (
+            ("app", found.app, board.app),
+            ("class", found.cls, board.cls),
+        ):
+            if is_ != wanted:
+                raise Refused(what, f"it is for the {what} '{is_}', the board has '{wanted}'")
+    except Refused as refused:
+        raise Failure(
+            f"the board would refuse this release ({refused.code}): {refused}",
+            f"publish one with `mipy release --class {board.cls}`, or name another with --release",
+        ) from refused
+    return raw
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.expanduser().read_bytes()
+    except OSError as problem:
+        raise Failure(f"cannot read {path}: {problem.strerror}", "see where it is") from problem
+
+
+def _newest(board: Board) -> bytes:
+    from ..client import connect
+
+    try:
+        server = connect()
+        offered = [
+            one
+            for one in server.releases()
+            if (one["app"], one["class"]) == (board.app, board.cls) and not one["withdrawn"]
+        ]
+        if offered:
+            return server.bundle(max(offered, key=lambda one: one["seq"])["digest"])
+    except Failure as failure:
+        raise Failure(
+            f"no release to start with: {failure.text}",
+            "start the server with `mipy serve`, or give a signed release with --release FILE",
+        ) from failure
+    raise Failure(
+        f"there is no release of '{board.app}' for the class {board.cls}",
+        f"publish one with `mipy release --class {board.cls}`, or name another with --class",
+    )
+
+
+def make(
+    board: Board,
+    firmware: Firmware,
+    flash: int,
+    release: bytes,
+    *,
+    wifi: Mapping[str, str] | None = None,
+    kept: Mapping[str, bytes] | None = None,
+) -> Plan:
+    """Put a board's flash together.
+
+    Args:
+        flash: its size in bytes.
+        wifi: networks, SSID -> password.
+        kept: files of its former life, by path.
+
+    Raises:
+        Failure: firmware, flash and release do not go together.
+    """
+    try:
+        firmware = firmware.on(flash)
+        place = firmware.place(flash)
+    except BadLayout as refused:
+        raise Failure(
+            f"{firmware.text} does not go onto {flash // 1024} KB of flash: {refused}",
+            "take the firmware that micropython.org has for this board and flash size",
+        ) from refused
+    every = keys.trust_files()
+    files = provision.board_files(board, every[0], release, wifi)
+    for copy in "01":
+        # The boot stage carries version 1; what has been revoked since counts from the start.
+        files[f"/trust/{copy}/trust"] = every[-1]
+    files |= kept or {}
+    return Plan(board, firmware, flash, place, files, _system(files, place))
+
+
+def _system(files: Mapping[str, bytes], place: Place) -> bytes:
+    from littlefs import LittleFSError
+
+    try:
+        return image.build(files, place.blocks)
+    except LittleFSError as problem:
+        size = sum(map(len, files.values()))
+        raise Failure(
+            f"{size} bytes of files do not fit into a file system of {place.size} bytes",
+            "leave out what the board does not need, or take a board with more flash",
+        ) from problem
+
+
+def kept_from(system: bytes) -> dict[str, bytes]:
+    """What a board keeps, from the file system that it has; nothing if that is damaged."""
+    from littlefs import LittleFSError
+
+    try:
+        files = image.read(system)
+    except LittleFSError:
+        console.warn("the board's former settings cannot be read, and are lost")
+        return {}
+    return {path: data for path, data in files.items() if path.startswith(KEPT)}

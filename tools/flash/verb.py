@@ -1,0 +1,329 @@
+"""`mipy flash`: from a bare board to one that is on the fleet's list."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import console, enrol, keys
+from ..console import Failure
+from ..enrol import Record
+from ..files import write
+from . import batch as rows
+from . import chip as chips
+from . import firmware as images
+from . import plan as plans
+from . import port as ports
+from .chip import Chip
+from .firmware import Firmware
+from .layout import BadLayout
+from .plan import Plan
+
+WIFI_PASSWORD = "MIPY_WIFI_PASSWORD"
+_SIZES = {"1MB": 1, "2MB": 2, "4MB": 4, "8MB": 8, "16MB": 16}
+_MB = 1024 * 1024
+_SSID_BYTES = range(1, 33)
+_PASSWORD_LETTERS = range(8, 64)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line says about a board."""
+
+    firmware: Path | None = None
+    release: Path | None = None
+    cls: str | None = None
+    name: str | None = None
+    servers: tuple[str, ...] = ()
+    wifi: dict[str, str] | None = None
+    dev: bool = False
+
+
+def flash(
+    port: Annotated[
+        str | None, typer.Argument(metavar="[PORT]", help="Its serial port; the only one if not.")
+    ] = None,
+    firmware: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="MicroPython image; fetched from micropython.org if not."
+        ),
+    ] = None,
+    release: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Signed release to start with; the server's newest."),
+    ] = None,
+    cls: Annotated[
+        str | None,
+        typer.Option("--class", metavar="CLASS", help="Class of the board; its chip's if not."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="What people call it.")] = None,
+    server: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="Where the board finds the server; up to three."),
+    ] = None,
+    wifi: Annotated[
+        str | None,
+        typer.Option(metavar="SSID", help=f"Its network; asks for the password ({WIFI_PASSWORD})."),
+    ] = None,
+    wifi_password_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Read the network's password from a file.")
+    ] = None,
+    dev: Annotated[
+        bool, typer.Option("--dev", help="A board for development: dev key, WebREPL on.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be written where, and stop.")
+    ] = False,
+    image: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Make the whole flash as a file instead.")
+    ] = None,
+    flash_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Without a board: its flash, 1MB to 16MB."),
+    ] = None,
+    batch: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="A board for each row, one after the other."),
+    ] = None,
+) -> None:
+    """Flash a board over USB: firmware, boot stage, keys, and a release to start with.
+
+    Everything on the board is erased. A chip that was flashed from here before keeps its id,
+    name, key, passwords, settings and Wi-Fi.
+    """
+    keys.trust()
+    wishes = Wishes(
+        firmware, release, cls, name, _servers(server), _wifi(wifi, wifi_password_file), dev
+    )
+    if batch:
+        if name or image or dry_run:
+            raise Failure("--batch takes the names from its file and flashes boards", "", 2)
+        rows.run(batch, port, lambda at, row: _flash(at, replace(wishes, **row)))
+    elif image or dry_run:
+        _without_writing(port, wishes, image, flash_size)
+    else:
+        if flash_size:
+            raise Failure("a board knows its flash size itself", "leave --flash-size out", 2)
+        _flash(port or ports.choose(ports.find()), wishes)
+
+
+def _flash(port: str, wishes: Wishes) -> Record:
+    """Flash the board on `port`; returns who it is now."""
+    chip = _identify(port)
+    firmware = _firmware(chip, wishes)
+    record = _record(chip, firmware, wishes)
+    plan = _plan(record, firmware, chip.flash, wishes, kept=_kept(port, chip, firmware))
+    # Kept before it is written: no board ever has a key that nobody knows.
+    path = enrol.keep(record)
+    enrolled = enrol.tell_server(path)
+    with _bar(f"writing {_called(record)}", sum(len(part) for _, part in plan.parts)) as progress:
+        chips.write(port, plan.parts, progress)
+    with console.busy("verified; waiting for the board to start"):
+        ports.follow(port, lambda line: console.note(f"  {line}") if line.strip() else None)
+    console.say(f"{_called(record)} is up" + (" and on the fleet's list" if enrolled else ""))
+    console.note(f"its label: mipy label {record.board.name or record.board.id}")
+    return record
+
+
+def _without_writing(port: str | None, wishes: Wishes, out: Path | None, size: str | None) -> None:
+    if port or not wishes.firmware:
+        chip = _identify(port or ports.choose(ports.find()))
+    else:
+        chip = _imagined(images.load(wishes.firmware), size)
+    firmware = _firmware(chip, wishes)
+    record = _record(chip, firmware, wishes)
+    plan = _plan(record, firmware, chip.flash, wishes)
+    if not out:
+        _describe(plan, chip, known=enrol.known(chip.mac) is not None)
+        return
+    path = enrol.keep(record)
+    try:
+        write(out, plan.whole, 0o600)  # the device key is in there
+    except OSError as problem:
+        raise Failure(f"cannot write {out}: {problem.strerror}", "name another file") from problem
+    enrol.tell_server(path)
+    console.say(f"{out}: the whole flash of {_called(record)}, {len(plan.whole)} bytes")
+    console.note(f"write it with: esptool write-flash 0 {out}")
+
+
+def _imagined(firmware: Firmware, size: str | None) -> Chip:
+    """The chip that a firmware is for, when there is none at hand."""
+    size = size or ("1MB" if firmware.variant == "FLASH_1M" else "4MB")
+    if size not in _SIZES:
+        raise Failure(f"'{size}' is no flash size", f"choose from {', '.join(_SIZES)}", 2)
+    return Chip(firmware.chip, "not connected", "", _SIZES[size] * _MB)
+
+
+def _identify(port: str) -> Chip:
+    ports.check(port)
+    with console.busy(f"asking the board on {port} what it is"):
+        chip = chips.identify(port)
+    console.note(f"{chip.text}, {chip.flash // 1024} KB of flash, {chip.mac}")
+    return chip
+
+
+def _firmware(chip: Chip, wishes: Wishes) -> Firmware:
+    if wishes.firmware:
+        found = images.load(wishes.firmware)
+    else:
+        found = images.fetch(images.build_name(chip.kind, chip.flash))
+    if found.chip != chip.kind:
+        raise Failure(
+            f"the firmware is for the {found.chip}, the board has an {chip.kind}",
+            "take the image for this chip, or leave --firmware out",
+        )
+    return found
+
+
+def _record(chip: Chip, firmware: Firmware, wishes: Wishes) -> Record:
+    """Who the board is: what its chip was before, else a new one."""
+    cls = wishes.cls or plans.class_of(firmware)
+    dev = plans.dev_key() if wishes.dev else None
+    known = enrol.known(chip.mac)
+    if known:
+        console.note(f"this chip is {_called(known)} of the fleet, and stays it")
+        record = enrol.renewed(
+            known, name=wishes.name, cls=wishes.cls, servers=wishes.servers or None
+        )
+        # Development is not a setting: it ends with a flash that does not ask for it.
+        return replace(record, board=replace(record.board, dev=dev))
+    board = enrol.make(
+        f"{chip.kind}-{chip.mac.replace(':', '') or secrets.token_hex(6)}",
+        keys.trust().app,
+        cls,
+        name=wishes.name,
+        servers=wishes.servers or (_proposed(),),
+        dev=dev,
+    )
+    return Record(board, chip.mac, chip.kind)
+
+
+def _plan(
+    record: Record,
+    firmware: Firmware,
+    flash: int,
+    wishes: Wishes,
+    kept: dict[str, bytes] | None = None,
+) -> Plan:
+    release = plans.release_for(record.board, wishes.release)
+    return plans.make(record.board, firmware, flash, release, wifi=wishes.wifi, kept=kept)
+
+
+def _kept(port: str, chip: Chip, firmware: Firmware) -> dict[str, bytes]:
+    """The settings of a board that was flashed before; nothing for a new one."""
+    if not enrol.known(chip.mac):
+        return {}
+    try:
+        place = firmware.place(chip.flash)
+    except BadLayout:
+        return {}  # said by what comes next
+    with _bar("reading its settings", place.size) as progress:
+        return plans.kept_from(chips.read(port, place.offset, place.size, progress))
+
+
+def _describe(plan: Plan, chip: Chip, known: bool) -> None:
+    board, place = plan.board, plan.place
+    console.show(
+        {
+            "chip": f"{chip.kind} ({chip.text}), {plan.flash // 1024} KB of flash",
+            "board": f"{board.id}, {'known' if known else 'new'}",
+            "name": board.name or "none",
+            "app and class": f"{board.app}, {board.cls}",
+            "server": ", ".join(board.servers) or "none",
+            "kind": "development: dev key, WebREPL on" if board.dev else "production",
+            "firmware": plan.firmware.text,
+            "file system": f"{place.blocks} blocks of 4 KB from {place.offset:#x}",
+        },
+        as_json=False,
+    )
+    console.table(
+        "",
+        ("from", "to", "bytes", "what"),
+        [
+            (
+                f"{offset:#x}",
+                f"{offset + len(content):#x}",
+                len(content),
+                "firmware" if offset == plan.firmware.offset else "files",
+            )
+            for offset, content in plan.parts
+        ],
+    )
+    console.table(
+        "", ("file", "bytes"), [(path, len(data)) for path, data in sorted(plan.files.items())]
+    )
+    console.say("nothing was written")
+
+
+def _called(record: Record) -> str:
+    board = record.board
+    return f"{board.name} ({board.id})" if board.name else board.id
+
+
+def _servers(given: list[str] | None) -> tuple[str, ...]:
+    for url in given or ():
+        enrol.refuse_loopback(url)
+    return tuple(given or ())
+
+
+def _proposed() -> str:
+    """This machine's address, which somebody at the keyboard may change."""
+    found = enrol.server_address()
+    if sys.stdin.isatty():
+        found = typer.prompt("The server, as the board reaches it", default=found, err=True)
+        enrol.refuse_loopback(found)
+    return found
+
+
+def _wifi(ssid: str | None, file: Path | None) -> dict[str, str] | None:
+    if ssid is None:
+        return None
+    if len(ssid.encode()) not in _SSID_BYTES:
+        raise Failure("a network's name has 1 to 32 bytes", "see --wifi", 2)
+    password = _wifi_password(ssid, file)
+    if password and len(password) not in _PASSWORD_LETTERS:
+        raise Failure("a Wi-Fi password has 8 to 63 letters, or none", "see what the router has")
+    return {ssid: password}
+
+
+def _wifi_password(ssid: str, file: Path | None) -> str:
+    if file:
+        try:
+            return file.expanduser().read_text("utf-8").strip("\r\n")
+        except (OSError, UnicodeDecodeError) as problem:
+            raise Failure(f"cannot read {file}: {problem}", "see where it is") from problem
+    if WIFI_PASSWORD in os.environ:
+        return os.environ[WIFI_PASSWORD]
+    if not sys.stdin.isatty():
+        raise Failure(
+            f"the password of '{ssid}' is needed and nobody is at the keyboard",
+            f"name a file with --wifi-password-file, or set {WIFI_PASSWORD}",
+        )
+    return typer.prompt(
+        f"Password of {ssid} (empty: open)",
+        hide_input=True,
+        default="",
+        show_default=False,
+        err=True,
+    )
+
+
+@contextmanager
+def _bar(text: str, size: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar in KB; the function it gives takes the bytes done so far."""
+    with console.progress() as bar:
+        task = bar.add_task(text, total=size // 1024)
+
+        def report(done: int) -> None:
+            bar.update(task, completed=done // 1024)
+
+        yield report
