@@ -39,8 +39,9 @@ class Link:
     def _ask(self, what, head="", body=b""):
         """Send a request; return (content length, value of ota-mac). Raises Refused("http")."""
         s = self._s
-        # In one write: a second one would wait for the first one's acknowledgement, some 40 ms.
-        s.write(("%s HTTP/1.1\r\nhost: %s\r\n%s\r\n" % (what, self._host, head)).encode() + body)
+        s.write("%s HTTP/1.1\r\nhost: %s\r\n%s\r\n" % (what, self._host, head))
+        if body:
+            s.write(body)
         left = _HEAD
         status = length = None
         mac = b""

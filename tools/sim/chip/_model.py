@@ -55,7 +55,6 @@ class Model:
         self._disk.mount(False, False)
         self.stat = self._disk.stat
         self.statvfs = self._disk.statvfs
-        self.ilistdir = self._disk.ilistdir
         self.chdir = self._disk.chdir
         self.getcwd = self._disk.getcwd
 
@@ -64,6 +63,11 @@ class Model:
 
     def umount(self):
         pass
+
+    def ilistdir(self, path):
+        # With the size, as LittleFS has it.
+        for name, kind, inode in self._disk.ilistdir(path):
+            yield name, kind, inode, self._disk.stat((path or ".") + "/" + name)[6]
 
     def open(self, path, mode):
         if "r" in mode and "+" not in mode:

@@ -7,7 +7,7 @@ import network
 import uselect
 import usocket
 import utime
-from _page import ADDRESS, page
+from _page import ADDRESS, SPEED, page
 
 AF_INET = 2
 SOCK_STREAM = 1
@@ -17,6 +17,7 @@ IPPROTO_UDP = 17
 SOL_SOCKET = 1
 SO_REUSEADDR = 2
 SO_BROADCAST = 6
+_TCP_NODELAY = 1
 _SLICE = 5
 # Ports below 1024 need root on the host.
 _PRIVILEGED = 1024
@@ -96,6 +97,9 @@ class socket(io.IOBase):
 
     def connect(self, address):
         self._leave()
+        if SPEED > 1:
+            # The 40 ms that an acknowledgement may take would be seconds of the board's time.
+            self._s.setsockopt(IPPROTO_TCP, _TCP_NODELAY, 1)
         target = _sockaddr(address)
         try:
             self._s.connect(target)
