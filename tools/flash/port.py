@@ -181,20 +181,19 @@ def _lines(port: str, seconds: float) -> Iterator[str]:
     nudge = time.monotonic() + SILENT_SECONDS
     rest = b""
     while time.monotonic() < end:
-        with _opened(port, end) as line:
-            # The port may go away at any time; then it is opened anew.
-            with contextlib.suppress(OSError):
-                while time.monotonic() < end:
-                    rest += line.read(1024)
-                    if rest:
-                        nudge = end
-                    elif time.monotonic() > nudge:
-                        nudge = end
-                        _reset(line)
-                    *whole, rest = rest.replace(b"\r", b"").split(b"\n")
-                    if rest.startswith(_PROMPT):
-                        whole, rest = [*whole, rest], b""
-                    yield from (raw.decode("utf-8", "replace") for raw in whole if raw.strip())
+        # The port may go away at any time; then it is opened anew.
+        with _opened(port, end) as line, contextlib.suppress(OSError):
+            while time.monotonic() < end:
+                rest += line.read(1024)
+                if rest:
+                    nudge = end
+                elif time.monotonic() > nudge:
+                    nudge = end
+                    _reset(line)
+                *whole, rest = rest.replace(b"\r", b"").split(b"\n")
+                if rest.startswith(_PROMPT):
+                    whole, rest = [*whole, rest], b""
+                yield from (raw.decode("utf-8", "replace") for raw in whole if raw.strip())
         time.sleep(_POLL)
 
 
