@@ -184,18 +184,20 @@ def assemble(
     about = facts(app_dir)
     sources = collect(app_dir, about.runtime)
     files = compiled(sources, cls, compile_all)
+    return packed(about.name, cls, seq, files, about.floor if floor is None else floor, note)
+
+
+def packed(
+    app: str, cls: str, seq: int, files: Mapping[str, bytes], floor: int = 0, note: str = "-"
+) -> Built:
+    """A release of `files` (name in the slot -> content, modules compiled).
+
+    Raises:
+        Failure: they cannot be a release; it says why.
+    """
     mpy, arch = _bytecode(files)
     try:
-        raw = manifest.make(
-            about.name,
-            cls,
-            seq,
-            files,
-            floor=about.floor if floor is None else floor,
-            mpy=mpy,
-            arch=arch,
-            note=note,
-        )
+        raw = manifest.make(app, cls, seq, files, floor=floor, mpy=mpy, arch=arch, note=note)
     except Refused as refused:
         raise Failure(f"this cannot be a release: {refused}", _remedy(refused)) from refused
     made = bundle.write(raw, files)

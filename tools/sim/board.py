@@ -285,17 +285,25 @@ class VirtualBoard:
         self._check_off()
         return self._live(cut, torn, timeout, until, stay=False)
 
-    def start(self, listener: Callable[[str], None] | None = None) -> None:
+    def start(
+        self,
+        listener: Callable[[str], None] | None = None,
+        cut: int | None = None,
+        torn: bool = False,
+    ) -> None:
         """Let it run in the background, life after life, until `stop`.
 
         Args:
             listener: is called with every piece of text it prints (in another thread).
+            cut, torn: as `life` takes them, for the first life.
         """
         self._check_off()
         if listener:
             self._listeners.append(listener)
         self._stopping.clear()
-        self._supervisor = threading.Thread(target=self._supervise, daemon=True)
+        self._supervisor = threading.Thread(
+            target=self._supervise, args=(cut, torn), daemon=True
+        )
         self._supervisor.start()
 
     def stop(self) -> None:
@@ -402,9 +410,10 @@ class VirtualBoard:
 
     # --- inside
 
-    def _supervise(self) -> None:
+    def _supervise(self, cut: int | None, torn: bool) -> None:
         while not self._stopping.is_set():
-            life = self._live(None, False, None, None, stay=True)
+            life = self._live(cut, torn, None, None, stay=True)
+            cut = None
             if life.cause == "deepsleep":
                 self._stopping.wait(self._page.get("sleep") / 1000 / self.speed)
 

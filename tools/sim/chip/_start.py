@@ -5,6 +5,7 @@ import gc
 import __main__
 import _flash
 import _page
+import _repl
 import _sys
 import _tick
 import esp
@@ -15,13 +16,13 @@ import select
 import socket
 import time
 import uos
-import uselect
 import usys
 import vfs
 
 _STORAGE = uos.getenv("SIM_STORAGE")
 _IMAGE = uos.getenv("SIM_IMAGE")
 _STAY = uos.getenv("SIM_STAY") == "1"
+_OURS = []  # modules that a soft reset leaves: the simulator's
 if _STORAGE == "model":
     from _model import Model
 if _page.SPEED > 1:
@@ -39,14 +40,15 @@ def main():
         _page.die(0)
     gc.threshold(256 if _page.PROFILE else _page.HEAP // 4)
     _mount()
-    usys.path[:] = ["", ".frozen", "/lib"] if _page.ESP32 else ["", ".frozen", "/lib", "/"]
+    _set_path()
     usys.argv[:] = []
+    _OURS.extend(usys.modules)
     for name in ("/boot.py", "/main.py"):
         if not _run(name, names):
             break
     if not _STAY:
         _page.die(_page.REPL)
-    _repl(names)
+    _repl.run(names, lambda: _restart(names))
 
 
 def _mount():
@@ -56,6 +58,10 @@ def _mount():
     else:
         vfs.mount(vfs.VfsLfs2(_flash.Flash(_IMAGE), readsize=32, progsize=32, lookahead=32), "/")
     uos.chdir("/")
+
+
+def _set_path():
+    usys.path[:] = ["", ".frozen", "/lib"] if _page.ESP32 else ["", ".frozen", "/lib", "/"]
 
 
 def _run(name, names):
@@ -75,36 +81,21 @@ def _run(name, names):
     return True
 
 
-def _repl(names):
-    poll = uselect.poll()
-    poll.register(usys.stdin, uselect.POLLIN)
-    while True:
-        try:
-            print(">>> ", end="")
-            while not poll.poll(5):
-                pass
-            line = usys.stdin.readline()
-            if not line:
-                while True:
-                    time.sleep_ms(1000)
-            _evaluate(line, names)
-        except KeyboardInterrupt:
-            print("\nKeyboardInterrupt")
-        except SystemExit:
-            _page.die(_page.SOFT_RESET if _page.ESP32 else _page.RESET)
-        except BaseException as problem:
-            usys.print_exception(problem)
-
-
-def _evaluate(line, names):
-    try:
-        code = compile(line, "<stdin>", "eval")
-    except SyntaxError:
-        exec(compile(line, "<stdin>", "exec"), names)
-        return
-    value = eval(code, names)
-    if value is not None:
-        print(repr(value))
+def _restart(names):
+    """A soft reset from the raw REPL: everything forgotten, boot.py run, main.py not."""
+    for n in range(_tick.TIMERS):
+        _tick.release(n)
+    for name in list(usys.modules):
+        if name not in _OURS:
+            del usys.modules[name]
+    for name in list(names):
+        if name != "__name__":
+            del names[name]
+    uos.chdir("/")
+    _set_path()
+    gc.collect()
+    _run("/boot.py", names)
+    return names
 
 
 main()

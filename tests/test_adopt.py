@@ -1,0 +1,318 @@
+"""A board with a program of its own joins the fleet, and gets back what it had."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from mipy_ota.signing import board_file, manifest
+from mipy_ota.tools import adopt, backup, enrol, image, keys, provision, serve
+from mipy_ota.tools.console import Failure
+from mipy_ota.tools.remote import Facts, Remote
+from mipy_ota.tools.repl import Raised, Repl, Serial
+from mipy_ota.tools.sim.board import VirtualBoard
+from mipy_ota.tools.sim.port import Port
+
+APP = "demo"
+CLASS = "esp8266-generic"
+WIFI = {"home": "secret-word"}
+BLOCKS = 192
+OLD = "old program 7 core: remember"
+LIVES = "import time\nwhile True:\n    time.sleep(1)\n"
+
+BOOT = b"import gc\nimport sensor\ngc.collect()\n"
+MAIN = b"""\
+import sensor
+import pkg.core
+from helper import words
+
+
+def main():
+    print("old program", sensor.VALUE, pkg.core.NAME + ":", words(open("notes.txt")))
+    import time
+    while True:
+        time.sleep(1)
+
+
+if __name__ == '__main__':
+    main()
+"""
+PROGRAM: dict[str, bytes | None] = {
+    "/boot.py": BOOT,
+    "/main.py": MAIN,
+    "/sensor.py": b"VALUE = 7\n",
+    "/pkg": None,
+    "/pkg/__init__.py": b"",
+    "/pkg/core.py": b"NAME = 'core'\n",
+    "/lib": None,
+    "/lib/helper.py": b"def words(file):\n    return file.read()\n",
+    "/notes.txt": b"remember",
+}
+ODD: dict[str, bytes | None] = {
+    "/unused.py": b"X = 1\n",
+    "/pkg.py": b"raise ImportError('a package of this name comes first')\n",
+    "/lib/helper.mpy": b"never looked at",
+    "/broken.py": b"def (:\n",
+    "/my-script.py": b"print('not a module')\n",
+    "/webrepl_cfg.py": b"PASS = 'secret'\n",
+    "/lib/pkg": None,
+    "/lib/pkg/table.bin": bytes(range(256)) * 20,
+    "/data": None,
+    "/data/kept.csv": b"1,2\n",
+    "/data/empty": None,
+    "/empty": None,
+    "/a b": None,
+    "/a b/c'd\"e.txt": b"quotes",
+    "/\u00fcn\u00efcode \U0001f600.txt": "gr\u00fc\u00dfe".encode(),
+    "/.hidden": b"dot",
+    "/100%.txt": b"percent",
+    "/back\\slash.txt": b"",
+    "/new\nline": b"\r\n\x03\x04",
+    "/" + "n" * 200: b"long",
+    "/deep": None,
+    "/deep/1": None,
+    "/deep/1/2": None,
+    "/deep/1/2/x.bin": secrets.token_bytes(3000),
+    "/settings": b"of the program",
+}
+
+
+def as_bytes(files: Mapping[str, bytes | None]) -> dict[bytes, bytes | None]:
+    return {path.encode(): content for path, content in files.items()}
+
+
+def put(board: VirtualBoard, files: Mapping[str, bytes | None]) -> None:
+    board.format({path: data for path, data in files.items() if data is not None})
+    with image.opened(board.folder / "flash.img") as system:
+        for path, data in files.items():
+            if data is None:
+                system.makedirs(path, exist_ok=True)
+
+
+def tree(board: VirtualBoard) -> dict[str, bytes | None]:
+    """All files, and None for each folder."""
+    found: dict[str, bytes | None] = dict(board.files())
+    with image.opened(board.folder / "flash.img") as system:
+        for folder, names, _ in system.walk("/"):
+            found |= {f"{folder.rstrip('/')}/{name}": None for name in names}
+    return found
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A fleet with its keys, and its server."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch, serve.running(folder / "server") as server:
+        patch.setenv("MIPY_HOME", str(folder))
+        patch.setenv("MIPY_SERVER", server.url)
+        patch.setenv("MIPY_TOKEN_FILE", str(folder / "server" / "token"))
+        keys.make_fleet(APP)
+        yield folder
+
+
+@pytest.fixture
+def board(tmp_path: Path, home: Path) -> Iterator[VirtualBoard]:
+    """A board with an old program, off, that will know this machine's server."""
+    with VirtualBoard(tmp_path / "board", blocks=BLOCKS, speed=20) as made:
+        made.radio(networks=WIFI)
+        put(made, PROGRAM)
+        yield made
+
+
+def identity(mac: str) -> board_file.Board:
+    """The board file of the chip with this MAC address, which names the server under test."""
+    record = enrol.known(mac)
+    if record is None:
+        name = "b" + mac.replace(":", "")
+        made = enrol.make(name, APP, CLASS, servers=(os.environ["MIPY_SERVER"],))
+        record = enrol.Record(made, mac, "esp8266")
+        enrol.keep(record)
+    return record.board
+
+
+def join(port: Port) -> None:
+    with adopt.connected(Serial(port.path), port.path) as remote:
+        facts = remote.facts()
+        identity(facts.mac)
+        adopt.join(remote, facts, wifi=WIFI)
+
+
+def give_back(port: Port) -> None:
+    with adopt.connected(Serial(port.path), port.path) as remote:
+        adopt.give_back(remote, remote.facts())
+
+
+@pytest.fixture
+def facts() -> Facts:
+    return Facts("esp8266", (1, 26, 0), 6, "ESP module with ESP8266", "", "02:00:00:00:00:01", 1 << 20)
+
+
+# --- the REPL ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def port(board: VirtualBoard) -> Iterator[Port]:
+    with Port(board) as made:
+        board.start(made.hear)
+        yield made
+        board.stop()
+
+
+def test_raw_repl_answers_raises_and_starts_afresh(board: VirtualBoard, port: Port) -> None:
+    assert board.wait(OLD)
+    repl = Repl(Serial(port.path), port.path)
+    repl.enter()
+    assert repl.run("x = 6\nprint(x * 7)") == "42\n"
+    assert repl.evaluate("[x, b'\\xff', None]") == [6, b"\xff", None]
+    with pytest.raises(Raised) as raised:
+        repl.run("1/0")
+    assert raised.value.kind == "ZeroDivisionError"
+    with pytest.raises(Raised) as raised:
+        repl.run("def (:")
+    assert raised.value.kind == "SyntaxError"
+    assert repl.run("print('y' * 3000)" + "#" * 3000).strip() == "y" * 3000
+    repl.enter()
+    with pytest.raises(Raised, match="NameError"):
+        repl.run("x")
+    repl.reset()
+    repl.close()
+    assert board.wait(lambda one: one.console.count(OLD) == 2)
+
+
+def test_program_that_ignores_ctrl_c_is_said(board: VirtualBoard, port: Port) -> None:
+    board.stop()
+    stubborn = "import time\nwhile 1:\n try:\n  time.sleep(1)\n except KeyboardInterrupt:\n  pass\n"
+    put(board, {"/main.py": stubborn.encode()})
+    board.start(port.hear)
+    repl = Repl(Serial(port.path), port.path)
+    with pytest.raises(Failure, match="does not stop at Ctrl-C"):
+        repl.enter(timeout=2)
+    repl.close()
+
+
+def test_silence_is_said(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    repl = Repl(Serial(os.ttyname(theirs)), "it")
+    with pytest.raises(Failure, match="does not stop at Ctrl-C"):
+        repl.enter(timeout=1)
+    repl.close()
+    os.close(ours)
+    os.close(theirs)
+
+
+# --- the plan ------------------------------------------------------------------------------------
+
+
+def test_what_becomes_of_each_file() -> None:
+    made = adopt.plan(as_bytes(PROGRAM | ODD), CLASS)
+    assert sorted(made.files) == [
+        "lib/helper.mpy", "main.py", "pkg/__init__.mpy", "pkg/core.mpy", "sensor.mpy", "unused.mpy",
+    ]  # fmt: skip
+    assert b'__name__ in ("__main__", "main")' in made.files["main.py"]
+    assert set(made.code) >= {b"/pkg.py", b"/lib/helper.mpy", b"/sensor.py"}
+    assert made.data[b"/notes.txt"] == b"/data/notes.txt"
+    assert made.data[b"/my-script.py"] == b"/data/my-script.py"
+    assert made.data[b"/new\nline"] == b"/data/new\nline"
+    assert {b"/broken.py", b"/webrepl_cfg.py", b"/data/kept.csv", b"/settings"} == set(made.left)
+    every = {*made.code, *made.data, *made.left, b"/boot.py", b"/main.py"}
+    assert every == {p for p, c in as_bytes(PROGRAM | ODD).items() if c is not None}
+
+
+@pytest.mark.parametrize("path", ["/state", "/bootloader", "/trust", "/app_slots.py", "/data"])
+def test_names_of_the_boot_stage_are_refused(path: str) -> None:
+    with pytest.raises(Failure, match="of its own"):
+        adopt.plan(as_bytes({**PROGRAM, path: b""}), CLASS)
+
+
+@pytest.mark.parametrize("path", ["/network.py", "/json.mpy", "/time", "/socket.py"])
+def test_what_hides_a_module_of_the_firmware_is_refused(path: str) -> None:
+    with pytest.raises(Failure, match="would hide"):
+        adopt.plan(as_bytes({**PROGRAM, path: b""}), CLASS)
+
+
+def test_a_board_without_a_program_is_refused(home: Path, facts: Facts) -> None:
+    with pytest.raises(Failure, match=r"no main\.py"):
+        adopt.prepare(as_bytes({"/boot.py": b""}), facts, None, None)
+
+
+def test_old_firmware_is_refused(facts: Facts) -> None:
+    old = Facts(**{**vars(facts), "version": (1, 21, 0)})
+    with pytest.raises(Failure, match=r"1\.21\.0"):
+        adopt.join(None, old)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("platform", "machine", "build", "cls"),
+    [
+        ("esp8266", "ESP module with ESP8266", "", "esp8266-generic"),
+        ("esp32", "Generic ESP32 module with ESP32", "", "esp32-generic"),
+        ("esp32", "ESP32C3 module with ESP32C3", "", "esp32-generic-c3"),
+        ("esp32", "ESP32C3 module with ESP32C3", "ESP32_GENERIC_C3", "esp32-generic-c3"),
+    ],
+)
+def test_class_of_a_board(platform: str, machine: str, build: str, cls: str) -> None:
+    facts = Facts(platform, (1, 26, 0), 6, machine, build, "", 0)
+    assert adopt.class_of(facts) == cls
+
+
+def test_names_in_a_backup_come_back(home: Path) -> None:
+    paths = [*as_bytes(PROGRAM | ODD), b"/no \xff\xfe utf-8", b"/%41", b"/\\x", b"/caf\xc3\xa9"]
+    assert [backup.path_of(backup.name_of(path)) for path in paths] == paths
+    wanted: dict[bytes, bytes | None] = {path: b"x" for path in paths} | {b"/folder": None}
+    made = backup.Backup(backup.folder() / "feed-1.zip", {"mac": "fe:ed"}, wanted)
+    made.save()
+    assert backup.newest("fe:ed") == made
+    assert made.path.stat().st_mode & 0o077 == 0
+
+
+# --- there and back ------------------------------------------------------------------------------
+
+
+def test_adopted_board_keeps_its_files_updates_and_is_given_back(board: VirtualBoard) -> None:
+    before = PROGRAM | ODD
+    put(board, before)
+    with Port(board) as port:
+        board.start(port.hear)
+        assert board.wait(OLD)
+        join(port)
+        assert board.wait(lambda one: one.console.count(OLD) == 2), board.console
+        board.stop()
+        after = tree(board)
+        for path, content in before.items():
+            assert path in after or content is None or path.endswith((".py", ".mpy")), path
+            if path in after and path not in ("/boot.py", "/main.py"):
+                assert after[path] == content, path
+        assert after["/data/deep/1/2/x.bin"] == before["/deep/1/2/x.bin"]
+        assert "/state/adopt" not in after and "/sensor.py" not in after
+
+        publish({"main.py": b"print('from the air', open('notes.txt').read())\n" + LIVES.encode()})
+        board.start(port.hear)
+        assert board.wait("from the air remember", 60), board.console
+        give_back(port)
+        assert board.wait(lambda one: one.console.count(OLD) == 3), board.console
+        board.stop()
+    assert tree(board) == before
+
+
+def publish(files: Mapping[str, bytes]) -> None:
+    from mipy_ota.tools import build, client, sign
+
+    server = client.connect()
+    keys.publish_trust(server)
+    built = build.packed(APP, CLASS, build.minutes(), files)
+    server.publish(sign.sign_for_fleet(built.bundle))
+
+
+def test_dry_run_changes_nothing(board: VirtualBoard, capsys: pytest.CaptureFixture[str]) -> None:
+    with Port(board) as port:
+        board.start(port.hear)
+        adopt.adopt(port.path, None, None, None, None, None, False, True, False)
+        assert board.wait(OLD)
+        board.stop()
+    assert tree(board) == PROGRAM
+    assert "/data/notes.txt" in capsys.readouterr().out

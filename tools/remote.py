@@ -1,0 +1,181 @@
+"""A board's file system over its REPL.
+
+Paths are absolute and bytes: what a board calls its files need not be text. Whatever is written
+is read back by its hash.
+"""
+
+from __future__ import annotations
+
+import ast
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+
+from .console import Failure
+from .repl import Raised, Repl
+
+_CHUNK = 768
+"""Bytes a command carries; with base64 and the compiler's share some 3 KB of a board's heap."""
+_SLOWEST = 20_000
+"""Bytes a second that the slowest board hashes and copies."""
+_PATIENCE = 10.0
+
+# One letter a function: each name lies on the board's heap.
+_FUNCTIONS = """\
+import os,gc
+from binascii import hexlify,a2b_base64 as A,b2a_base64 as E
+from hashlib import sha256
+def L(d):
+ for e in os.ilistdir(d):
+  print((e[0],e[1]&0x4000,e[3] if len(e)>3 else 0))
+def B(p):
+ f=open(p,'rb')
+ while 1:
+  b=f.read(384)
+  if not b:
+   break
+  yield b
+ f.close()
+def H(p):
+ h=sha256()
+ for b in B(p):
+  h.update(b)
+ print(hexlify(h.digest()).decode())
+def C(p,q):
+ f=open(q,'wb')
+ for b in B(p):
+  f.write(b)
+ f.close()
+def D(p):
+ try:
+  os.mkdir(p)
+ except OSError as e:
+  if e.errno!=17:
+   raise
+def R(p):
+ for b in B(p):
+  print(E(b).decode(),end='')
+"""
+_FACTS = """\
+import sys
+i=sys.implementation
+try:
+ import network
+ m=network.WLAN(0).config('mac')
+except (ImportError,OSError):
+ import machine
+ m=machine.unique_id()
+s=os.statvfs('/')
+print((sys.platform,tuple(i[1])[:3],i._mpy&255,i._machine,getattr(i,'_build',''),hexlify(m).decode(),s[0],s[3]))
+"""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a board is: `mac` with colons, `free` flash in bytes, the rest as MicroPython has it."""
+
+    platform: str
+    version: tuple[int, int, int]
+    mpy: int
+    machine: str
+    build: str
+    mac: str
+    free: int
+
+
+class Remote:
+    """The files of the board at `repl`, which is in raw mode.
+
+    Every method raises `Failure` when the board goes away, and `Raised` for its own errors.
+    """
+
+    def __init__(self, repl: Repl) -> None:
+        self._repl = repl
+        repl.run(_FUNCTIONS)
+
+    def facts(self) -> Facts:
+        """Ask the board what it is."""
+        said = ast.literal_eval(self._repl.run(_FACTS).strip().splitlines()[-1])
+        platform, version, mpy, machine, build, mac, block, blocks = said
+        colons = ":".join(mac[at : at + 2] for at in range(0, len(mac), 2))
+        return Facts(platform, version, mpy, machine, build, colons, block * blocks)
+
+    def tree(self) -> dict[bytes, int | None]:
+        """Every path with the file's size; None for a folder."""
+        return dict(self._below(b""))
+
+    def _below(self, folder: bytes) -> Iterator[tuple[bytes, int | None]]:
+        # Of "/" itself MicroPython gives names as text, which need not be any.
+        for line in self._repl.run(f"L({folder + b'/.'!r})").splitlines():
+            name, is_folder, size = ast.literal_eval(line)
+            path = folder + b"/" + name
+            yield path, None if is_folder else size
+            if is_folder:
+                yield from self._below(path)
+
+    def digest(self, path: bytes, size: int) -> str:
+        """SHA-256 of a file of `size` bytes, hex."""
+        return self._repl.run(f"H({path!r})", _PATIENCE + size / _SLOWEST).strip()
+
+    def holds(self, path: bytes, content: bytes) -> bool:
+        """Whether there is a file with this content."""
+        try:
+            return self.digest(path, len(content)) == sha256(content).hexdigest()
+        except Raised as raised:
+            if raised.kind == "OSError":
+                return False
+            raise
+
+    def read(self, path: bytes, size: int) -> bytes:
+        """The content of a file of `size` bytes."""
+        content = b"".join(map(b64decode, self._repl.run(f"R({path!r})").splitlines()))
+        if sha256(content).hexdigest() != self.digest(path, size):
+            raise Failure(f"{show(path)} does not come through unharmed", "try another cable")
+        return content
+
+    def write(self, path: bytes, content: bytes) -> None:
+        """Write a file where its folder is."""
+        self._repl.run(f"f=open({path!r},'wb')")
+        for at in range(0, len(content), _CHUNK):
+            piece = b64encode(content[at : at + _CHUNK])
+            self._repl.run(f"f.write(A({piece!r}));gc.collect()")
+        self._repl.run("f.close()")
+        self._check(path, content)
+
+    def copy(self, path: bytes, target: bytes, content: bytes) -> None:
+        """Copy a file, whose content is known, on the board."""
+        self._repl.run(f"C({path!r},{target!r})", _PATIENCE + len(content) / _SLOWEST)
+        self._check(target, content)
+
+    def _check(self, path: bytes, content: bytes) -> None:
+        if not self.holds(path, content):
+            raise Failure(f"{show(path)} was not written as it should be", "run it again")
+
+    def folder(self, path: bytes) -> None:
+        """Make a folder, and those it lies in."""
+        at = path.find(b"/", 1)
+        while at > 0:
+            self._make(path[:at])
+            at = path.find(b"/", at + 1)
+        self._make(path)
+
+    def _make(self, path: bytes) -> None:
+        self._repl.run(f"D({path!r})")
+
+    def rename(self, path: bytes, target: bytes) -> None:
+        """Put a file in another one's place, in one step."""
+        self._repl.run(f"os.rename({path!r},{target!r})")
+
+    def remove(self, path: bytes) -> None:
+        """Delete a file."""
+        self._repl.run(f"os.remove({path!r})")
+
+    def remove_folder(self, path: bytes) -> None:
+        """Delete an empty folder."""
+        self._repl.run(f"os.rmdir({path!r})")
+
+
+def show(path: bytes) -> str:
+    """A path for people."""
+    return path.decode("utf-8", "backslashreplace")

@@ -1,0 +1,69 @@
+"""A virtual board's serial port: a pseudo-terminal that any serial tool can open.
+
+with Port(board) as port:
+    board.start(port.hear)
+    ... pyserial, mpremote or a terminal on port.path ...
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+import tty
+from types import TracebackType
+
+from .board import VirtualBoard
+
+_CTRL_C = b"\x03"
+_APART = 0.05  # seconds; an interpreter that is interrupted twice at once takes it for its end
+
+
+class Port:
+    """The port of `board`, there until it is closed; `path` is what to open."""
+
+    def __init__(self, board: VirtualBoard) -> None:
+        self._board = board
+        self._ours, self._theirs = os.openpty()
+        tty.setraw(self._theirs)
+        self.path = os.ttyname(self._theirs)
+        self._thread = threading.Thread(target=self._pass_on, daemon=True)
+        self._thread.start()
+
+    def hear(self, text: str) -> None:
+        """Take what the board prints; for `VirtualBoard.start`."""
+        data = text.encode()
+        while data:
+            data = data[os.write(self._ours, data) :]
+
+    def close(self) -> None:
+        """Unplug it."""
+        os.write(self._theirs, b"\0")
+        os.close(self._theirs)
+        self._thread.join()
+        os.close(self._ours)
+
+    def _pass_on(self) -> None:
+        while True:
+            try:
+                data = os.read(self._ours, 4096)
+            except OSError:
+                return  # unplugged
+            for part in re.split(b"(\x03)", data):
+                if part == _CTRL_C:
+                    self._board.ctrl_c()
+                    time.sleep(_APART)
+                elif part:
+                    self._board.type(part.decode(errors="replace"))
+
+    def __enter__(self) -> Port:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
