@@ -18,7 +18,14 @@ from _page import (
     memory,
     page,
 )
+import _bus
 import _tick
+
+# Frozen into every image, so they must be here before the host's files go away.
+import dht
+import ds18x20
+import neopixel
+import onewire
 
 PWRON_RESET = 1 if ESP32 else 0
 HARD_RESET = 2 if ESP32 else 6
@@ -181,12 +188,14 @@ class Pin:
         if mode == self.IN:
             memory[LEVEL_OUT + self.id] = 0
         if value is not None or (mode == self.OUT and not memory[LEVEL_OUT + self.id]):
-            memory[LEVEL_OUT + self.id] = 2 if value else 1
+            self.value(bool(value))
         self._idle = 1 if pull == self.PULL_UP else 0
 
     def value(self, level=None):
         if level is not None:
             memory[LEVEL_OUT + self.id] = 2 if level else 1
+            if self.id in _bus.watch:
+                _bus.watch[self.id](1 if level else 0)
             return None
         now = memory[LEVEL_IN + self.id] or memory[LEVEL_OUT + self.id]
         return now - 1 if now else self._idle
@@ -227,61 +236,118 @@ class Signal:
 
 
 class PWM:
-    def __init__(self, pin, freq=500, duty=0, duty_u16=None):
-        self._freq = freq
-        self._duty = duty if duty_u16 is None else duty_u16 >> 6
+    # From outside the pin is high when it is so for half of the time or more.
+    def __init__(self, pin, freq=500, duty=None, duty_u16=0):
+        self._pin = pin
+        self.init(freq, duty, duty_u16)
 
-    def init(self, freq=None, duty=None):
-        self.freq(freq)
-        self.duty(duty)
+    def init(self, freq=None, duty=None, duty_u16=None):
+        if freq is not None:
+            self.freq(freq)
+        if duty is not None:
+            self.duty(duty)
+        elif duty_u16 is not None:
+            self.duty_u16(duty_u16)
 
     def freq(self, hz=None):
         if hz is None:
             return self._freq
+        if not ESP32 and hz > 1000:
+            raise ValueError("frequency must be 1-1000")
         self._freq = hz
         return None
 
     def duty(self, value=None):
         if value is None:
-            return self._duty
-        self._duty = value
-        return None
+            return self._duty >> 6
+        return self.duty_u16(value << 6 | value >> 4)
 
     def duty_u16(self, value=None):
-        return self.duty(None if value is None else value >> 6)
+        if value is None:
+            return self._duty
+        self._duty = value
+        self._pin.value(value >= 32768)
+        return None
 
     def deinit(self):
-        pass
+        self._pin.value(0)
 
 
 class ADC:
     ATTN_11DB = 3
 
     def __init__(self, pin=0, **_):
-        pass
+        self._id = pin.id if isinstance(pin, Pin) else pin
 
     def read(self):
-        return 512
+        return self.read_u16() >> (4 if ESP32 else 6)
 
     def read_u16(self):
-        return 32768
+        return _bus.analog.get(self._id, 32768)
 
     def atten(self, value):
         pass
 
 
 class I2C:
-    # A bus with nothing on it.
     def __init__(self, id=-1, **_):
         pass
 
     def scan(self):
-        return []
+        return sorted(_bus.i2c)
 
-    def _nobody(self, *_, **__):
-        raise OSError(19)
+    def writeto(self, address, data, stop=True):
+        _bus.device(address).write(bytes(data))
+        return len(data)
 
-    readfrom = readfrom_into = writeto = readfrom_mem = readfrom_mem_into = writeto_mem = _nobody
+    def writevto(self, address, parts, stop=True):
+        return self.writeto(address, b"".join(bytes(part) for part in parts))
+
+    def readfrom(self, address, count, stop=True):
+        return _bus.device(address).read(count)
+
+    def readfrom_into(self, address, buf, stop=True):
+        buf[:] = self.readfrom(address, len(buf))
+
+    def readfrom_mem(self, address, register, count, *, addrsize=8):
+        self.writeto(address, register.to_bytes(addrsize // 8, "big"))
+        return self.readfrom(address, count)
+
+    def readfrom_mem_into(self, address, register, buf, *, addrsize=8):
+        buf[:] = self.readfrom_mem(address, register, len(buf), addrsize=addrsize)
+
+    def writeto_mem(self, address, register, data, *, addrsize=8):
+        self.writeto(address, register.to_bytes(addrsize // 8, "big") + bytes(data))
 
 
 SoftI2C = I2C
+
+
+class SPI:
+    # Without a device the line stays high.
+    def __init__(self, id=-1, **_):
+        self._id = id
+
+    def init(self, **_):
+        pass
+
+    def deinit(self):
+        pass
+
+    def write_readinto(self, out, into):
+        device = _bus.spi.get(self._id)
+        into[:] = device(bytes(out)) if device else b"\xff" * len(out)
+
+    def write(self, out):
+        self.write_readinto(out, bytearray(len(out)))
+
+    def readinto(self, into, out=0):
+        self.write_readinto(bytes((out,)) * len(into), into)
+
+    def read(self, count, out=0):
+        into = bytearray(count)
+        self.readinto(into, out)
+        return bytes(into)
+
+
+SoftSPI = SPI

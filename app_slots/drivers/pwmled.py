@@ -1,0 +1,44 @@
+"""A dimmable LED on a pin."""
+
+from machine import PWM, Pin
+
+from runtime.driver import Driver
+
+
+class PwmLed(Driver):
+    """An LED on pin number `pin`, lit at level `on` (0 or 1), dimmed at `freq` Hz.
+
+    All PWM pins of an ESP8266 share one frequency of at most 1000 Hz; GPIO16 has none.
+    """
+
+    period = 40
+
+    def __init__(self, pin, on=1, freq=1000):
+        self._number = pin
+        self._on = on
+        self._freq = freq
+        self._pwm = None
+        self._level = self._to = 0
+        self._steps = 1
+
+    def start(self):
+        self._pwm = PWM(Pin(self._number), freq=self._freq, duty_u16=0 if self._on else 65535)
+        self._steps = self._steps or 1
+
+    def fade(self, level, ms=0):
+        """Go to brightness `level`, 0 (dark) to 255, within `ms` milliseconds."""
+        self._to = min(max(level, 0), 255)
+        self._steps = ms // self.period or 1
+
+    def poll(self):
+        steps = self._steps
+        if steps:
+            self._steps = steps - 1
+            self._level += (self._to - self._level) / steps
+            # The eye sees steps of the root of the light's power; 255 comes out as 65535.
+            duty = int(self._level * (self._level + 2) + 0.5)
+            self._pwm.duty_u16(duty if self._on else 65535 - duty)
+
+    def stop(self):
+        self._pwm.deinit()
+        Pin(self._number, Pin.OUT, value=1 - self._on)
