@@ -69,7 +69,7 @@ def admit(source, r, board):
         return digest
     if m.seq < r.seq:
         raise Refused("seq")
-    if m.seq == r.seq and digest[:16] not in r.good:
+    if m.seq == r.seq and digest[:16] not in r.good + [r.bad]:
         raise Refused("same-seq")
     if m.floor < r.floor or m.seq < r.floor:
         raise Refused("floor-low")

@@ -55,6 +55,8 @@ def reject(r, digest, reason, hard):
     r.flags = record.HARD if hard else 0
     if not hard:
         r.soft = min(r.soft + 1, 255)
+    if r.trial != record.NONE:
+        r.good[r.trial] = record.ZERO
     r.trial = record.NONE
     r.left = 0
 

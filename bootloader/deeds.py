@@ -56,6 +56,12 @@ def recover():
     _reset(rtc.ASKED, rtc.RECOVER)
 
 
+def portal():
+    """Leave the app for a round of the portal; not during a trial."""
+    if not ota.trial:
+        _reset(rtc.ASKED, rtc.PORTAL)
+
+
 def sleep(ms):
     """Deep sleep in good order; before it a trial is confirmed, if the server answered."""
     confirm()
@@ -92,10 +98,6 @@ def idle():
 
 def end(e, entry):
     """`entry` has ended by the exception `e`. Ctrl-C is a person's wish and leads to the prompt."""
-    for k in list(sys.modules):
-        if k not in ("ota", "sys", "__main__"):
-            del sys.modules[k]
-    gc.collect()
     if isinstance(e, KeyboardInterrupt):
         ota.mark(rtc.END, rtc.STOPPED)
         ota.parked = True

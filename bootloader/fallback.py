@@ -1,13 +1,18 @@
 """Boots that are not the normal one: an open trial, a damaged slot, a release that is left."""
 
-from bootloader import admit, board, decide, record, slots, why
+from bootloader import admit, board, decide, record, rtc, slots, why
 from bootloader.lines import Manifest
 from bootloader.refused import Refused
 
 
-def trial(r, end):
+def trial(r, end, want):
     """Return the trial's Manifest when it is to run; else the record has no trial any more."""
-    digest = slots.digest(r.trial) or record.ZERO
+    # The app may have deleted its manifest; the rejection must name it all the same.
+    digest = slots.digest(r.trial) or r.good[r.trial]
+    if want == rtc.ROLLBACK:
+        decide.reject(r, digest, record.ORDER, True)
+        record.store(r)
+        return None
     todo = decide.trial(r, end, digest)
     if todo == decide.CONFIRM:
         with open(slots.manifest(r.trial), "rb") as f:
@@ -34,10 +39,14 @@ def trial(r, end):
 
 
 def other(r):
-    """Fall back to the other slot when it is confirmed, whole and not below the floor."""
+    """Fall back to the other slot when it is confirmed, whole and not below the floor.
+
+    What is damaged is rejected softly: the server learns of it and may repair it.
+    """
     m = slots.check_confirmed(r, 1 - r.active)
     if not m or m.seq < r.floor:
         return None
+    decide.reject(r, r.good[r.active], record.VERIFY, False)
     r.good[r.active] = record.ZERO
     r.active = 1 - r.active
     record.store(r)
@@ -46,6 +55,8 @@ def other(r):
 
 def go_back(r, reason):
     """Reject what is active and make the other slot so, in one write; True when it can be."""
+    if r.good[1 - r.active] == r.bad and r.flags & record.HARD:
+        return False  # the board has come from there
     m = slots.check_confirmed(r, 1 - r.active)
     if not m or m.seq < r.floor:
         return False

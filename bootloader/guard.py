@@ -14,6 +14,7 @@ TICK = 500  # ms
 ticks = beat = heard = due = misses = fails = lasts = 0
 ripe = 1 << 29  # the tick at which a trial may be confirmed; not before an answer
 trial = parked = plain = False
+offline = 0  # rounds of the portal in a row before this life, when there was one right before it
 server = True
 dev = False  # signed by this board's dev key alone
 raises = (0, 0)  # seq and floor that a confirmation raises the record to
@@ -92,6 +93,7 @@ def __getattr__(name):
 
 
 def go(entry):
+    had = tuple(sys.modules)
     gc.collect()
     try:
         if entry[0] == "/":
@@ -102,4 +104,11 @@ def go(entry):
             __import__(entry)
             stage("deeds").idle()
     except BaseException as e:
-        stage("deeds").end(e, entry)
+        try:
+            for k in list(sys.modules):
+                if k not in had:
+                    sys.modules.pop(k).__dict__.clear()
+            stage("deeds").end(e, entry)
+        except MemoryError:
+            mark(0, 2)  # rtc.END is rtc.EXCEPTION; there is no room for more
+            machine.reset()

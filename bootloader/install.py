@@ -73,7 +73,8 @@ def once(b, r, state, target, active, own=None):
             ota.stage("step").step(_INCOMING, r)
         if not wanted:
             return False
-        if hexa(ota.stage("admit").admit(_INCOMING, r, b)) != wanted:
+        digest = ota.stage("admit").admit(_INCOMING, r, b)
+        if hexa(digest) != wanted:
             raise Refused("hash")
         if r.trial != record.NONE:
             raise Refused("busy")
@@ -85,8 +86,10 @@ def once(b, r, state, target, active, own=None):
         # What is refused in the middle of its transfer, offer.py alone can name.
         ota.stage("offer").refuse(b, r, state, (e.args + (wanted,))[1], e.args[0])
         raise
+    ota.stage("why").drop()
     os.rename(_INCOMING, slots.manifest(target))
     r.trial = target
+    r.good[target] = digest[:16]
     r.left = record.TRIES
     r.fault = 0
     record.store(r)

@@ -3,10 +3,12 @@
 from micropython import const
 
 import ota
-from bootloader import board, record
+from bootloader import board, record, spread
+from bootloader.lines import hexa
 from bootloader.poll import Poll, trust_version
 
-_RETRY = const(120)  # ticks after a poll that failed, growing
+_RETRY = const(120)  # ticks after a poll or install that failed, growing
+_HOUR = const(7200)  # ticks
 
 
 def poll_running():
@@ -22,9 +24,10 @@ def poll(b):
     try:
         talk = Poll(b, r, state)
     except OSError as e:
-        print("poll:", repr(e))
         ota.misses = min(ota.misses + 1, 6)
-        return _RETRY << ota.misses
+        pause = spread.spread(_RETRY << ota.misses)
+        print("poll:", repr(e), "again in", pause // 2, "s")
+        return pause
     talk.close()
     ota.misses = 0
     reply = talk.reply
@@ -34,8 +37,18 @@ def poll(b):
             ota.rollback()
         if order.startswith("retry "):
             ota.forget(bytes.fromhex(order[6:]))
-    # After an install that did not get through it is asked for again ever later.
-    early = ota.fails and ota.ticks < _RETRY << min(ota.fails, 6)
-    if not ota.trial and not early and (reply.get("m") or reply["trust"] > version):
+    if not ota.trial and (reply.get("m") or reply["trust"] > version) and not _early(reply):
         ota.install()
     return reply["every"] * 2
+
+
+def _early(reply):
+    """Whether what is offered shall wait: it was tried, or its install did not get through."""
+    wait = 0
+    if ota.bad and reply.get("m", "")[:32] == hexa(ota.bad[0]):
+        if not ota.bad[2]:
+            return True
+        wait = _HOUR * min(1 << (ota.bad[2] - 1), 24)
+    if ota.fails:
+        wait = max(wait, _RETRY << min(ota.fails, 6))
+    return ota.ticks < wait

@@ -30,7 +30,8 @@ def rebuild():
         r.seq, r.active, digest = found[0]
         r.good[r.active] = digest
     if len(found) == 2:
-        r.trial = found[1][1]
+        _, r.trial, digest = found[1]
+        r.good[r.trial] = digest
         r.left = record.TRIES
     for folder in ("/state", "/state/0", "/state/1"):
         try:

@@ -50,7 +50,8 @@ class Record:
         self.fault = 0  # how the open trial's tries have ended so far
         self.seq = 0
         self.floor = 0
-        self.good = [ZERO, ZERO]  # digest of the confirmed manifest of slot a and of slot b
+        # Digest of the manifest of slot a and of slot b, that was confirmed or is on trial.
+        self.good = [ZERO, ZERO]
         self.bad = ZERO  # digest of the last rejected release
         self.copy = 1  # which copy holds this record: the other one is written next
 

@@ -8,7 +8,7 @@ import time
 from micropython import const
 
 import ota
-from bootloader import board, install, record, rtc
+from bootloader import board, install, record, rtc, spread
 from bootloader.refused import Refused
 
 _ROUND = const(5)  # minutes, growing
@@ -39,7 +39,8 @@ def run():
                 pause = _PAUSE
         except (OSError, ValueError, MemoryError, Refused) as e:
             print("recovery:", repr(e))
-        time.sleep(pause)
+        print("recovery: again in", pause, "s")
+        time.sleep(spread.spread(pause))
         pause = min(pause * 2, 300)
     machine.reset()
 

@@ -6,7 +6,7 @@ import os
 import sys
 from micropython import const
 
-from bootloader import guard, record, rtc, slots
+from bootloader import guard, pins, record, rtc, slots
 
 _CRASHES = const(5)  # lives of less than ten minutes each
 # Ticks of guard.py, two a second
@@ -17,6 +17,7 @@ _LASTS = const(120)  # so long a trial must have lasted: 60 s
 _LASTS_DEV = const(6)
 _LASTS_ALONE = const(1200)  # on a board that names no server: 10 minutes
 _GRACE = const(60)
+_DOUBLE = const(10)  # two presses of the reset button within five seconds
 _NEXT = const(30)  # a plain app polls again after that, and then as the server says
 
 
@@ -29,8 +30,17 @@ def run():
     # Whatever ends this life before the hand-over is neither the app's fault nor its merit.
     life[rtc.END] = rtc.POWER
     life[rtc.WANT] = life[rtc.READY] = 0
+    life[rtc.PRESSES] += machine.reset_cause() == 6  # ESP8266: the reset button
     rtc.save(life)
     sys.modules["ota"] = guard
+    if ready & rtc.OFFLINE:
+        guard.offline = life[rtc.PORTALS]
+        ready &= ~rtc.OFFLINE
+    elif _suspects(life, want) and _stage("summon").portal(life, end, want, ready):
+        timer(guard)
+        _leave(sys.modules)
+        return "/portal"
+    want &= ~rtc.PORTAL
     r = record.load()
     if not r:
         from bootloader import rebuild
@@ -46,7 +56,8 @@ def run():
     elif ready:
         m = slots.check_files(slot, slots.manifest(slot))
     else:
-        m = _stage("fallback").trial(r, end)
+        life[rtc.CRASHES] = life[rtc.ROUNDS] = 0
+        m = _stage("fallback").trial(r, end, want)
         if not m:
             machine.reset()
     rtc.save(life)
@@ -73,9 +84,18 @@ def run():
     return entry
 
 
+def _suspects(life, want):
+    """Whether summon.py is worth its loading: it decides on the portal."""
+    try:
+        os.stat("/state/0/w")
+    except OSError:
+        return True
+    return want & rtc.PORTAL or life[rtc.PRESSES] > 1 or pins.button is not None
+
+
 def _account(r, life, end, want):
     """Count crashes of a confirmed app; return what is wanted after that."""
-    if end in (rtc.RUNNING, rtc.EXCEPTION):
+    if end in (rtc.RUNNING, rtc.EXCEPTION, rtc.VETO):
         life[rtc.CRASHES] += 1
     elif end != rtc.POWER:
         life[rtc.CRASHES] = 0
@@ -113,7 +133,11 @@ def _hand_over(m, root, life, ready):
     guard.server = ready & rtc.NAMED > 0 or not ready
     guard.lasts = _LASTS if guard.server else _LASTS_ALONE
     if not guard.trial:
-        guard.alarms = [(_CALM, rtc.CRASHES, 0, False), (_DAY, rtc.WANT, rtc.POLL, True)]
+        guard.alarms = [
+            (_CALM, rtc.CRASHES, 0, False),
+            (_CALM, rtc.ROUNDS, 0, False),
+            (_DAY, rtc.WANT, rtc.POLL, True),
+        ]
     else:
         guard.alarms = [(_TRIAL, rtc.END, rtc.TIMEOUT, True)]
         if ready & rtc.DEV:
@@ -126,6 +150,8 @@ def _hand_over(m, root, life, ready):
                 # For an app that never calls check(). A reset, because a timer may not write to
                 # flash under the app's feet.
                 guard.alarms.insert(0, (guard.lasts + _GRACE, rtc.END, rtc.HEALTHY, True))
+    if life[rtc.PRESSES]:
+        guard.alarms.insert(0, (_DOUBLE, rtc.PRESSES, 0, False))
     if guard.plain:
         guard.due = _NEXT if guard.heard else 0
     life[rtc.END] = rtc.RUNNING

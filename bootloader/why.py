@@ -24,8 +24,6 @@ def text():
 
 
 def drop():
-    """The server has it."""
-    try:
+    """Forget it, before a trial that is to have its own."""
+    if "why" in os.listdir("/state"):
         os.remove(_PATH)
-    except OSError as e:
-        print("why:", repr(e))
