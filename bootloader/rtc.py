@@ -15,12 +15,15 @@ WANT = const(2)  # what the boot stage is asked to do before it starts the app
 FAILS = const(3)  # installer runs in a row that did not get through
 ROUNDS = const(4)  # recoveries in a row, for their growing pauses
 READY = const(5)  # what the life before has prepared for this one, the bits below
+PRESSES = const(6)  # of an ESP8266's reset button within five seconds
+PORTALS = const(7)  # rounds of the portal in a row that brought no network
 
 # READY. Verifying and polling leave names on the heap for good, so they get a life of their own.
 CHECKED = const(1)  # the trial is verified, and counted
 HEARD = const(2)  # a server has answered
 NAMED = const(4)  # the board names a server
 DEV = const(8)  # the trial is signed by the board's dev key alone
+OFFLINE = const(16)  # the portal has had its round: the app is next, network or not
 
 # END
 POWER = const(0)  # or within the boot stage
@@ -38,6 +41,7 @@ INSTALL = const(1)
 ROLLBACK = const(2)
 RECOVER = const(3)
 POLL = const(4)
+PORTAL = const(8)  # a bit beside the others: before anything else
 
 
 def load():

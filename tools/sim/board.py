@@ -365,14 +365,14 @@ class VirtualBoard:
         self,
         *,
         up: bool | None = None,
-        networks: Mapping[str, str | Mapping[str, Any]] | None = None,
+        networks: Mapping[str | bytes, str | Mapping[str, Any]] | None = None,
         clients: int | None = None,
     ) -> None:
         """Set the air around it, at any time; what is left out stays as it is.
 
         Args:
             up: False: no network is in reach, running connections hang.
-            networks: by SSID the password ("": open), or a mapping of password, rssi and hidden.
+            networks: by SSID (bytes where it is no text) the password ("": open), or a mapping of password, rssi and hidden.
             clients: how many phones are on its access point.
         """
         if up is not None:
@@ -380,7 +380,7 @@ class VirtualBoard:
         if clients is not None:
             self._air["clients"] = clients
         if networks is not None:
-            self._air["networks"] = {name: _network(net) for name, net in networks.items()}
+            self._air["networks"] = {_hex(name): _network(net) for name, net in networks.items()}
         self._page.set_air(self._air)
 
     def drive(self, pin: int, level: int | None) -> None:
@@ -534,6 +534,10 @@ class VirtualBoard:
 
 def _holds(until: Until, board: VirtualBoard, text: str) -> bool:
     return until in text if isinstance(until, str) else until(board)
+
+
+def _hex(name: str | bytes) -> str:
+    return (name.encode() if isinstance(name, str) else name).hex()
 
 
 def _network(net: str | Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 # the host at any time; a link follows it without being asked, as the chips' SDKs reconnect.
 import json
 import struct
+from binascii import hexlify, unhexlify
 
 import time
 from _page import ADDRESS, AIR, ESP32, STATION, libc, memory, page
@@ -53,26 +54,29 @@ def _air():
 
 
 def _stored(at):
-    return bytes(memory[at + 1 : at + 1 + memory[at]]).decode()
+    return bytes(memory[at + 1 : at + 1 + memory[at]])
 
 
-def _store(at, text):
-    raw = text.encode()
+def _store(at, raw):
     memory[at] = len(raw)
     memory[at + 1 : at + 1 + len(raw)] = raw
+
+
+def _network():
+    # In the air's JSON names are hex, because not all are text.
+    return _air()["networks"].get(hexlify(_stored(STATION)).decode())
 
 
 def _state():
     ssid = _stored(STATION)
     if not page.wifi & _STA_ACTIVE or not ssid or _since[0] is None:
         return STAT_IDLE
-    air = _air()
-    net = air["networks"].get(ssid) if air["up"] else None
+    net = _network() if _air()["up"] else None
     if time.ticks_diff(time.ticks_ms(), _since[0]) < _JOIN_MS:
         return STAT_CONNECTING
     if net is None:
         return STAT_NO_AP_FOUND
-    if net["password"] != _stored(STATION + 33):
+    if net["password"].encode() != _stored(STATION + 33):
         # With endless reconnects the ESP32 never gets as far as saying so.
         return STAT_CONNECTING if ESP32 and _reconnects[0] < 0 else STAT_WRONG_PASSWORD
     return STAT_GOT_IP
@@ -166,8 +170,8 @@ class WLAN:
         if not self.active():
             raise OSError("Wifi Internal Error" if ESP32 else "STA not active")
         if ssid is not None:
-            _store(STATION, _text(ssid))
-            _store(STATION + 33, _text(key or ""))
+            _store(STATION, _bytes(ssid))
+            _store(STATION + 33, _bytes(key or b""))
         if self.isconnected():
             _lose()
         _since[0] = time.ticks_ms()
@@ -190,7 +194,7 @@ class WLAN:
 
     def status(self, what=None):
         if what == "rssi":
-            return _air()["networks"].get(_stored(STATION), {}).get("rssi", 0)
+            return (_network() or {}).get("rssi", 0)
         if what == "stations":
             return [(_MAC, "192.168.4.%d" % (n + 2)) for n in range(_air()["clients"])]
         if self._ap:
@@ -209,7 +213,7 @@ class WLAN:
             hidden = net["hidden"]
             found.append(
                 (
-                    b"" if hidden else name.encode(),
+                    b"" if hidden else unhexlify(name),
                     _MAC,
                     6,
                     net["rssi"],
@@ -233,7 +237,7 @@ class WLAN:
         if name == "hostname":
             return _hostname[0]
         if name == "ssid" and not self._ap:
-            return _stored(STATION)
+            return _stored(STATION).decode()
         if name in _ap:
             return _ap[name]
         if name == "reconnects" and ESP32:
@@ -275,8 +279,8 @@ _ALIAS = {
 }
 
 
-def _text(value):
-    return value if isinstance(value, str) else bytes(value).decode()
+def _bytes(value):
+    return value.encode() if isinstance(value, str) else bytes(value)
 
 
 def hostname(name=None):
@@ -296,5 +300,5 @@ if page.started == 0:
     page.wifi = 0 if ESP32 else _AP_ACTIVE
 if ESP32:
     page.wifi = 0
-    _store(STATION, "")
+    _store(STATION, b"")
     _since[0] = None

@@ -1,0 +1,111 @@
+"""The known networks: encrypted, newest first, as [(ssid, password)] in bytes.
+
+The key comes from the chip's id: the files are of no use on another board, while whoever holds
+this one can read them.
+"""
+
+import machine
+import os
+from hashlib import sha256
+from micropython import const
+
+from bootloader import pair
+
+_CBC = const(2)
+_MOST = const(8)
+
+
+def _key():
+    return sha256(b"wifi1" + machine.unique_id()).digest()
+
+
+def _aes(key, iv):
+    from cryptolib import aes
+
+    return aes(key, _CBC, iv)
+
+
+def load():
+    """Return the networks; none when nothing is stored or nothing decrypts."""
+    key = _key()
+    raw = pair.load("w", key)
+    known = []
+    if raw:
+        plain = _aes(key, raw[:16]).decrypt(raw[16:])
+        i = 0
+        while i < len(plain) and plain[i]:
+            j = i + 1 + plain[i]
+            end = j + 1 + plain[j]
+            known.append((plain[i + 1 : j], plain[j + 1 : end]))
+            i = end
+    return known
+
+
+def _store(known):
+    if known == load():
+        return
+    plain = b""
+    for ssid, password in known:
+        plain += bytes((len(ssid),)) + ssid + bytes((len(password),)) + password
+    plain += bytes(16 - len(plain) % 16)
+    key = _key()
+    iv = os.urandom(16)
+    pair.store("w", iv + _aes(key, iv).encrypt(plain), key)
+
+
+def check(ssid, password):
+    """Raise ValueError, with words for a person, unless such a network can exist."""
+    if not 0 < len(ssid) <= 32:
+        raise ValueError("a network's name has 1 to 32 bytes")
+    if password and not 8 <= len(password) <= 63:
+        raise ValueError("a password has 8 to 63 characters")
+
+
+def add(ssid, password):
+    """Remember a network (bytes; an empty password: it is open); the ninth oldest is forgotten.
+
+    Raises ValueError for lengths that Wi-Fi does not know, OSError when flash is full.
+    """
+    check(ssid, password)
+    _store([(ssid, password)] + [k for k in load() if k[0] != ssid][: _MOST - 1])
+
+
+def remove(ssid):
+    """Forget a network; return whether it was known."""
+    known = load()
+    left = [k for k in known if k[0] != ssid]
+    if left:
+        _store(left)
+    elif known:
+        for copy in "10":
+            if "w" in os.listdir("/state/" + copy):
+                os.remove("/state/%s/w" % copy)
+    return left != known
+
+
+def take_in():
+    """Take over /wifi.json, {"ssid": "password", ...}, and remove it; whatever is in it."""
+    if "wifi.json" not in os.listdir("/"):
+        return
+    import json
+
+    try:
+        with open("/wifi.json", "rb") as f:
+            raw = f.read(2049)
+        if len(raw) > 2048:
+            raise ValueError("more than 2048 bytes")
+        new = json.loads(raw)
+        known = load()
+        for ssid in new:
+            name, password = ssid.encode(), new[ssid].encode()
+            check(name, password)
+            known = [(name, password)] + [k for k in known if k[0] != name]
+        _store(known[:_MOST])
+        # Room for the next one; a full disk keeps the file for another start.
+        os.remove("/wifi.json")
+    except OSError as e:
+        print("wifi.json:", repr(e))
+    except (AttributeError, MemoryError, TypeError, ValueError) as e:
+        # Neither names nor passwords: the console may be somebody else's.
+        print("wifi.json is not understood, and removed:", type(e).__name__)
+        os.remove("/wifi.json")

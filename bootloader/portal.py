@@ -1,0 +1,244 @@
+"""The board's own access point, with one page: choose a network, from a phone.
+
+A life of its own, before the app's. It ends when a network works, or after a set time; the next
+life starts the app in any case. What was known is kept whatever is tried here.
+"""
+
+import gc
+import machine
+import network
+import os
+import select
+import socket
+import time
+from binascii import hexlify
+from micropython import const
+
+import ota
+from bootloader import board, dns, http, known, led, page, rtc, wifi
+
+_OPEN = const(300)  # s that it stays open, counted anew while somebody uses it ...
+_MOST = const(1800)  # ... up to so many
+_LIMIT = const(5000)  # ticks of guard.py, above that
+_QUIET = const(60)  # s without a request after which known networks are tried again
+_JOIN = const(20)  # s for a network to work
+_SETTLES = const(2)  # s in which the chip may still tell of the attempt before
+_LINGER = const(30)  # s in which the last page can be fetched
+_CLIENTS = const(3)  # an ESP8266 has five connections in all
+_NETWORKS = const(16)
+
+_GO = b"HTTP/1.1 302 Found\r\nlocation: http://%s/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_PAGE = (
+    b"HTTP/1.1 %s\r\ncontent-type: text/html\r\ncache-control: no-store\r\nconnection: close\r\n"
+    b"content-security-policy: default-src 'none';style-src 'unsafe-inline';form-action 'self';"
+    b"frame-ancestors 'none'\r\n\r\n"
+)
+
+
+def run():
+    """Serve, then reset."""
+    led.show(led.PORTAL)
+    # Should anything hang; the byte is zero already.
+    ota.alarms = [(_LIMIT, rtc.PRESSES, 0, True)]
+    b = board.load()
+    name = b.get("name", b["id"])
+    ap = network.WLAN(network.AP_IF)
+    ap.active(True)
+    ap.config(ssid=("mipy-" + name)[:32], key=b["portal"], security=3)
+    print("portal: open as mipy-" + name)
+    try:
+        if Portal(ap.ifconfig()[0], b, name).serve():
+            ota.mark(rtc.PORTALS, 0)
+    finally:
+        ap.active(False)
+    machine.reset()
+
+
+class Portal:
+    def __init__(self, address, b, name):
+        self._address = address
+        self._board = b
+        self._sta = wifi.station()
+        self._show = ()  # sections of the page beside the form
+        # What the page tells, by its places
+        self._values = {b"name": name.encode(), b"ssid": b"", b"server": b""}
+        self._joining = None  # (ssid, password) being tried, until _limit
+        self._done = False
+        self._limit = 0
+        self._turn = 0
+        self._clients = []
+        self._new_token()
+        self._scan()
+
+    def _new_token(self):
+        self._values[b"token"] = hexlify(os.urandom(8))
+
+    def _scan(self):
+        # A station that is looking for its network keeps an ESP8266's access point deaf.
+        self._sta.disconnect()
+        found = {}
+        for ssid, _, _, level, security, _ in self._sta.scan():
+            if ssid and level > found.get(ssid, (-999,))[0]:
+                found[ssid] = level, security > 0
+        names = sorted(found, key=lambda ssid: -found[ssid][0])
+        self._networks = [(ssid,) + found[ssid] for ssid in names[:_NETWORKS]]
+
+    def serve(self):
+        """Return whether a network works; after the set time at the latest."""
+        names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        door = socket.socket()
+        for s, port in ((names, 53), (door, 80)):
+            s.setblocking(False)
+            s.bind(("", port))
+        door.listen(_CLIENTS)
+        poll = self._poll = select.poll()
+        poll.register(names, select.POLLIN)
+        poll.register(door, select.POLLIN)
+        self._used = start = time.time()
+        try:
+            while not self._over(start):
+                for ready in poll.poll(200):
+                    if ready[0] is names:
+                        self._asked(names)
+                    elif ready[0] is door:
+                        self._enter(door)
+                for client in list(self._clients):
+                    if not self._step(client):
+                        self._leave(client)
+        finally:
+            while self._clients:
+                self._leave(self._clients[0])
+            names.close()
+            door.close()
+        return self._sta.isconnected()
+
+    def _over(self, start):
+        now = time.time()
+        if self._joining:
+            self._look(now)
+        elif self._done:
+            return now >= self._limit
+        elif self._sta.isconnected():
+            print("portal: a known network is back")
+            return True
+        elif now - self._used >= _QUIET and now >= self._limit:
+            self._limit = now + _JOIN
+            self._turn += 1
+            wifi.start(self._turn)
+        return now - self._used > _OPEN or now - start > _MOST
+
+    # --- clients
+
+    def _asked(self, names):
+        query, peer = names.recvfrom(512)
+        reply = dns.answer(query, bytes(int(n) for n in self._address.split(".")))
+        if reply:
+            try:
+                names.sendto(reply, peer)
+            except OSError as e:
+                print("dns:", repr(e))
+
+    def _enter(self, door):
+        if len(self._clients) == _CLIENTS:
+            for client in self._clients:
+                # Who has not asked by now makes room for who may.
+                if not client.answer:
+                    self._leave(client)
+                    break
+            else:
+                return
+        client = http.Client(door.accept()[0])
+        self._clients.append(client)
+        self._poll.register(client.socket, select.POLLIN)
+
+    def _leave(self, client):
+        self._clients.remove(client)
+        self._poll.unregister(client.socket)
+        client.socket.close()
+        gc.collect()
+
+    def _step(self, client):
+        """Go on with a client; false when it is finished with."""
+        try:
+            if not client.answer and client.receive():
+                client.answer = self._answer(client)
+                self._poll.modify(client.socket, select.POLLOUT)
+            if client.answer and client.send():
+                return False
+        except OSError as e:
+            if e.args[0] != 11:  # EAGAIN
+                return False
+        except ValueError:
+            return False
+        return time.ticks_diff(client.end, time.ticks_ms()) > 0
+
+    def _answer(self, client):
+        """Return the parts of the answer to a whole request."""
+        home = iter((_GO % self._address,))
+        if client.path != b"/":
+            # What phones ask to find out whether they are on the internet: they are not.
+            return home
+        self._used = time.time()
+        if not client.post:
+            return self._page(b"200 OK")
+        form = http.fields(client.body)
+        if form.get(b"t") != self._values[b"token"] or self._joining or self._done:
+            self._show = (b"old",)
+            return self._page(b"403 Forbidden")
+        self._new_token()
+        self._show = ()
+        if form.get(b"do") == b"scan":
+            self._scan()
+        else:
+            self._join(form)
+        return home
+
+    def _page(self, status):
+        values = self._values
+        ssid = values[b"ssid"]
+        hidden = ssid not in [n[0] for n in self._networks]
+        values[b"other"] = b" checked" if ssid and hidden else b""
+        values[b"hidden"] = ssid if hidden else b""
+        kind = b"wait" if self._joining else b"done" if self._done else b"form"
+        yield _PAGE % status
+        yield from page.page((b"all", kind) + self._show, values, self._networks)
+
+    # --- trying a network
+
+    def _join(self, form):
+        which = form.get(b"s", b"")
+        ssid, password = form.get(b"n", b""), form.get(b"p", b"")
+        if which.isdigit() and int(which) < len(self._networks):
+            ssid = self._networks[int(which)][0]
+        self._values[b"ssid"] = ssid
+        self._values[b"server"] = form.get(b"u", b"").strip()
+        try:
+            known.check(ssid, password)
+        except ValueError:
+            self._show = (b"length",)
+            return
+        self._sta.disconnect()
+        wifi.attempt(self._sta, ssid, password, False)
+        self._joining = ssid, password
+        self._limit = time.time() + _JOIN
+
+    def _look(self, now):
+        """See how the attempt goes."""
+        status = self._sta.status()
+        early = now < self._limit - _JOIN + _SETTLES
+        if self._sta.isconnected():
+            known.add(*self._joining)
+            self._values[b"address"] = self._sta.ifconfig()[0].encode()
+            self._done = True
+            self._limit = now + _LINGER
+        elif status in wifi.WRONG and not early:
+            self._show = (b"wrong",)
+        elif status in wifi.MISSING and not early:
+            self._show = (b"missing",)
+        elif now >= self._limit:
+            self._show = (b"failed",)
+        else:
+            return
+        self._joining = None
+        if not self._done:
+            self._sta.disconnect()

@@ -1,0 +1,61 @@
+"""Whether the portal comes before the app: asked for, no network known, the button, two resets."""
+
+import machine
+import os
+import sys
+import time
+from micropython import const
+
+from bootloader import board, pins, rtc
+
+_PRESS = const(3)  # s after the LED lights
+
+
+def portal(life, end, want, ready):
+    """Decide; when it does, what the next life is to find is stored. `end` is how the last ended."""
+    if not (want & rtc.PORTAL or life[rtc.PRESSES] > 1 or _blank() or _cold() and _pressed()):
+        return False
+    try:
+        if "portal" not in board.load():
+            print("portal: the board file names no password for it; use the cable or WebREPL")
+            return False
+    except OSError as e:
+        print("portal:", e)
+        return False
+    life[rtc.END] = end
+    life[rtc.WANT] = want & ~rtc.PORTAL
+    life[rtc.READY] = ready | rtc.OFFLINE
+    life[rtc.PRESSES] = 0
+    life[rtc.PORTALS] = min(life[rtc.PORTALS] + 1, 200)
+    rtc.save(life)
+    return True
+
+
+def _blank():
+    """No network is known."""
+    try:
+        names = os.listdir("/") + os.listdir("/state/0") + os.listdir("/state/1")
+    except OSError:
+        return False
+    return "w" not in names and "wifi.json" not in names
+
+
+def _cold():
+    return machine.reset_cause() in ((0, 6) if sys.platform == "esp8266" else (1,))
+
+
+def _pressed():
+    if pins.button is None:
+        return False
+    from bootloader import led
+
+    button = machine.Pin(pins.button, machine.Pin.IN, machine.Pin.PULL_UP)
+    led.light(1)
+    try:
+        for _ in range(_PRESS * 20):
+            if not button.value():
+                return True
+            time.sleep_ms(50)
+        return False
+    finally:
+        led.light(0)

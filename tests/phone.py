@@ -1,0 +1,161 @@
+"""A phone: headless Chromium at a phone's size, driven over WebDriver (W3C), and its probes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import requests
+
+WIDTH, HEIGHT = 390, 844
+_ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # WebDriver, section 12
+_SECONDS = 30
+
+
+class Phone:
+    """A browser for which every host on port 80 is the board's.
+
+    Args:
+        address: the board's; its port 80 is 8080 there.
+        scripts: whether JavaScript is on.
+    """
+
+    def __init__(self, address: str, scripts: bool = True) -> None:
+        chromium = shutil.which("chromium")
+        driver = shutil.which("chromedriver")
+        assert chromium and driver, "install chromium and chromium-driver"
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        self._process = subprocess.Popen(
+            [driver, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self._url = f"http://127.0.0.1:{port}"
+        options: dict[str, Any] = {
+            "binary": chromium,
+            "args": [
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-dev-shm-usage",
+                "--disable-gpu",
+                f"--host-resolver-rules=MAP *:80 {address}:8080",
+            ],
+            "mobileEmulation": {
+                "deviceMetrics": {"width": WIDTH, "height": HEIGHT, "pixelRatio": 2, "mobile": True}
+            },
+        }
+        if not scripts:
+            options["prefs"] = {"profile.managed_default_content_settings.javascript": 2}
+        try:
+            self._wait_for_driver()
+            capabilities = {"alwaysMatch": {"goog:chromeOptions": options}}
+            opened = self._call("POST", "/session", {"capabilities": capabilities})
+            self._url += f"/session/{opened['sessionId']}"
+        except BaseException:
+            self._stop()
+            raise
+
+    def __enter__(self) -> Phone:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._call("DELETE", "")
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+    def _wait_for_driver(self) -> None:
+        end = time.monotonic() + _SECONDS
+        while True:
+            try:
+                requests.get(self._url + "/status", timeout=_SECONDS)
+                return
+            except requests.ConnectionError:
+                assert time.monotonic() < end, "chromedriver does not start"
+                time.sleep(0.05)
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        data = None if method != "POST" else json.dumps(body or {})
+        reply = requests.request(method, self._url + path, data=data, timeout=_SECONDS)
+        value = reply.json()["value"]
+        if not reply.ok:
+            raise LookupError(f"{value['error']}: {value['message'].splitlines()[0]}")
+        return value
+
+    def open(self, url: str) -> None:
+        """Visit an address."""
+        self._call("POST", "/url", {"url": url})
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self._call("GET", "/url")
+
+    @property
+    def source(self) -> str:
+        """The page as it stands."""
+        return self._call("GET", "/source")
+
+    def _find(self, css: str) -> str:
+        found = self._call("POST", "/element", {"using": "css selector", "value": css})
+        return f"/element/{found[_ELEMENT]}"
+
+    def text(self, css: str = "body") -> str:
+        """What is to be read in an element.
+
+        Raises:
+            LookupError: there is none.
+        """
+        return self._call("GET", self._find(css) + "/text")
+
+    def texts(self, css: str) -> list[str]:
+        """What is to be read in all such elements."""
+        found = self._call("POST", "/elements", {"using": "css selector", "value": css})
+        return [self._call("GET", f"/element/{e[_ELEMENT]}/text") for e in found]
+
+    def tap(self, css: str) -> None:
+        """Tap on an element."""
+        self._call("POST", self._find(css) + "/click")
+
+    def fill(self, css: str, text: str) -> None:
+        """Type into a field, over what is there."""
+        field = self._find(css)
+        self._call("POST", field + "/clear")
+        self._call("POST", field + "/value", {"text": text})
+
+    def run(self, script: str) -> Any:
+        """Run a script in the page (the driver's own, also where the page's are off)."""
+        return self._call("POST", "/execute/sync", {"script": script, "args": []})
+
+    def wait_for(self, text: str, seconds: float = _SECONDS) -> None:
+        """Wait until the page says `text`, reloading by itself only."""
+        end = time.monotonic() + seconds
+        while text not in (said := self._said()):
+            assert time.monotonic() < end, said
+            time.sleep(0.1)
+
+    def _said(self) -> str:
+        try:
+            return self.text()
+        except LookupError:  # between two pages
+            return ""
+
+    def photograph(self, path: Path) -> None:
+        """Save a screenshot."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(base64.b64decode(self._call("GET", "/screenshot")))
