@@ -1,6 +1,8 @@
 """A blocking HTTP/1.1 connection that is kept alive; bodies are never held."""
 
 import socket
+import time
+from errno import ETIMEDOUT
 from micropython import const
 
 from bootloader.refused import Refused
@@ -9,6 +11,7 @@ _HEAD = const(1024)
 _LINE = const(128)
 _BODY = const(1024)
 _WAIT = const(10)  # seconds of silence
+_ANSWER = const(60)  # seconds for the head of an answer, and the body of a poll's
 
 
 class Link:
@@ -42,11 +45,12 @@ class Link:
         s.write("%s HTTP/1.1\r\nhost: %s\r\n%s\r\n" % (what, self._host, head))
         if body:
             s.write(body)
+        self._end = time.ticks_add(time.ticks_ms(), _ANSWER * 1000)
         left = _HEAD
         status = length = None
         mac = b""
         while True:
-            line = s.readline(_LINE)  # pyright: ignore # so much is allocated
+            line = self._line()
             left -= len(line)
             if line[-2:] != b"\r\n" or left <= 0:
                 raise Refused("http")
@@ -64,19 +68,31 @@ class Link:
             raise Refused("http")
         return length, mac
 
+    def _byte(self):
+        # One by one: inside read() a peer that trickles would hold the board for hours.
+        if time.ticks_diff(self._end, time.ticks_ms()) < 0:
+            raise OSError(ETIMEDOUT)
+        byte = self._s.read(1)
+        if not byte:
+            raise OSError("connection closed")
+        return byte
+
+    def _line(self):
+        line = bytearray()
+        while line[-1:] != b"\n" and len(line) < _LINE:
+            line += self._byte()
+        return bytes(line)
+
     def post(self, path, body, mac):
         """Return (body, mac) of the reply to `body` (bytes) sent with `mac` (hex)."""
         head = "content-length: %d\r\nota-mac: %s\r\n" % (len(body), mac)
         length, mac = self._ask("POST " + path, head, body)
         if length > _BODY:
             raise Refused("size")
-        reply = b""
+        reply = bytearray()
         while len(reply) < length:
-            part = self._s.read(length - len(reply))
-            if not part:
-                raise OSError("connection closed")
-            reply += part
-        return reply, mac
+            reply += self._byte()
+        return bytes(reply), mac
 
     def body(self, path):
         """Ask for `path`; return a stream of the inflated body, to be read to its end."""
