@@ -55,7 +55,7 @@ AGAIN = '"%s is alive again, '
 RIGHT = "config.HEARTBEAT *"
 WRONG = "config.HEARTBEATS *"
 
-_FILE = re.compile(r"^file (\d+) \S+ \d+$", re.MULTILINE)
+_FILE = re.compile(r"^file (\d+) \S+ (kept|copied|loaded)$", re.MULTILINE)
 _TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -93,7 +93,8 @@ class Story:
     Attributes:
         rejected: reason and traceback of release 3 as the server has them.
         cut: what lay on the flash right after the power cut.
-        running: what the server says the board runs at the end.
+        running: the release that the board runs at the end.
+        last: the board as the server knows it at the end.
     """
 
     heap: int
@@ -101,6 +102,7 @@ class Story:
     rejected: dict[str, Any] = field(default_factory=dict)
     cut: dict[str, Any] = field(default_factory=dict)
     running: str = ""
+    last: dict[str, Any] = field(default_factory=dict)
     peak: int = 0
 
 
@@ -209,6 +211,7 @@ class Demo:
         self.power_cut(fourth)
         self.go_back_to(second)
         self.story.peak = self._board.stats.peak
+        self.story.last = dict(self._seen())
         return self.story
 
     def begin(self) -> Release:
@@ -225,7 +228,7 @@ class Demo:
             with self._patience(f"the board has not started {first.name}") as late:
                 while not self._runs(first):
                     late()
-            self._tell.good(f"{NAME} runs {first.name}, which was flashed into slot a")
+            self._tell.good(f"{NAME} runs {first.name}, as it was flashed")
         return first
 
     def update(self, first: Release) -> Release:
@@ -272,7 +275,7 @@ class Demo:
         with self._step("5. The power goes in the middle of an install", "power cut"):
             self._board.stop()
             (self._app / "table.bin").write_bytes(secrets.token_bytes(TABLE_BYTES))
-            fifth = self._publish("release 5", f", with a table of {TABLE_BYTES:,} bytes")
+            fifth = self._publish("release 5", ", a table among them")
             self._cut(fifth)
             self._show_flash(fourth, fifth)
             before = time.time()
@@ -340,8 +343,8 @@ class Demo:
         self._board.radio(networks=WIFI)
         stage = sum(map(len, provision.boot_stage().values()))
         self._tell.say(
-            f"a board called {NAME}, flashed once: boot stage of {stage:,} bytes, trust file, "
-            f"board file, {first.name}"
+            f"a board called {NAME}, flashed once: a boot stage of {stage:,} bytes, its trust file "
+            f"and board file,\nand {first.name} in slot a"
         )
 
     def _follow(self, wanted: Release) -> None:
@@ -366,17 +369,21 @@ class Demo:
         ):
             # An earlier attempt may have begun: what counts is that the trial is under way.
             while not self._tries(wanted):
-                show(self._files())
+                show(len(self._files()))
                 self._check_kept(wanted)
                 late()
             show(total)
+        loaded = self._files().count("loaded")
+        self._tell.say(
+            f"{loaded} of {total} files came over the air, the others were on the flash already"
+        )
 
     def _cut(self, fifth: Release) -> None:
         total = len(fifth.manifest.files)
         with self._tell.bar("polled, installs", total, "files") as show:
 
             def watch(_: VirtualBoard) -> bool:
-                show(self._files())
+                show(len(self._files()))
                 return False
 
             for _ in range(TRIES):
@@ -416,9 +423,12 @@ class Demo:
         """What the board printed since the newest release was published."""
         return self._board.console[self._mark :]
 
-    def _files(self) -> int:
-        begun = _FILE.findall(self._heard())
-        return int(begun[-1]) - 1 if begun else 0
+    def _files(self) -> list[str]:
+        """How each file of the install that runs, or ran last, has come: kept, copied, loaded."""
+        came: list[str] = []
+        for number, how in _FILE.findall(self._heard()):
+            came = [*came[: int(number) - 1], how]
+        return came
 
     def _seen(self) -> Mapping[str, Any]:
         return self._client.board(NAME)
@@ -484,8 +494,8 @@ class Demo:
         )
         self.story.steps.append(step)
         self._tell.say(
-            f"{step.boots} boots, {step.operations} flash operations, "
-            f"{step.received:,} bytes down, {step.sent:,} up, {step.seconds:.1f} s",
+            f"boots {step.boots}, flash operations {step.operations}, "
+            f"bytes down {step.received:,}, up {step.sent:,}, seconds {step.seconds:.1f}",
             "dim",
         )
 
@@ -547,11 +557,14 @@ def main() -> int:
     """`python -m mipy_ota.tools.demo`; returns the exit code as `mipy` does."""
     from rich.console import Console
 
-    parser = argparse.ArgumentParser(prog="make demo", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="make demo", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print what happened as JSON")
     parser.add_argument("--picture", metavar="FILE", help="keep what is printed as an SVG, too")
     wanted = parser.parse_args()
-    drawn = Console(record=True, width=112, highlight=False) if wanted.picture else None
+    drawn = None
+    if wanted.picture:
+        # No terminal: of a bar that moves the record would hold every position.
+        drawn = Console(record=True, width=100, highlight=False, force_terminal=False)
     screen = drawn or (console.err() if wanted.json else console.out())
     try:
         story = run(Teller(screen, bars=bool(wanted.picture)))
@@ -562,7 +575,10 @@ def main() -> int:
         console.note("stopped; nothing is left running")
         return 130
     if drawn:
-        drawn.save_svg(wanted.picture, title="make demo")
+        picture = drawn.export_svg(title="make demo")
+        # Nothing is fetched when somebody looks at it: any monospaced font will do.
+        picture = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)
+        Path(wanted.picture).write_text(picture, "utf-8")
     if wanted.json:
         console.data(asdict(story))
     return 0

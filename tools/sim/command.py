@@ -8,18 +8,27 @@ import re
 import select
 import sys
 import time
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import console, places
+from ..console import Failure
 from .board import Chip, VirtualBoard
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
-_CHIPS: tuple[Chip, ...] = ("esp8266", "esp32")
-_AGAIN_SECONDS = 1.0
+if TYPE_CHECKING:
+    from ...signing.board_file import Board
+    from ..client import Client
+
+CLASSES: dict[Chip, str] = {"esp8266": "esp8266-generic", "esp32": "esp32-generic"}
 NETWORKS = {"virtual": "virtual-air"}
 """The Wi-Fi around a virtual board, SSID -> password."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
+_VIRTUAL = "virtual"
+_AGAIN_SECONDS = 1.0
+_LEAVE = b"\x1d"  # Ctrl-], as in mpremote and telnet
 
 
 def sim(
@@ -34,22 +43,28 @@ def sim(
 ) -> None:
     """Run a virtual board with its console.
 
-    What is typed goes to the board, Ctrl-C too; Ctrl-C twice within a second, or Ctrl-D, switches
-    it off. Its flash is kept for the next time.
+    A new board belongs to the fleet, is made known to its server, and starts with the newest
+    release there; if there is none, it waits for one in recovery. What is typed goes to the
+    board, Ctrl-C too; Ctrl-C twice within a second, or Ctrl-], switches it off. Its flash is
+    kept for the next time.
     """
     if not _NAME.fullmatch(name):
         console.fail(f"{name!r} is no board name", "use letters, digits, '_' and '-', at most 32")
-    kind: Chip | None = next((known for known in _CHIPS if known == chip), None)
+    kind: Chip | None = next((known for known in CLASSES if known == chip), None)
     if kind is None:
-        console.fail(f"there is no virtual {chip!r}", f"--chip is one of {', '.join(_CHIPS)}")
+        console.fail(f"there is no virtual {chip!r}", f"--chip is one of {', '.join(CLASSES)}")
     folder = places.data_dir() / "sim" / name
     new = fresh or not (folder / "flash.img").exists()
+    who = identity(name, kind)
     with VirtualBoard(folder, kind, address or address_of(name), speed) as board:
         board.radio(networks=NETWORKS)
+        server = _introduce(who)
         if new:
-            prepare(board, name)
-        console.note(f"{name}, a virtual {chip} at {board.address}; Ctrl-C twice switches it off")
-        _converse(board)
+            prepare(board, who, server)
+        console.note(f"{name}, a virtual {chip} at {board.address}, polls {who.servers[0]}")
+        console.note("Ctrl-C goes to the board; twice within a second, or Ctrl-], switches it off")
+        with _terminal():
+            _converse(board)
         sums = board.stats
     console.note(
         f"{name} is off: {sums.boots} boots, {sums.ops} flash operations ({sums.erases} erases), "
@@ -57,15 +72,107 @@ def sim(
     )
 
 
-def prepare(board: VirtualBoard, name: str) -> None:
-    """What lies on the flash of the new board `name`."""
-    board.format({})
+# --- a new board
+
+
+def identity(name: str, chip: Chip) -> Board:
+    """Who the board is: made at its first start, and kept with the fleet's other boards.
+
+    Raises:
+        Failure: the fleet has no keys, or the name is another board's.
+    """
+    from .. import enrol, keys
+    from ..client import address
+
+    found = next((one.board for one in enrol.records() if one.board.id == name), None)
+    if found is None:
+        found = enrol.make(name, keys.trust().app, CLASSES[chip], servers=(address(),))
+        enrol.keep(enrol.Record(found, chip=_VIRTUAL))
+    elif found.cls != CLASSES[chip]:
+        raise Failure(f"{name} is of class {found.cls}", "give the right --chip, or another name")
+    return found
+
+
+def prepare(board: VirtualBoard, who: Board, server: Client | None) -> None:
+    """Flash a new board: boot stage, trust file, board file, Wi-Fi, the newest release if any.
+
+    Args:
+        server: where to ask for releases; None: it starts without one.
+
+    Raises:
+        Failure: what the server gives is not what this fleet has signed.
+    """
+    from .. import keys, provision
+
+    release = _newest(server, who) if server else None
+    if release is None:
+        console.note(
+            "there is no release for it yet: it waits in recovery for what `mipy release` publishes"
+        )
+    board.format(provision.board_files(who, keys.trust_files()[0], release, NETWORKS))
+
+
+def _introduce(who: Board) -> Client | None:
+    """Make the board known to the server; None, and a warning, when that is not there."""
+    from ..client import connect
+
+    try:
+        server = connect()
+        if who.id not in {board["id"] for board in server.boards()}:
+            server.enrol(who.encode())
+    except Failure as failure:
+        console.warn(f"the board is not enrolled: {failure.text}")
+        console.note("it runs, but no server knows it; start `mipy serve`, then the board again")
+        return None
+    return server
+
+
+def _newest(server: Client, who: Board) -> bytes | None:
+    from ...signing import bundle, manifest
+    from ...signing.reasons import Refused
+    from .. import keys
+
+    for known in server.releases():
+        if (known["app"], known["class"]) != (who.app, who.cls) or known["withdrawn"]:
+            continue
+        release = server.bundle(known["digest"])
+        try:
+            raw, contents = bundle.read(release)
+            bundle.check(manifest.verify(raw, keys.trust()).manifest, contents)
+        except Refused as refused:
+            raise Failure(
+                f"the server's release {known['seq']} is refused: {refused}",
+                "publish one with `mipy release`",
+            ) from refused
+        return release
+    return None
 
 
 def address_of(name: str) -> str:
     """A loopback address that stays the same for a name and is hardly another's."""
     a, b, c = hashlib.sha256(name.encode()).digest()[:3]
     return f"127.{16 + a % 200}.{b}.{1 + c % 254}"
+
+
+# --- its console
+
+
+@contextmanager
+def _terminal() -> Iterator[None]:
+    """Ctrl-] ends the input as Ctrl-D does elsewhere, which means something to a board."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    import termios
+
+    before = termios.tcgetattr(sys.stdin)
+    changed = termios.tcgetattr(sys.stdin)
+    changed[6][termios.VEOF] = _LEAVE
+    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, changed)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
 def _converse(board: VirtualBoard) -> None:
