@@ -1,0 +1,331 @@
+"""Switches, lights, displays, buttons: what the pins and buses show of them."""
+
+import time
+from machine import Pin, SoftI2C
+
+import _bus
+from _page import LEVEL_OUT, memory
+from fakes import Digits, Oled, Turns
+
+from drivers import button as button_module
+from drivers.button import Button
+from drivers.led import Led
+from drivers.pir import Pir
+from drivers.pixels import Pixels
+from drivers.pwmled import PwmLed
+from drivers.relay import Relay
+from drivers.ssd1306 import Ssd1306
+from drivers.tm1637 import Tm1637
+from utilities import timer as timer_module
+from utilities.timer import Timer
+
+PERIOD = 1 << 30
+now = PERIOD - 500
+
+
+def level(pin):
+    return memory[LEVEL_OUT + pin] - 1
+
+
+def ticks_ms():
+    return now % PERIOD
+
+
+for module in (button_module, timer_module):
+    module.ticks_ms = ticks_ms
+
+
+def button():
+    """Bounce, spikes, clicks, long presses, the ticks' wrap-around; by interrupt and polled."""
+    global now
+    told = []
+    for pin, quick, hold in ((0, True, True), (16, False, True), (4, True, False)):
+        edge = Pin.irq
+        if not quick:
+
+            def refuse(*_):
+                raise OSError("pin does not have IRQ capabilities")
+
+            Pin.irq = refuse
+        driver = Button(pin, lambda: told.append("p"), (lambda: told.append("h")) if hold else None)
+        loop = Turns(driver)
+        loop.turn()
+        Pin.irq = edge
+
+        def wait(ms, poll=True, loop=loop, driver=driver, quick=quick):
+            global now
+            while ms > 0:
+                step = min(ms, 20)
+                now += step
+                ms -= step
+                if poll:
+                    assert loop.turn() == ""
+
+        def put(value, pin=pin, driver=driver, quick=quick):
+            _bus.drive(pin, value)
+            if quick:
+                driver._edge(driver._pin)
+
+        def bounce(value):
+            global now
+            for _ in range(3):
+                put(value)
+                now += 1
+                put(1 - value)
+                now += 2
+            put(value)
+
+        def seen():
+            got = "".join(told)
+            told.clear()
+            return got
+
+        wait(100)
+        assert seen() == ""
+        bounce(0)
+        wait(200)
+        bounce(1)
+        assert seen() == ""
+        wait(100)
+        assert seen() == "p", pin
+        put(0)  # a spike
+        now += 20
+        put(1)
+        wait(100)
+        assert seen() == ""
+        bounce(0)
+        wait(2500)
+        assert seen() == ("h" if hold else "")
+        bounce(1)
+        wait(200)
+        assert seen() == ("" if hold else "p")
+        if quick:  # three clicks while the loop is busy
+            for _ in range(3):
+                bounce(0)
+                wait(100, poll=False)
+                bounce(1)
+                wait(100, poll=False)
+            wait(20)
+            assert seen() == "ppp"
+        loop.stop()
+        put(None)
+
+
+def real_interrupt():
+    """The interrupt itself, as the chip calls it."""
+    told = []
+    driver = Button(13, lambda: told.append("p"))
+    loop = Turns(driver)
+    loop.turn()
+    global now
+    for value in (0, 1):
+        _bus.drive(13, value)
+        for _ in range(200):
+            time.sleep_ms(1)
+            if driver._down != bool(value):
+                break
+        now += 100
+    loop.turn()
+    assert told == ["p"]
+    loop.stop()
+
+
+def relay():
+    driver = Relay(5)
+    loop = Turns(driver)
+    driver.set(True)  # before the start: remembered
+    loop.turn()
+    assert driver.on and level(5) == 1
+    driver.set(False)
+    assert not driver.on and level(5) == 0
+    loop.stop()
+
+    driver = Relay(12, 0, min_on=3, min_off=5)
+    loop = Turns(driver)
+    driver.set(True)
+    states = []
+    for n in range(20):
+        loop.turn()
+        states.append(level(12))
+        if n == 7:
+            driver.set(False)
+        if n == 10:
+            driver.set(True)
+            driver.set(False)
+            driver.set(True)
+    # Off for 5 s from the start on, on for 3 s at least, off for 5 s at least.
+    text = "".join(str(1 - s) for s in states)
+    first = text.index("1")
+    off = text.index("0", first)
+    again = text.index("1", off)
+    assert first >= 5 and off - first >= 3 and again - off >= 5, text
+    loop.stop()
+    assert level(12) == 1 and not driver.on
+    driver.set(True)  # while stopped nothing moves
+    assert level(12) == 1
+
+
+def pir():
+    told = []
+    driver = Pir(14, told.append, warm_up=1)
+    loop = Turns(driver)
+    _bus.drive(14, 1)
+    loop.turn(5)
+    assert driver.motion is None and not told
+    for value in (1, 1, 0, 0, 1):
+        _bus.drive(14, value)
+        loop.turn()
+    assert told == [True, False, True] and driver.motion is True
+    loop.stop()
+    assert driver.motion is None
+    _bus.drive(14, None)
+
+
+def leds():
+    led = Led(2, 0)
+    loop = Turns(led)
+    loop.turn()
+    assert level(2) == 1
+    led.blink()
+    loop.turn()
+    assert level(2) == 0
+    loop.turn()
+    assert level(2) == 1
+
+    for on in (1, 0):
+        led = PwmLed(15, on)
+        loop = Turns(led)
+        loop.turn()
+
+        def duty(led=led, on=on):
+            return led._pwm.duty_u16() if on else 65535 - led._pwm.duty_u16()
+
+        assert duty() == 0
+        led.fade(255)
+        loop.turn()
+        assert duty() == 65535
+        led.fade(0, 400)
+        seen = []
+        for _ in range(12):
+            loop.turn()
+            seen.append(duty())
+        assert seen == sorted(seen, reverse=True) and len(set(seen)) == 10, seen
+        assert seen[8] > 0 and seen[9:] == [0, 0, 0]
+        led.fade(999)
+        loop.turn()
+        assert duty() == 65535
+        led.fade(10, 1000)
+        loop.turn(7)
+        led.fade(128, 200)  # another wish on the way
+        loop.turn(5)
+        assert duty() == 128 * 130
+        loop.stop()
+        assert level(15) == 1 - on
+
+
+def digits():
+    """Command bytes of the data sheet; no acknowledge is an error."""
+    chip = Digits(12, 13)
+    driver = Tm1637(12, 13)
+    loop = Turns(driver)
+    driver.show("12:34")
+    assert loop.turn() == ""
+    assert chip.messages == [b"\x40", b"\xc0\x06\xdb\x4f\x66", b"\x8f"], chip.messages
+    for text, segments in (
+        ("8888", b"\x7f\x7f\x7f\x7f"),
+        (" -5?", b"\x00\x40\x6d\x00"),
+        ("12345", b"\x06\x5b\x4f\x66"),
+        (":", b"\0\0\0\0"),
+        ("Err", b"\x79\x50\x50\x00"),
+    ):
+        chip.messages.clear()
+        driver.show(text)
+        driver.brightness = 0
+        assert loop.turn() == ""
+        assert chip.messages == [b"\x40", b"\xc0" + segments, b"\x88"], (text, chip.messages)
+    chip.plugged = False
+    assert loop.turn(2) == ["no TM1637"] * 2
+    chip.plugged = True
+    assert loop.turn() == ""
+    chip.messages.clear()
+    loop.stop()
+    assert chip.messages == [b"\x80"]
+
+
+def oled():
+    bus = SoftI2C(scl=Pin(5), sda=Pin(4))
+    driver = Ssd1306(bus)
+    loop = Turns(driver)
+    driver.frame.pixel(0, 0, 1)  # drawn before it answers
+    driver.frame.pixel(127, 63, 1)
+    assert loop.turn() == "[Errno 19] ENODEV"
+    panel = _bus.i2c[0x3C] = Oled()
+    assert loop.turn() == "" and panel.on
+    wanted = b"\x01" + bytes(1022) + b"\x80"
+    assert bytes(panel.pixels) == wanted
+    for command in (b"\x8d\x14", b"\x20\x00", b"\xa8\x3f\xda\x12", b"\x21\x00\x7f\x22\x00\x07"):
+        assert command in panel.commands
+    driver.frame.fill(1)
+    loop.turn()
+    assert bytes(panel.pixels) == wanted  # not before it is asked for
+    driver.show()
+    loop.turn()
+    assert bytes(panel.pixels) == b"\xff" * 1024
+    # Unplugged for a moment: set up and drawn anew, without a show().
+    del _bus.i2c[0x3C]
+    assert loop.turn() == "[Errno 19] ENODEV"
+    panel = _bus.i2c[0x3C] = Oled()
+    assert loop.turn() == "" and panel.on and bytes(panel.pixels) == b"\xff" * 1024
+    loop.stop()
+    assert not panel.on
+    _bus.i2c[0x3C] = panel = Oled()
+    assert Turns(Ssd1306(bus, 32)).turn() == ""
+    assert b"\xa8\x1f\xda\x02" in panel.commands and panel.commands[-2:] == b"\x03\xaf"
+    assert bytes(panel.pixels) == bytes(512) + b"\xa5" * 512
+
+
+def pixels():
+    driver = Pixels(4, 3)
+    loop = Turns(driver)
+    driver.strip[0] = (1, 2, 3)
+    driver.strip[2] = (255, 128, 0)
+    assert loop.turn() == "" and _bus.strips[4] == bytes((2, 1, 3, 0, 0, 0, 128, 255, 0))
+    driver.strip.fill((9, 9, 9))
+    loop.turn()
+    assert _bus.strips[4][0] == 2
+    driver.show()
+    loop.turn()
+    assert _bus.strips[4] == bytes((9,)) * 9
+    loop.stop()
+    assert _bus.strips[4] == bytes(9)
+    driver = Pixels(4, 1, 4)
+    driver.strip[0] = (1, 2, 3, 4)
+    Turns(driver).turn()
+    assert _bus.strips[4] == bytes((2, 1, 3, 4))
+
+
+def timer():
+    global now
+    t = Timer(1000)
+    assert t.left() is None and not t.over()
+    t.start()
+    now += 999
+    assert t.left() == 1 and not t.over()
+    now += 2
+    assert t.over() and t.left() == 0
+    t.start()
+    assert t.left() == 1000
+    t.stop()
+    assert t.left() is None
+    t.ms = 30 * 86_400_000  # longer than the ticks' period
+    t.start()
+    for _ in range(29):
+        now += 86_400_000
+        assert not t.over()
+    now += 86_400_000
+    assert t.over()
+
+
+for part in (button, real_interrupt, relay, pir, leds, digits, oled, pixels, timer):
+    part()
+    print("passed", part.__name__)
