@@ -13,6 +13,9 @@ LOG_LEVEL = 1
 # Where to poll before the addresses in the board file; "" for those alone.
 SERVER = ""
 
+# Minutes without Wi-Fi after which the board opens its portal for a while; 0: never.
+PORTAL = 30
+
 # Pin of the LED and its level when lit (ESP8266 modules: 2, lit when low).
 LED_PIN = 2
 LED_ON = 0

@@ -2,20 +2,28 @@
 
 from hashlib import sha256
 
+from bootloader import pair
 from bootloader.lines import hexa
 
 
 def load():
-    """Return the board file's values as a dict, `server` as a list; of the first whole copy.
+    """Return the board file's values as a dict, of the first whole copy.
 
-    Raises OSError when no copy is whole.
+    `server` is a list; before those of the file stands the address learned since. Raises OSError
+    when no copy is whole.
     """
     for copy in (0, 1):
         try:
             with open("/trust/%d/board" % copy) as f:
-                return _read(f)
+                b = _read(f)
         except (OSError, ValueError) as e:
             print("board file", copy, repr(e))
+            continue
+        learned = pair.load("s")
+        if learned:
+            url = learned.decode()
+            b["server"] = [url] + [u for u in b["server"] if u != url]
+        return b
     raise OSError("no board file: flash the board again")
 
 

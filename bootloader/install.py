@@ -32,6 +32,8 @@ def run():
     rtc.save(life)
     # A peer that trickles cannot hold the board: after half an hour it resets.
     ota.alarms = [(_LIMIT, rtc.FAILS, life[rtc.FAILS], True)]
+    led = ota.stage("led")
+    led.show(led.INSTALLING)
     try:
         r = record.load()
         if not ota.stage("wifi").connect():

@@ -27,6 +27,9 @@ def poll(b):
         ota.misses = min(ota.misses + 1, 6)
         pause = spread.spread(_RETRY << ota.misses)
         print("poll:", repr(e), "again in", pause // 2, "s")
+        # Half an hour, the longer the more often the portal was of no use.
+        if ota.ticks > _HOUR // 2 << min(ota.offline, 5) and not ota.stage("wifi").connected():
+            ota.portal()
         return pause
     talk.close()
     ota.misses = 0

@@ -27,17 +27,28 @@ class Poll:
         self._ticket = ""
         self.link = None
         for self.url in board["server"]:
-            try:
-                self.link = Link(self.url)
+            if self._begin(board, r, state, more):
+                break
+        else:
+            self.url = ota.stage("find").find(board)
+            if not self.url or not self._begin(board, r, state, more):
+                raise OSError("no server answers")
+        moved = self.reply.get("moved")
+        if moved:
+            ota.stage("servers").learn(board, moved)
+
+    def _begin(self, board, r, state, more):
+        try:
+            self.link = Link(self.url)
+            self.reply = self._say(board, r, state, more)
+            if "stale" in self.reply:
+                # The first exchange of a boot has no ticket; the second, which has, counts.
                 self.reply = self._say(board, r, state, more)
-                if "stale" in self.reply:
-                    # The first exchange of a boot has no ticket; the second, which has, counts.
-                    self.reply = self._say(board, r, state, more)
-                return
-            except (OSError, ValueError, Refused) as e:
-                print("server", self.url, repr(e))
-                self.close()
-        raise OSError("no server answers")
+            return True
+        except (OSError, ValueError, Refused) as e:
+            print("server", self.url, repr(e))
+            self.close()
+            return False
 
     def close(self):
         if self.link:

@@ -12,12 +12,21 @@ _LIMIT = const(240)  # ticks of guard.py: two minutes
 def run():
     """Poll for an app that does not poll by itself; hand what is known to the next life."""
     b = board.load()
-    ready = rtc.CHECKED | (rtc.DEV if ota.dev else 0)
+    ready = rtc.CHECKED
+    if ota.dev:
+        ready |= rtc.DEV
+    if ota.offline:
+        ready |= rtc.OFFLINE
     if b["server"]:
         ready |= rtc.NAMED
-        # A peer that trickles keeps no app from starting.
-        ota.alarms = [(_LIMIT, rtc.READY, ready, True)]
-        if ota.plain and ota.stage("wifi").connect():
+    # A peer that trickles keeps no app from starting.
+    ota.alarms = [(_LIMIT, rtc.READY, ready, True)]
+    if ota.plain:
+        led = ota.stage("led")
+        led.show(led.CONNECTING)
+        if not ota.stage("wifi").connect():
+            ota.mark(rtc.WANT, rtc.PORTAL)
+        elif b["server"]:
             ota.stage("plain").poll(b)
             if ota.heard:
                 ready |= rtc.HEARD

@@ -25,18 +25,27 @@ def run():
     rounds = min(life[rtc.ROUNDS] + 1, _MOST // _ROUND)
     life[rtc.ROUNDS] = rounds
     rtc.save(life)
+    led = ota.stage("led")
+    led.show(led.RECOVERY)
     end = time.ticks_add(time.ticks_ms(), rounds * _ROUND * 60000)
     pause = _PAUSE
     # A peer that trickles cannot hold the board.
     ota.alarms = [(_LIMIT, rtc.ROUNDS, rounds, True)]
     # `ota.slot` is the one that boots, if any.
     target = 1 - r.active if ota.slot else _broken(r)
-    while not ota.slot or time.ticks_diff(end, time.ticks_ms()) > 0:
+    over = False
+    while not ota.slot or not over:
+        over = time.ticks_diff(end, time.ticks_ms()) < 0
         try:
+            b = board.load()
             if ota.stage("wifi").connect():
-                if install.once(board.load(), r, "recovery", target, 1 - target):
+                if install.once(b, r, "recovery", target, 1 - target):
                     break
                 pause = _PAUSE
+            elif "portal" in b and (over or not ota.offline):
+                # The portal, and then here again.
+                ota.mark(rtc.WANT, rtc.PORTAL | (rtc.RECOVER if ota.slot else 0))
+                break
         except (OSError, ValueError, MemoryError, Refused) as e:
             print("recovery:", repr(e))
         print("recovery: again in", pause, "s")

@@ -47,15 +47,16 @@ def _cold():
 def _pressed():
     if pins.button is None:
         return False
-    from bootloader import led
+    from bootloader.led import led
 
+    lamp = led()
+    if lamp:
+        lamp.on()
     button = machine.Pin(pins.button, machine.Pin.IN, machine.Pin.PULL_UP)
-    led.light(1)
-    try:
-        for _ in range(_PRESS * 20):
-            if not button.value():
-                return True
-            time.sleep_ms(50)
-        return False
-    finally:
-        led.light(0)
+    pressed = False
+    for _ in range(_PRESS * 20):
+        pressed = pressed or not button.value()
+        time.sleep_ms(50)
+    if lamp:
+        lamp.off()
+    return pressed

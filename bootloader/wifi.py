@@ -5,6 +5,7 @@ import sys
 import time
 from micropython import const
 
+import ota
 from bootloader import known
 
 _WAIT = const(20)  # s for one network
@@ -22,9 +23,7 @@ def station():
     """Return the station, switched on and named."""
     sta = network.WLAN(network.STA_IF)
     if not sta.active():
-        from bootloader import board
-
-        b = board.load()
+        b = ota.stage("board").load()
         name = b.get("name", b["id"]).replace(".", "-").replace("_", "-")
         # ESP32 answers to <name>.local; both tell it to the router.
         network.hostname(name[:32])

@@ -31,6 +31,8 @@ class App(Scheduler):
         self.busy = None  # a function; while it returns true, updates wait, an hour at most
         self.held = ""  # what holds the confirmation of a trial back
         self.updater = None  # type: Updater  # pyright: ignore # set by run()
+        self.wifi = None  # type: Wifi  # pyright: ignore
+        self.on_wifi = []  # functions that run as jobs when Wi-Fi came or went: wifi.up tells
         self._drivers = []
         self._health = None  # the judge of a trial
         self._remembered = False
@@ -111,8 +113,9 @@ def run(setup):
     runtime.lend("settings").load()
     gc.collect()
     app = App()
-    wifi = Wifi()
-    app.updater = Updater(app, wifi, ota.stage("board").load(), config.SERVER)
+    board = ota.stage("board").load()
+    app.wifi = wifi = Wifi(app, board)
+    app.updater = Updater(app, wifi, board, config.SERVER)
     app.every(1000, wifi.tick, "wifi")
     app.every(1000, app.updater.tick, "updater")
     app.every(1000, app.second, "second")

@@ -31,9 +31,9 @@ class Updater:
     def __init__(self, app, wifi, board, server=""):
         self._app = app
         self._wifi = wifi
-        self._id = board["id"]
+        self._board = board
         self._key = unhexlify(board["key"])
-        self._servers = ([server] if server else []) + board["server"][:3]
+        self._servers = ([server] if server else []) + board["server"]
         self._fails = 0  # polls in a row without an answer
         self._at = 0  # which server is asked
         self._left = rand(2)  # s to the next poll
@@ -67,10 +67,15 @@ class Updater:
             # The pause doubles when all addresses had their turn.
             pause = min(4 << min(self._fails // len(servers), 9), 60 if ota.trial else _LONGEST)
             self._fails += 1
+            if not self._fails % (4 * len(servers)):
+                self._app.once(lambda: runtime.lend("roam").search(self._board, servers), "search")
             self._left = pause // 2 + rand(pause)
             log.warning("updater: no answer from %s (%r), again in %d s", url, e, self._left)
             return
         self._fails = 0
+        moved = reply.get("moved")
+        if moved or url not in self._board["server"]:
+            self._at = runtime.lend("roam").learn(self._board, servers, url, moved)
         self._ticket = str(reply.get("k", ""))
         if reply.get("stale") or self._trust is None:
             # Only a message with the ticket of the last reply counts: all of it again, with this.
@@ -127,7 +132,7 @@ class Updater:
     def _message(self, nonce):
         app = self._app
         message = {
-            "id": self._id,
+            "id": self._board["id"],
             "n": nonce,
             "k": self._ticket,
             "seq": ota.seq,

@@ -1,25 +1,27 @@
 """Keeps the board on its Wi-Fi without ever waiting for it.
 
-The chip reconnects by itself while it knows a network; this begins anew when that does not help.
+The chip reconnects by itself while it knows a network; what helps when that does not is in roam.py
+(docs/wifi.md).
 """
 
 import network
 from micropython import const
 
 import ota
-from runtime import log
-from runtime.scheduler import rand
+import runtime
 
-_FIRST = const(15)  # s without a network that was there before the first new beginning
-_MOST = const(300)  # s between two of them
+_STEP = const(15)  # s
 
 
 class Wifi:
-    def __init__(self):
+    def __init__(self, app, board):
+        self.app = app
+        self.board = board
         self._sta = network.WLAN(0)  # the station interface on every chip
-        self.up = False
-        self._pause = _FIRST
-        self._left = 2  # some chips are connected from the start
+        self.up = self.been = False  # now, once
+        self.down = 0  # s
+        if not self._sta.isconnected():
+            ota.stage("wifi").start()
 
     def address(self):
         """The board's own address as text."""
@@ -30,13 +32,9 @@ class Wifi:
         up = self._sta.isconnected()
         if up != self.up:
             self.up = up
-            log.info("wifi: %s", self.address() if up else "lost")
-            self._pause = self._left = _FIRST
-        if up:
-            return
-        self._left -= 1
-        if self._left <= 0:
-            self._pause = min(self._pause * 2, _MOST)
-            self._left = self._pause - rand(self._pause // 2)
-            log.info("wifi: trying again, then in %d s", self._left)
-            ota.stage("wifi").start()
+            self.down = 0
+            runtime.lend("roam").changed(self)
+        elif not up:
+            self.down += 1
+            if not self.down % _STEP:
+                runtime.lend("roam").down(self)

@@ -10,6 +10,7 @@ server = True
 version = 1
 ripe = True  # a trial may be confirmed
 heard = False
+offline = 0
 events = []
 board = {"id": "sim-01", "app": "demo", "class": "unix", "key": "11" * 32, "server": []}
 
@@ -22,8 +23,14 @@ class Board:
 
 class Wifi:
     @staticmethod
-    def start():
+    def start(turn=0):
         events.append("wifi")
+
+
+class Pair:
+    @staticmethod
+    def store(name, content):
+        events.append((name, content))
 
 
 def feed():
@@ -62,6 +69,14 @@ def install():
     _leave("install")
 
 
+def portal():
+    _leave("portal")
+
+
+def mark(i, value):
+    events.append(("mark", i, value))
+
+
 def rollback():
     _leave("rollback")
 
@@ -83,6 +98,8 @@ def stage(name):
         return Board
     if name == "wifi":
         return Wifi
+    if name == "pair":
+        return Pair
     from bootloader import wire
 
     return wire
