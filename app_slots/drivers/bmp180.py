@@ -24,7 +24,7 @@ def temperature(c, ut):
 
 
 def pressure(c, b5, up, oss):
-    """Return Pa for the raw `up`. About four of its numbers exceed 31 bits, 100 bytes of heap."""
+    """Return Pa for the raw `up`. Some of its numbers exceed 31 bits: about 200 bytes of heap."""
     b6 = b5 - 4000
     square = b6 * b6 >> 12
     b3 = (((c[0] * 4 + (c[7] * square >> 11) + (c[1] * b6 >> 11)) << oss) + 2) // 4

@@ -22,7 +22,7 @@ class PwmLed(Driver):
         self._steps = 1
 
     def start(self):
-        self._pwm = PWM(Pin(self._number), freq=self._freq, duty_u16=0 if self._on else 65535)
+        self._pwm = PWM(Pin(self._number), freq=self._freq, duty=0 if self._on else 1023)
         self._steps = self._steps or 1
 
     def fade(self, level, ms=0):

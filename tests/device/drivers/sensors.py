@@ -82,6 +82,12 @@ def bme280_faults():
     near(driver.pressure, 1006.53, 0.03)
     assert 0 < driver.humidity < 100
     assert bme280.temperature(driver._c, 519888) == 128422
+    for h in ((255, -362, 255, -2048, -2048, -128), (0, 0, 0, 2047, 2047, 127)):
+        _bus.i2c[0x77] = Bme280(calibration=calibration(T, P, h))
+        other = bme280.Bme280(bus, 0x77)
+        other.start()
+        assert other._c == T + P + (0,) + h, other._c
+    del _bus.i2c[0x77]
     chip.off()
     assert loop.turn() == "no measurement" and driver.humidity is None
     assert loop.turn() == "" and driver.temperature == 25.08
