@@ -15,7 +15,7 @@ from mipy_ota.tools import adopt, backup, enrol, image, keys, provision, serve
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.remote import Facts, Remote
 from mipy_ota.tools.repl import Raised, Repl, Serial
-from mipy_ota.tools.sim.board import VirtualBoard
+from mipy_ota.tools.sim.board import Snapshot, VirtualBoard
 from mipy_ota.tools.sim.port import Port
 
 APP = "demo"
@@ -149,7 +149,9 @@ def give_back(port: Port) -> None:
 
 @pytest.fixture
 def facts() -> Facts:
-    return Facts("esp8266", (1, 26, 0), 6, "ESP module with ESP8266", "", "02:00:00:00:00:01", 1 << 20)
+    return Facts(
+        "esp8266", (1, 26, 0), 6, "ESP module with ESP8266", "", "02:00:00:00:00:01", 1 << 20
+    )
 
 
 # --- the REPL ------------------------------------------------------------------------------------
@@ -316,3 +318,135 @@ def test_dry_run_changes_nothing(board: VirtualBoard, capsys: pytest.CaptureFixt
         board.stop()
     assert tree(board) == PROGRAM
     assert "/data/notes.txt" in capsys.readouterr().out
+
+
+# --- power cuts ----------------------------------------------------------------------------------
+
+EVERY = int(os.environ.get("MIPY_CUT_EVERY", "60"))
+"""Of the operations that write what no program knows of yet, so many are passed over. 1: none."""
+
+
+class Recorder(Repl):
+    """A REPL that keeps what it ran, step by step."""
+
+    steps: list[tuple[str, list[str]]]
+
+    def run(self, code: str, timeout: float = 10) -> str:
+        if hasattr(self, "steps"):
+            self.steps[-1][1].append(code)
+        return super().run(code, timeout)
+
+
+def recorded(
+    port: Port, steps: Callable[[Remote, Facts], Iterator[adopt.Step]]
+) -> list[tuple[str, list[str]]]:
+    """Run an adoption or its undoing; returns label and code of each step."""
+    repl = Recorder(Serial(port.path), port.path)
+    repl.enter()
+    remote = Remote(repl)
+    facts = remote.facts()
+    todo = steps(remote, facts)
+    repl.steps = [("begin", [])]
+    for label, act in todo:
+        repl.steps.append((label, []))
+        act()
+    done = repl.steps
+    repl.reset()
+    repl.close()
+    return done
+
+
+def there(remote: Remote, facts: Facts) -> Iterator[adopt.Step]:
+    kept = backup.take(remote, facts)
+    kept.save()
+    prepared = adopt.prepare(kept.tree, facts, None, None)
+    who = enrol.make("alone", APP, CLASS)
+    files = adopt._files(who, prepared.release(False), WIFI)
+    return adopt._steps(remote, prepared.plan, kept, files)
+
+
+def back(remote: Remote, facts: Facts) -> Iterator[adopt.Step]:
+    return adopt._steps_back(remote, backup.newest(facts.mac).tree, backup.take(remote, facts).tree)
+
+
+def typed(board: VirtualBoard, codes: list[str], cut: int | None, torn: bool) -> int:
+    """Run pieces of code at the board's prompt in one life; returns its flash operations."""
+    from mipy_ota.tools.remote import _FUNCTIONS
+
+    said = "\x01" + "".join(f"{code}\x04" for code in [_FUNCTIONS, *codes, "print('all', 'done')"])
+    lives, before = len(board.lives), len(board.console)
+    board.start(cut=cut, torn=torn)
+    assert board.wait(lambda one: OLD in one.console[before:], 20), board.console
+    if not board.wait(lambda one: ">>> " in one.console[before:], 0.1):
+        board.ctrl_c()
+        assert board.wait(lambda one: ">>> " in one.console[before:], 10), board.console
+    board.type(said)
+    ended = "all done"
+    assert board.wait(lambda one: len(one.lives) > lives or ended in one.console[before:], 20)
+    board.stop()
+    return board.lives[lives].ops
+
+
+def starts(board: VirtualBoard) -> bool:
+    """Whether it runs its program, in the old way or as a release."""
+    for _ in range(4):
+        life = board.life(until=OLD, timeout=20)
+        if OLD in life.console:
+            return True
+        if life.cause != "reset":
+            return False
+    return False
+
+
+@pytest.mark.parametrize("way", ["there", "back"])
+def test_power_cut_at_any_operation_leaves_a_board_that_starts(
+    tmp_path: Path, home: Path, way: str
+) -> None:
+    """Each step begins from the flash that the steps before it left."""
+    ends = MAIN.replace(b"while True:\n        time.sleep(1)", b"return")
+    with VirtualBoard(tmp_path / "board", blocks=BLOCKS, speed=50) as board:
+        board.radio(networks=WIFI)
+        put(board, {**PROGRAM, "/main.py": ends})
+        snapshot = board.save()
+        with Port(board) as port:
+            board.start(port.hear)
+            if way == "back":
+                recorded(port, there)
+                assert board.wait(lambda one: one.console.count(OLD) > 1)
+                board.stop()
+                snapshot = board.save()
+                board.start(port.hear)
+                assert board.wait(lambda one: one.console.count(OLD) > 2)
+                steps = recorded(port, back)
+            else:
+                steps = recorded(port, there)
+            board.stop()
+        if way == "there":
+            put(board, {**PROGRAM, "/main.py": ends})
+            snapshot = board.save()
+        cuts = 0
+        for label, codes in steps:
+            print(label, cuts, time.time())
+            snapshot = at_the_program(board, snapshot)
+            board.restore(snapshot)
+            operations = typed(board, codes, None, False)
+            after = board.save()
+            critical = not label.startswith(("/bootloader", "/app_slots", "/data", "/trust"))
+            for cut in range(1, operations + 1, 1 if critical else EVERY):
+                for torn in (False, True):
+                    board.restore(snapshot)
+                    typed(board, codes, cut, torn)
+                    assert starts(board), (label, cut, torn, board.lives[-1])
+                    cuts += 1
+            snapshot = after
+        board.restore(snapshot)
+        assert starts(board)
+        print(f"{way}: {len(steps)} steps, {cuts} cuts")
+
+
+def at_the_program(board: VirtualBoard, snapshot: Snapshot) -> Snapshot:
+    """The same flash, the board about to start its program: a boot stage has a life before it."""
+    board.restore(snapshot)
+    if board.life(until=OLD, timeout=20).cause == "reset":
+        return board.save()
+    return snapshot

@@ -36,10 +36,12 @@ VERBS = (
     ("rollback", "release:rollback", "Send a board back to its other slot."),
     ("serve", "serve:serve", "Run the OTA server."),
     ("flash", "flash.verb:flash", "Flash a board over USB, once."),
+    ("adopt", "adopt:adopt", "Take a board that runs MicroPython into the fleet."),
     ("label", "label:label", "Show a board's label and QR code."),
     ("sim", "sim.command:sim", "Run a virtual board with its console."),
     ("boards", "boards:boards", "List the boards and what they run."),
     ("status", "boards:status", "Show the server, its releases and its rollouts."),
+    ("doctor", "doctor:doctor", "Check this computer, the server, a board."),
 )
 
 GROUPS = {"keys": "Make, list, back up and restore signing keys."}

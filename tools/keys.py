@@ -439,7 +439,25 @@ def backup(
         if _KEY_NAME.fullmatch(path.name) or _TRUST_NAME.fullmatch(path.name)
     }
     _write(file, pack(contents, phrase))
+    _remember(contents)
     console.say(f"{file}: {len(contents)} files; nobody can open it without the passphrase")
+
+
+def backed_up() -> set[str]:
+    """Names of the key files that are in some backup."""
+    try:
+        return set(_backed_up_path().read_text("utf-8").split())
+    except FileNotFoundError:
+        return set()
+
+
+def _remember(names: Iterable[str]) -> None:
+    text = "".join(f"{name}\n" for name in sorted(backed_up() | set(names)))
+    _write(_backed_up_path(), text.encode())
+
+
+def _backed_up_path() -> Path:
+    return places.fleet_dir() / "backed-up"
 
 
 def restore(
@@ -471,6 +489,7 @@ def restore(
     else:
         for name in sorted(missing):  # keys come before the trust files that name them
             _write(folder / name, missing[name])
+    _remember(contents)
     console.say(f"{len(missing)} files restored, {len(contents) - len(missing)} were here")
 
 

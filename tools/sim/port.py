@@ -28,6 +28,7 @@ class Port:
         self._ours, self._theirs = os.openpty()
         tty.setraw(self._theirs)
         self.path = os.ttyname(self._theirs)
+        self._plugged = True
         self._thread = threading.Thread(target=self._pass_on, daemon=True)
         self._thread.start()
 
@@ -39,17 +40,17 @@ class Port:
 
     def close(self) -> None:
         """Unplug it."""
-        os.write(self._theirs, b"\0")
-        os.close(self._theirs)
+        self._plugged = False
+        os.write(self._theirs, b"\0")  # wakes the thread, which does not pass it on
         self._thread.join()
+        os.close(self._theirs)
         os.close(self._ours)
 
     def _pass_on(self) -> None:
         while True:
-            try:
-                data = os.read(self._ours, 4096)
-            except OSError:
-                return  # unplugged
+            data = os.read(self._ours, 4096)
+            if not self._plugged:
+                return
             for part in re.split(b"(\x03)", data):
                 if part == _CTRL_C:
                     self._board.ctrl_c()

