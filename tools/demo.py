@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
     from ..signing.manifest import Manifest
 
-SPEED = 20
+SPEED = 10
 """How many times faster than real the board's clock runs."""
-PATIENCE = 90.0
+PATIENCE = 120.0
 """Real seconds within which each single thing has to happen."""
 INTERVAL = 15
 """Seconds of the board's clock between two polls."""
@@ -343,8 +343,8 @@ class Demo:
         self._board.radio(networks=WIFI)
         stage = sum(map(len, provision.boot_stage().values()))
         self._tell.say(
-            f"a board called {NAME}, flashed once: a boot stage of {stage:,} bytes, its trust file "
-            f"and board file,\nand {first.name} in slot a"
+            f"a board called {NAME}, flashed once: a boot stage of {stage:,} bytes, its trust file,\n"
+            f"its board file, and {first.name} in slot a"
         )
 
     def _follow(self, wanted: Release) -> None:
