@@ -106,6 +106,9 @@ def bme280_faults():
     chip.raw = (415148, 519888, 65535)
     loop.turn(2)
     assert driver.humidity == 100
+    chip.table[0xF3] = 8
+    assert loop.turn() == "no measurement" and driver.temperature is None
+    chip.table[0xF3] = 0
     for stuck in (b"\0", b"\xff"):
         chip.read = lambda n, stuck=stuck: stuck * n
         assert loop.turn() == "no measurement"

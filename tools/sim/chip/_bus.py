@@ -1,5 +1,5 @@
-# What is wired to the chip. A test puts its devices here from the board's boot.py; the stand-ins of
-# the buses find them. Nothing is connected unless a test says so.
+# What is wired to the chip: a test's code on the board puts its devices here, the stand-ins of the
+# buses find them (docs/drivers.md). Nothing is connected otherwise.
 from _page import LEVEL_IN, memory
 
 i2c = {}  # address: device with write(bytes) and read(count) -> bytes
