@@ -48,18 +48,32 @@ def _in_order(sta):
     return sorted(networks, key=lambda n: -level.get(n[0], -200))
 
 
-def start(turn=0):
-    """Begin to connect, on each turn to the next network. Scans on turn 0 only, for 2 s."""
+def _first():
     known.take_in()
+    # An ESP8266 remembers the switch: its factory's access point is off for good.
+    ap = network.WLAN(network.AP_IF)
+    if ap.active():
+        ap.active(False)
+
+
+def start(turn=0):
+    """Begin to connect, on each turn to the next network. Scans on turn 0 only, for 2 s.
+
+    A board that knows no network leaves for the portal, unless it has just been there.
+    """
+    if not turn:
+        _first()
     sta = station()
-    networks = _in_order(sta) if turn == 0 else known.load()
+    networks = known.load() if turn else _in_order(sta)
     if networks:
         attempt(sta, *networks[turn % len(networks)])
+    elif not turn and not ota.offline and "portal" in ota.stage("board").load():
+        ota.portal()
 
 
 def connect(seconds=_WAIT):
     """Try the known networks, each for so long; True when the board has an address."""
-    known.take_in()
+    _first()
     sta = station()
     if sta.isconnected():
         return True

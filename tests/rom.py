@@ -20,7 +20,7 @@ import threading
 import time
 from pathlib import Path
 
-from esp32_mock_bootloader import protocol, server
+from esp32_mock_bootloader import protocol, registers, server
 
 server._CLIENT_RECV_TIMEOUT = 1.0
 server._FLASH_END_IDLE_SEC = 1e9
@@ -91,6 +91,9 @@ def main(chip: str, megabytes: int, folder: Path) -> None:
     protocol.FLASH_MOCK_SIZE = megabytes << 20
     # The third byte of a flash chip's id is the logarithm of its size (JEDEC).
     protocol.MOCK_FLASH_ID = protocol.MOCK_FLASH_ID & 0xFFFF | (19 + megabytes.bit_length()) << 16
+    if chip == "esp32c3":
+        # Of the third revision, which stock firmware needs (efuse block 1, word 3).
+        registers.rom_profile(chip)[0x60008850] = 3 << 18
     line, flash = Line(folder), server.FlashImage()
     known = bytes(flash.data)
     while True:

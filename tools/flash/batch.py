@@ -21,6 +21,7 @@ from . import port as ports
 COLUMNS = ("name", "class", "server", "id")
 """Of these `name` must be there; `id` is filled in here."""
 _LOOK_SECONDS = 0.5
+_QUOTE = 'a cell with a comma in it is written in quotes: "a, b"'
 
 Row = dict[str, str]
 
@@ -33,10 +34,8 @@ def read(path: Path) -> list[Row]:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file, restkey="", restval="")
-            found = [{key: value.strip() for key, value in row.items()} for row in table]
-            columns = table.fieldnames or ()
-    except (OSError, UnicodeDecodeError, csv.Error, AttributeError) as problem:
+            columns, *lines = [[cell.strip() for cell in row] for row in csv.reader(file)] or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error) as problem:
         raise Failure(f"cannot read {path}: {problem}", "it needs a first line: name") from problem
     unknown = [column for column in columns if column not in COLUMNS]
     if unknown or "name" not in columns:
@@ -45,12 +44,17 @@ def read(path: Path) -> list[Row]:
             + (f"no column is called '{unknown[0]}'" if unknown else "no column 'name'"),
             f"its first line names columns: {', '.join(COLUMNS[:-1])}",
         )
+    found = [dict(zip(columns, line, strict=False)) for line in lines if any(line)]
     names = [row["name"] for row in found]
-    for number, name in enumerate(names, 2):
-        if not name or names.count(name) > 1:
+    for line in lines:
+        if len(line) > len(columns):
+            raise Failure(f"{path}: {','.join(line)} has more cells than there are columns", _QUOTE)
+    for name in names:
+        if not name:
+            raise Failure(f"{path}: a board has no name", "every board needs a name of its own")
+        if names.count(name) > 1:
             raise Failure(
-                f"{path}, line {number}: the name is {'used twice' if name else 'missing'}",
-                "every board needs a name of its own",
+                f"{path}: two boards are called '{name}'", "every board needs a name of its own"
             )
     return found
 

@@ -39,6 +39,11 @@ _FAILURES = (
         "try another cable or power supply; if it stays, the flash chip is worn out",
     ),
     (
+        re.compile(r"requires chip revision"),
+        "this chip is of a revision that the firmware does not run on",
+        "take a newer board, or firmware that was built for older chips",
+    ),
+    (
         re.compile(r"port is busy|exclusively lock|device disconnected|readiness to read"),
         "the board went away from its port",
         "plug it in again, close other programs that use the port, and run it again",
