@@ -85,7 +85,7 @@ format: $(READY) ## Sort imports and format the sources.
 
 .PHONY: sweep
 sweep: setup ## Cut the power at every flash operation (takes long).
-	@$(BIN)/python -m mipy_ota.tools.sweep $(ARGS)
+	@$(BIN)/python -m tests.powercut $(ARGS)
 
 .PHONY: bench
 bench: setup ## Measure every budget: bytes, heap, flash, polls per second.
