@@ -54,20 +54,15 @@ def main():
 
 def _make_room_for_names():
     # Interned names lie in pools that double in size and are never freed. A chip has its firmware's
-    # in ROM, and 300 entries in its first small pools. Here the simulator's own decide how full the
-    # last pool is: a few more, and device code would pay for one of thousands of bytes. So a new
-    # pool is begun and filled until as many entries are left as the chip has.
-    n = 0
-    left = 1 << 30
-    while left > 300:
+    # in ROM and begins with small pools. Here the simulator's own decide how full the last pool is:
+    # a few more, and device code would pay for one of thousands of bytes. So a new one is begun.
+    n = grown = 0
+    while grown < 2048:
         if n % 32 == 0:
             gc.collect()
         before = gc.mem_alloc()
         hasattr(_page, "q%d" % n)
         grown = gc.mem_alloc() - before
-        if grown > 2048:
-            left = grown // 7  # bytes of an entry
-        left -= 1
         n += 1
 
 
