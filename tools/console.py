@@ -137,7 +137,9 @@ def progress() -> Iterator[Progress]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=err(), transient=True) as bar:
+    # Disabled, not just invisible: rich would leave an empty line for it.
+    hidden = not err().is_terminal
+    with Progress(*columns, console=err(), transient=True, disable=hidden) as bar:
         yield bar
 
 

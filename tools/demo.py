@@ -343,7 +343,7 @@ class Demo:
         self._board.radio(networks=WIFI)
         stage = sum(map(len, provision.boot_stage().values()))
         self._tell.say(
-            f"a board called {NAME}, flashed once: a boot stage of {stage:,} bytes, its trust file,\n"
+            f"a board called {NAME}, flashed once: boot stage of {stage:,} bytes, its trust file,\n"
             f"its board file, and {first.name} in slot a"
         )
 
