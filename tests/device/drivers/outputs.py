@@ -53,7 +53,7 @@ def button():
             Pin.irq = refuse
         driver = Button(pin, lambda: told.append("p"), (lambda: told.append("h")) if hold else None)
         loop = Turns(driver)
-        loop.turn()
+        assert loop.turn() == ""
         Pin.irq = edge
         handler = driver._edge
         wire = driver._pin
@@ -301,6 +301,9 @@ def oled():
     driver.show()
     loop.turn()
     assert bytes(panel.pixels) == b"\xff" * 1024
+    panel.pixels[0] = 0
+    loop.turn()
+    assert panel.pixels[0] == 0  # sent once
     # Unplugged for a moment: set up and drawn anew, without a show().
     del _bus.i2c[0x3C]
     assert loop.turn() == "[Errno 19] ENODEV"

@@ -4,7 +4,7 @@ import struct
 from machine import ADC, Pin, SoftI2C
 
 import _bus
-from fakes import Bme280, Bmp180, Thermometers, Turns, near
+from fakes import Bme280, Bmp180, Thermometers, Turns, crc8, near
 
 from drivers import bme280, bmp180
 from drivers.analog import Analog
@@ -100,6 +100,11 @@ def bme280_faults():
     assert loop.turn(2)[1].startswith("out of range") and driver.pressure is None
     chip.raw = (0xFFFFF, 519888, 30000)
     assert loop.turn(2)[1].startswith("out of range")
+    for p, t in ((500_000, 716_000), (300_000, 305_000)):  # 86 and -42 °C at pressures within range
+        fine = bme280.temperature(driver._c, t)
+        assert 30000 <= bme280.pressure(driver._c, fine, p) <= 110000
+        chip.raw = (p, t, 30000)
+        assert loop.turn(2)[1].startswith("out of range"), fine * 5 >> 8
     chip.raw = (415148, 519888, 0)
     loop.turn(2)
     assert driver.humidity == 0
@@ -165,10 +170,8 @@ def dht():
     del _bus.dht[14]
 
 
-def rom(*serial):
-    from fakes import crc8
-
-    head = bytes((0x28,) + serial) + bytes(6 - len(serial))
+def rom(serial, family=0x28):
+    head = bytes((family, serial)) + bytes(5)
     return head + bytes((crc8(head),))
 
 
@@ -216,7 +219,7 @@ def ds18b20():
     assert loop.turn(2) == ["OneWireError", "OneWireError"] and driver.temperature is None
     assert loop.turn(2)[1] == "no DS18B20 on pin 12"
     # Two of them, one of which fails; one of another family; one with a spoilt ROM.
-    wire = _bus.onewire[12] = Thermometers([one, two, b"\x10" + one[1:], two[:7] + b"\0"])
+    wire = _bus.onewire[12] = Thermometers([one, two, rom(3, 0x10), two[:7] + b"\0"])
     wire.next[two] = 0xFF5E
     assert loop.turn(2) == ["", ""]
     assert driver.temperatures == {one.hex(): 25.0625, two.hex(): -10.125}, driver.temperatures
