@@ -1,0 +1,497 @@
+"""What a board does when its network or server fails it: nothing is lost, all is tried again."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import apps, fleet
+from tests.apps import BEGIN, GOOD, LOOP, Story, story
+
+# --- between board and server ---------------------------------------------------------------------
+
+
+class Between:
+    """A TCP proxy that can fail in each way a network or a server can.
+
+    Attributes:
+        cut: end a connection that asks for files, or (`polls`) any, after so many bytes down.
+        trickle: pass one byte at a time, so many real seconds apart.
+        answer: send this in place of the server's answer.
+        deaf: take no connection.
+        asked: the paths asked for.
+    """
+
+    def __init__(self) -> None:
+        self.cut: int | None = None
+        self.polls = False
+        self.trickle = 0.0
+        self.answer = b""
+        self.deaf = False
+        self.asked: list[str] = []
+        self._target = ("", 0)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def through(self, url: str) -> str:
+        """Take the server's address, give the one that boards are to use."""
+        host, port = url.removeprefix("http://").split(":")
+        self._target = (host, int(port))
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def close(self) -> None:
+        self._listener.close()
+        for end in self._open:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def files(self) -> list[str]:
+        """The files asked for since the last call."""
+        found = [path for path in self.asked if path.startswith("/d/v1/files/")]
+        self.asked.clear()
+        return found
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                board, _ = self._listener.accept()
+            except OSError:
+                return
+            if self.deaf:
+                board.close()
+                continue
+            self._open.append(board)
+            threading.Thread(target=self._serve, args=(board,), daemon=True).start()
+
+    def _serve(self, board: socket.socket) -> None:
+        server = socket.create_connection(self._target)
+        self._open.append(server)
+        for_files = threading.Event()
+        threading.Thread(target=self._down, args=(server, board, for_files), daemon=True).start()
+        with contextlib.suppress(OSError):
+            while data := board.recv(4096):
+                for path in re.findall(rb"(?:GET|POST) (\S+) HTTP/1.1\r\n", data):
+                    self.asked.append(path.decode())
+                    if b"/files/" in path:
+                        for_files.set()
+                server.sendall(data)
+        self._end(server, board)
+
+    def _down(self, server: socket.socket, board: socket.socket, files: threading.Event) -> None:
+        passed = 0
+        with contextlib.suppress(OSError):
+            while data := server.recv(1 if self.trickle else 4096):
+                if self.answer:
+                    board.sendall(self.answer)
+                    break
+                time.sleep(self.trickle)
+                if self.cut is not None and (self.polls or files.is_set()):
+                    data = data[: self.cut - passed]
+                board.sendall(data)
+                passed += len(data)
+                if self.cut is not None and passed >= self.cut:
+                    break
+        self._end(server, board)
+
+    @staticmethod
+    def _end(*ends: socket.socket) -> None:
+        for end in ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def between() -> Iterator[Between]:
+    proxy = Between()
+    yield proxy
+    proxy.close()
+
+
+# RTC memory as the boot stage has it: index and value of the request to install.
+_WANT, _INSTALL = 2, 1
+
+
+def ask(it: Story, want: int) -> None:
+    """Put a request into RTC memory, as the app does before it resets."""
+    life = bytearray(8)
+    life[_WANT] = want
+    it.board.rtc = bytes(life) + bytes(255 - byte for byte in life)
+
+
+def install(it: Story) -> str:
+    """One life of the board that is asked to install; returns its console."""
+    ask(it, _INSTALL)
+    life = it.board.life(timeout=30)
+    assert life.cause == "reset" and "/install" in life.console, life
+    return life.console
+
+
+FILES = {
+    "main.py": GOOD,
+    "a.bin": bytes(n * n % 251 for n in range(900)),
+    "lib/b.bin": bytes(n * 7 % 253 ^ n >> 3 for n in range(1500)),
+    "lib/c.bin": bytes(n * n * n % 241 for n in range(600)),
+}
+
+
+def test_server_dies_in_mid_transfer(tmp_path: Path, between: Between) -> None:
+    """Cut every 500 bytes; the next attempt asks for what is not there yet, and for no more."""
+    with story(tmp_path, through=between.through) as it:
+        it.board.life(until="begin 1000", timeout=30)
+        it.board.life(until="begin 1000", timeout=30)
+        it.publish(FILES)
+        before = it.board.save()
+        finished = set()
+        for cut in range(1, 5000, 500):
+            it.board.restore(before)
+            between.cut = cut
+            between.files()
+            console = install(it)
+            done = console.count("loaded")
+            first = between.files()
+            if "install:" not in console:
+                break
+            assert len(first) == done + 1, console
+            it.board.life(until="begin 1000", timeout=30)  # the old release is as it was
+            between.cut = None
+            console = install(it)
+            assert "install:" not in console and console.count("kept") == done, console
+            assert between.files()[0] == first[done]
+            finished.add(done)
+        else:
+            raise AssertionError("the release is larger than the cuts reach")
+        assert finished == set(range(len(FILES)))
+
+
+def test_server_dies_before_the_files(tmp_path: Path, between: Between) -> None:
+    """Every 50 bytes of the polls and of the manifest."""
+    with story(tmp_path, through=between.through) as it:
+        it.board.life(until="begin 1000", timeout=30)
+        it.board.life(until="begin 1000", timeout=30)
+        it.publish(FILES)
+        before = it.board.save()
+        between.polls = True
+        for cut in range(1, 3000, 50):
+            it.board.restore(before)
+            between.cut = cut
+            console = install(it)
+            if "file 1" in console:
+                break
+            assert "install:" in console
+        else:
+            raise AssertionError("never came as far as the files")
+        between.cut = None
+        assert "install:" not in install(it)
+        it.board.start()
+        it.until(lambda record: (record["seq"], record["state"]) == (1001, "ok"))
+
+
+def pauses(console: str) -> list[int]:
+    """The pauses that the console names, in seconds."""
+    return [int(n) for n in re.findall(r"again in (\d+) s", console)]
+
+
+def growing(found: list[int], first: int, last: int) -> bool:
+    """Each pause is twice the one before, up to `last`, and a quarter more or less of that."""
+    base = [min(first << n, last) for n in range(len(found))]
+    return all(3 * b // 4 - 1 <= n <= 5 * b // 4 + 1 for n, b in zip(found, base, strict=True))
+
+
+def deaf(proxy: Between) -> None:
+    proxy.deaf = True
+
+
+def error_500(proxy: Between) -> None:
+    proxy.answer = b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n"
+
+
+def portal(proxy: Between) -> None:
+    proxy.answer = b"HTTP/1.1 302 Found\r\nlocation: /login\r\ncontent-length: 0\r\n\r\n"
+
+
+def forged(proxy: Between) -> None:
+    body = b'{"k":"0","t":1,"every":5,"trust":1,"m":"' + 64 * b"a" + b'"}'
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nota-mac: %s\r\n\r\n" % (len(body), 64 * b"0")
+    proxy.answer = head + body
+
+
+@pytest.mark.parametrize("trouble", [deaf, error_500, portal, forged])
+def test_no_answer(tmp_path: Path, between: Between, trouble: Callable[[Between], None]) -> None:
+    """The app runs on, the polls grow rarer by chance and by rule, and then all is well again."""
+    with story(tmp_path, through=between.through, speed=200) as it:
+        it.board.start()
+        it.polls(1)
+        trouble(between)
+        assert it.board.wait(lambda board: len(pauses(board.console)) >= 3, 90)
+        found = pauses(it.board.console)[:3]
+        assert growing(found, 120, 3840), found
+        assert it.begun(1000) == 1
+        digest = it.publish(GOOD)
+        between.deaf, between.answer = False, b""
+        it.confirmed(digest)
+
+
+def test_name_that_does_not_resolve(tmp_path: Path) -> None:
+    """The second address is asked."""
+    nowhere = "http://nowhere.invalid"
+    with story(tmp_path) as it:
+        who = fleet.identity("b2", (nowhere, it.server.url))
+        it.fleet.enrol(who)
+        with fleet.prepared(
+            tmp_path / "b2", who, apps.release(GOOD, 1000), speed=100, address="127.0.0.3"
+        ) as board:
+            board.start()
+            assert board.wait(lambda _: it.fleet.get("/api/boards/b2")["state"] == "ok")
+            assert board.wait(f"server {nowhere}")
+
+
+# Says when it leaves for the installer, and after how many that failed.
+TELLING = (
+    BEGIN
+    + """\
+leave = ota.install
+def install():
+    print('leaves', ota.fails, ota.ticks // 2)
+    leave()
+ota.install = install
+"""
+    + LOOP
+)
+
+
+def test_install_that_never_gets_through(tmp_path: Path, between: Between) -> None:
+    """The pauses between the attempts grow; after three of them the plain installer steps in."""
+    with story(tmp_path, TELLING, through=between.through, speed=200) as it:
+        between.cut = 400
+        it.board.start()
+        it.polls(1)
+        digest = it.publish({**FILES, "main.py": TELLING})
+        assert it.board.wait("leaves 3", 60), it.board.console
+        left = re.findall(r"leaves (\d) (\d+)", it.board.console)
+        at_least = [0, 120, 240, 480]
+        for (fails, seconds), least in zip(left[1:], at_least[1:], strict=False):
+            assert int(seconds) >= at_least[int(fails)] >= least, left
+        assert it.begun(1001) == 0
+        between.cut = None
+        it.confirmed(digest)
+
+
+def test_server_that_trickles(tmp_path: Path, between: Between) -> None:
+    """A byte now and then keeps no app from running and no installer for ever."""
+    with story(tmp_path, through=between.through, speed=300) as it:
+        it.board.start()
+        it.polls(1)
+        digest = it.publish(FILES)
+        it.says("/install")
+        between.trickle = 0.03
+        assert it.board.wait(lambda _: it.begun(1000) == 2, 30), it.board.console
+        between.trickle = 0
+        it.confirmed(digest)
+
+
+def test_polls_that_trickle(tmp_path: Path, between: Between) -> None:
+    """A poll ends after a minute, so that the app's watchdog does not bite."""
+    with story(
+        tmp_path, GOOD.replace(LOOP, "ota.watch()\n" + LOOP), through=between.through, speed=40
+    ) as it:
+        it.board.start()
+        it.polls(1)
+        between.trickle = 0.2
+        it.says("again in")
+        between.trickle = 0
+        it.polls(2)
+        assert it.begun(1000) == 1
+
+
+def test_full_flash(tmp_path: Path) -> None:
+    """Refused for want of space, softly; taken when there is room again."""
+    first = (
+        BEGIN
+        + """\
+if 'junk' not in os.listdir('/data'):
+    f = open('/data/junk', 'wb')
+    while os.statvfs('/')[3] > 14:
+        f.write(bytes(4096))
+        f.flush()
+    f.close()
+n = 0
+while True:
+    n += 1
+    if ota.fails == 2 and 'junk' in os.listdir('/data'):
+        os.remove('/data/junk')
+    ota.check()
+    time.sleep(1)
+"""
+    )
+    with story(tmp_path, first, blocks=128) as it:
+        it.board.start()
+        it.polls(1)
+        digest = it.publish({"main.py": GOOD, "big.bin": bytes(range(256)) * 160})
+        bad = it.rejected(digest)
+        assert (bad["reason"], bad["soft"]) == ("space", True)
+        it.confirmed(digest)
+
+
+# --- Wi-Fi ----------------------------------------------------------------------------------------
+
+NO_WIFI = {
+    "off": "network.WLAN(0).active(False)\n",
+    "wrong": "network.WLAN(0).disconnect()\n",
+    "password": "network.WLAN(0).active(True)\nnetwork.WLAN(0).connect('home', 'wrong-word')\n",
+}
+
+
+@pytest.mark.parametrize("how", NO_WIFI)
+def test_release_that_breaks_wifi(tmp_path: Path, how: str) -> None:
+    """It never has the server's answer, so it is never confirmed, and the board comes back."""
+    source = BEGIN + "import network\nwhile True:\n    " + NO_WIFI[how].replace("\n", "\n    ")
+    # Told by the boot stage before the app began, the server knows of the trial but has to hear
+    # from the app itself.
+    source = source.rstrip() + "\n    ota.heard = 0\n    time.sleep(1)\n    ota.check()\n"
+    with story(tmp_path, speed=300) as it:
+        it.board.start()
+        it.polls(1)
+        digest = it.publish(source)
+        bad = it.rejected(digest)
+        assert bad["reason"] == "timeout", it.board.console[-3000:]
+        assert it.begun(1001) == 3
+
+
+def test_router_off_for_an_hour(tmp_path: Path) -> None:
+    """A soft rejection; the release is tried again an hour later, and confirmed."""
+    with story(tmp_path, speed=300, interval=60) as it:
+        it.board.start()
+        it.polls(1)
+        digest = it.publish(GOOD)
+        it.says("b 1001 /prepare")
+        it.board.radio(up=False)
+        assert it.board.wait(lambda _: it.begun(1000) >= 2, 60), it.board.console
+        it.board.radio(up=True)
+        bad = it.rejected(digest)
+        assert (bad["reason"], bad["soft"]) == ("timeout", True)
+        tried = it.begun(1001)
+        assert tried == 3
+        it.polls(10)
+        assert it.begun(1001) == tried  # not before an hour has passed
+        it.confirmed(digest)
+
+
+def test_release_that_fails_softly_twice(tmp_path: Path) -> None:
+    """The old release reaches the server each time, so it is not the network: for good."""
+    with story(tmp_path, speed=300, interval=60) as it:
+        it.board.start()
+        it.polls(1)
+        digest = it.publish(BEGIN + "machine.deepsleep(20000)\n")
+        assert it.rejected(digest)["soft"]
+        it.until(lambda record: not record["rejected"][0]["soft"])
+        assert it.begun(1001) == 6
+        it.polls(3)
+        assert it.begun(1001) == 6
+        it.confirmed(it.publish(GOOD))
+
+
+# --- recovery and orders --------------------------------------------------------------------------
+
+
+def test_no_slot_boots(tmp_path: Path) -> None:
+    """Recovery polls, takes a signed release, and boots it."""
+    with story(tmp_path) as it:
+        it.board.start()
+        it.polls(1)
+        it.confirmed(it.publish({**FILES, "main.py": GOOD}))
+        it.board.stop()
+        for slot in "ab":
+            it.board.write(f"/app_slots/{slot}/main.mpy", b"rubbish")
+        it.board.start()
+        it.says("recovery")
+        # What it had is a repair, and is offered without anybody's doing.
+        it.until(lambda record: (record["seq"], record["state"]) == (1001, "ok"))
+        it.confirmed(it.publish(GOOD))
+
+
+def test_crashes_without_a_second_slot(tmp_path: Path) -> None:
+    """Recovery, and the app again after 5, 10 ... minutes; a release ends it."""
+    with story(tmp_path, BEGIN + "raise ValueError\n", speed=200, interval=60) as it:
+        it.board.start()
+        assert it.board.wait(lambda _: it.begun(1000) >= 15, 60)
+        text = it.board.console
+        assert [part.count("begin 1000") for part in text.split("\nrecovery\n")][:3] == [5, 5, 5]
+        it.confirmed(it.publish(GOOD))
+
+
+def test_ordered_rollback_and_retry(tmp_path: Path) -> None:
+    """Back to the other slot, for the reason "order"; `retry` brings the release again."""
+    with story(tmp_path) as it:
+        it.board.start()
+        it.polls(1)
+        digest = it.publish(GOOD)
+        it.confirmed(digest)
+        it.fleet.post("/api/boards/b1/orders", json={"order": "rollback"})
+        bad = it.rejected(digest)
+        assert (bad["reason"], bad["soft"], it.record()["seq"]) == ("order", False, 1000)
+        it.polls(3)
+        assert it.record()["seq"] == 1000
+        it.fleet.post("/api/boards/b1/orders", json={"order": f"retry {digest}"})
+        it.confirmed(digest)
+
+
+def test_rollback_ordered_during_a_trial(tmp_path: Path) -> None:
+    """It ends the trial, for the reason "order"."""
+    with story(tmp_path, speed=20) as it:
+        it.board.start()
+        it.polls(1)
+        digest = it.publish(GOOD)
+        it.until(lambda record: record["state"] == "trial")
+        it.fleet.post("/api/boards/b1/orders", json={"order": "rollback"})
+        assert it.rejected(digest)["reason"] == "order"
+        assert it.begun(1001) == 1
+
+
+def test_safe_pins(tmp_path: Path) -> None:
+    """Set before anything else, also when no app can run."""
+    with story(tmp_path) as it:
+        it.board.write("/state/pins", b"4 1\n5 0\n")
+        it.board.life(until="begin", timeout=30)
+        assert (it.board.level(4), it.board.level(5)) == (1, 0)
+
+
+@pytest.mark.parametrize("source", [GOOD, apps.SILENT])
+def test_board_without_a_server(tmp_path: Path, source: str) -> None:
+    """A trial is confirmed after ten minutes of running, and not before."""
+    with story(tmp_path) as it:
+        it.board.life(until="begin 1000", timeout=30)
+        it.board.life(until="begin 1000", timeout=30)
+        it.publish(source)
+        install(it)
+        who = dataclasses.replace(fleet.identity(), servers=())
+        for copy in "01":
+            it.board.write(f"/trust/{copy}/board", who.encode())
+        it.board.start()
+        it.says("b 1001 main")
+        it.board.wait(lambda _: False, 3)  # five of its minutes
+        assert it.begun(1001) == 1
+        it.board.wait(lambda _: False, 5)
+        it.board.stop()
+        it.board.life(until="begin", timeout=30)
+        life = it.board.life(until="begin", timeout=30)
+        assert "b 1001 main" in life.console and "prepare" not in life.console
+
+
+def test_whole_update_of_an_esp32(tmp_path: Path) -> None:
+    """The other chip: its reset causes, its watchdog, its timers."""
+    with story(tmp_path, cls="esp32-generic", chip="esp32") as it:
+        it.board.start()
+        it.polls(1)
+        it.confirmed(it.publish({**FILES, "main.py": GOOD}))
+        digest = it.publish(BEGIN + "raise ValueError('dust')\n")
+        assert it.rejected(digest)["reason"] == "exception"
+        it.confirmed(it.publish(apps.SILENT))
