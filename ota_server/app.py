@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from uvicorn import Config
 
+from . import flash_page
 from .device_api import DeviceApi
 from .limits import IDLE_SECONDS, GuardedProtocol
 from .people_api import PeopleApi, Problem
@@ -55,7 +56,7 @@ def make_app(data_dir: Path, *, token: str | None = None, every: float | None = 
             store.close()
 
     app = Starlette(
-        routes=[*devices.routes(), *people.routes()],
+        routes=[*devices.routes(), *people.routes(), *flash_page.routes()],
         lifespan=lifespan,
         exception_handlers={
             HTTPException: _refusal,

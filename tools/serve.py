@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..ota_server.store import Store
 
 PORT = 8266
+TLS_PORT = 8267
 BACKLOG = 2048
 CONNECTIONS = 65536
 START_SECONDS = 10
@@ -37,6 +38,10 @@ def serve(
         float | None,
         typer.Option(min=1, metavar="SECONDS", help="Let boards poll this often (15 dev, 300)."),
     ] = None,
+    tls: Annotated[
+        bool,
+        typer.Option("--tls", help="Also serve the page for the first flash by https."),
+    ] = False,
 ) -> None:
     """Run the OTA server until Ctrl-C.
 
@@ -54,11 +59,37 @@ def serve(
         url = f"http://{_reachable(host)}:{listener.getsockname()[1]}"
         console.say(f"serving {url}")
         console.say(f"the token to log in with is in {token_file}")
+        if tls:
+            console.say(f"the first flash from other computers: {flash_page(host)}")
         console.note("Ctrl-C stops the server")
         _allow_many_connections()
         Server(uvicorn_config(app)).run([listener])
     finally:
         listener.close()
+
+
+def flash_page(host: str, port: int = TLS_PORT) -> str:
+    """Serve the page for the first flash by https until this process ends; returns its address.
+
+    Browsers let a page use a serial port only there. The page alone: boards stay with http, whose
+    messages carry their own proofs, and a certificate that nobody vouches for adds nothing.
+    """
+    from starlette.applications import Starlette
+    from uvicorn import Server
+
+    from ..ota_server import flash_page as page
+    from ..ota_server.app import uvicorn_config
+    from . import tls
+
+    config = uvicorn_config(Starlette(routes=page.routes()))
+    config.lifespan = "off"
+    address = _reachable(host)
+    config.ssl_certfile = config.ssl_keyfile = str(tls.certificate(address))
+    listener = _listen(host, port)
+    started = threading.Event()
+    threading.Thread(target=_run, args=(Server(config), listener, started), daemon=True).start()
+    started.wait(START_SECONDS)
+    return f"https://{address}:{listener.getsockname()[1]}/flash"
 
 
 def _listen(host: str, port: int) -> socket.socket:

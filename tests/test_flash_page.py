@@ -1,0 +1,236 @@
+"""The page for the first flash, in a real browser, as far as that goes without a board."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from mipy_ota.ota_server import flash_page
+from mipy_ota.tools import image, serve
+
+MB = 1024 * 1024
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+STATIC = Path(flash_page.__file__).parent / "static"
+needs_browser = pytest.mark.skipif(
+    not (BROWSER and DRIVER and (STATIC / ".ready").exists()),
+    reason="needs chromium, chromium-driver and npm: see scripts/apt-install.sh",
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[serve.Running]:
+    # On all addresses: one that is not loopback is what a browser takes for another computer.
+    with serve.running(tmp_path_factory.mktemp("server"), host="0.0.0.0") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER or ""
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage",
+                     "--disable-background-networking", "--no-proxy-server",
+                     "--ignore-certificate-errors", "--window-size=900,1000",
+                     "--host-resolver-rules=MAP elsewhere.test 127.0.0.1"):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield browser
+    browser.quit()
+
+
+def opened(driver, url: str) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    driver.get(url)
+    WebDriverWait(driver, 20).until(
+        lambda one: one.execute_script("return document.documentElement.dataset.ready")
+    )
+
+
+def port_of(server: serve.Running) -> int:
+    return int(server.url.rpartition(":")[2])
+
+
+def complaints(driver) -> list[str]:
+    return [one["message"] for one in driver.get_log("browser") if "favicon" not in one["message"]]
+
+
+def text(driver, element: str) -> str:
+    return driver.find_element("id", element).text
+
+
+# --- what is served ------------------------------------------------------------------------------
+
+
+def test_page_needs_no_login_and_allows_no_other_host(server: serve.Running) -> None:
+    answer = requests.get(f"http://127.0.0.1:{port_of(server)}/flash", timeout=10)
+    policy = answer.headers["content-security-policy"]
+    assert answer.ok
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+    for path in flash_page.FILES:
+        if "static" not in flash_page.FILES[path][0]:
+            said = requests.get(f"http://127.0.0.1:{port_of(server)}{path}", timeout=10).text
+            assert "https://" not in said.replace("the https address", "")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/flash/", "/flash/base.html", "/flash/../app.py", "/flash/%2e%2e/token", "/static/.ready"],
+)
+def test_nothing_else_is_served(server: serve.Running, path: str) -> None:
+    with socket.create_connection(("127.0.0.1", port_of(server))) as raw:
+        raw.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+        assert raw.recv(64).split()[1] in (b"404", b"307", b"400")
+
+
+@needs_browser
+def test_licences_come_along(server: serve.Running) -> None:
+    said = requests.get(f"http://127.0.0.1:{port_of(server)}/flash/licenses.txt", timeout=10).text
+    for words in ("=== esptool-js", "Apache License", "=== pako", "=== js-md5", "=== atob-lite"):
+        assert words in said
+
+
+def test_server_without_the_flasher_says_404(
+    server: serve.Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(flash_page.FILES, "/flash/esptool.js", ("static/none.js", "text/plain"))
+    answer = requests.get(f"http://127.0.0.1:{port_of(server)}/flash/esptool.js", timeout=10)
+    assert answer.status_code == 404
+
+
+# --- in a browser --------------------------------------------------------------------------------
+
+
+def whole_flash(chip: str, megabytes: int = 4) -> bytes:
+    """An image as `mipy flash --image` lays it out: header, firmware, file system."""
+    flash = bytearray(b"\xff" * (megabytes * MB))
+    system = image.build({"/main.py": b""}, 64)
+    at, header = {
+        "ESP8266": (0, struct.pack("<BBBBIII", 0xE9, 1, 0, 0x40, 0x40100000, 0x40100000, 32)),
+        "ESP32": (0x1000, struct.pack("<BBBBIB3sH", 0xE9, 1, 2, 0x20, 0x40080000, 0xEE, b"", 0)),
+        "ESP32-C3": (0, struct.pack("<BBBBIB3sH", 0xE9, 1, 2, 0x20, 0x40380000, 0xEE, b"", 5)),
+    }[chip]
+    flash[at : at + len(header)] = header
+    flash[MB // 2 : MB // 2 + len(system)] = system
+    return bytes(flash)
+
+
+def chosen(driver, tmp_path: Path, content: bytes) -> str:
+    """What the page says about an image."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    path = tmp_path / "board.bin"
+    path.write_bytes(content)
+    driver.execute_script("document.getElementById('image-says').textContent = ''")
+    driver.find_element("id", "image").send_keys(str(path))
+    WebDriverWait(driver, 20).until(lambda one: text(one, "image-says"))
+    return text(driver, "image-says")
+
+
+@needs_browser
+def test_page_loads_without_a_complaint(driver, server: serve.Running) -> None:
+    opened(driver, f"http://localhost:{port_of(server)}/flash")
+    assert driver.execute_script("return document.documentElement.dataset.ready") == "true"
+    assert not driver.find_element("id", "trouble").is_displayed()
+    assert driver.execute_script("return typeof window.md5 + md5(new Uint8Array([97]))") == (
+        "function0cc175b9c0f1b6a831c399e269772661"
+    )
+    assert complaints(driver) == []
+    _keep_picture(driver, "ready")
+
+
+@needs_browser
+@pytest.mark.parametrize(("chip", "megabytes"), [("ESP8266", 4), ("ESP32", 4), ("ESP32-C3", 8)])
+def test_image_is_understood(
+    driver, server: serve.Running, tmp_path: Path, chip: str, megabytes: int
+) -> None:
+    opened(driver, f"http://localhost:{port_of(server)}/flash")
+    said = chosen(driver, tmp_path, whole_flash(chip, megabytes))
+    assert said == f"For an {chip} with {megabytes} MB of flash."
+    assert driver.find_element("id", "write").is_enabled()
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"not an image", "has 12 bytes"),
+        (b"\xff" * (4 * MB), "no firmware"),
+        (whole_flash("ESP32").replace(b"littlefs", b"bigfiles"), "no file system"),
+    ],
+)
+def test_other_files_are_refused_with_what_to_do(
+    driver, server: serve.Running, tmp_path: Path, content: bytes, words: str
+) -> None:
+    opened(driver, f"http://localhost:{port_of(server)}/flash")
+    said = chosen(driver, tmp_path, content)
+    assert words in said and "mipy flash" in said
+    assert not driver.find_element("id", "write").is_enabled()
+
+
+@needs_browser
+def test_plain_http_from_elsewhere_says_so_and_what_to_do(driver, server: serve.Running) -> None:
+    opened(driver, f"http://elsewhere.test:{port_of(server)}/flash")
+    said = text(driver, "trouble")
+    assert "plain http from elsewhere.test" in said
+    assert f"http://localhost:{port_of(server)}/flash" in said and "mipy serve --tls" in said
+    assert complaints(driver) == []
+    _keep_picture(driver, "elsewhere")
+
+
+@needs_browser
+def test_tls_from_elsewhere_works(driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIPY_HOME", str(tmp_path))
+    url = serve.flash_page("127.0.0.1", 0)
+    opened(driver, url.replace("127.0.0.1", "elsewhere.test"))
+    assert driver.execute_script("return document.documentElement.dataset.ready") == "true"
+    assert not driver.find_element("id", "trouble").is_displayed()
+
+
+@needs_browser
+def test_browser_without_serial_ports_says_so(driver, server: serve.Running) -> None:
+    hide = "delete Navigator.prototype.serial"
+    made = driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": hide})
+    try:
+        opened(driver, f"http://localhost:{port_of(server)}/flash")
+        assert "cannot use serial ports" in text(driver, "trouble")
+    finally:
+        driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", made)
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [("NotFoundError", "No port was chosen"), ("NetworkError", "in use, or the board has gone")],
+)
+def test_port_that_cannot_be_had(
+    driver, server: serve.Running, tmp_path: Path, raised: str, words: str
+) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    opened(driver, f"http://localhost:{port_of(server)}/flash")
+    chosen(driver, tmp_path, whole_flash("ESP32"))
+    driver.execute_script(
+        f"navigator.serial.requestPort = async () => {{ throw new DOMException('', '{raised}') }}"
+    )
+    driver.find_element("id", "write").click()
+    WebDriverWait(driver, 20).until(lambda one: text(one, "trouble"))
+    assert words in text(driver, "trouble")
+    assert driver.find_element("id", "write").is_enabled()
+
+
+def _keep_picture(driver, name: str) -> None:
+    folder = os.environ.get("MIPY_PICTURES")
+    if folder:
+        driver.save_screenshot(str(Path(folder, f"flash-{name}.png")))
