@@ -336,7 +336,7 @@ def test_one_line_change(field: Field, figures: Figures) -> None:
     life = board.life(timeout=30)
     assert "part00" in life.console and board.rtc, life.console
     up, down = meter.read()
-    figures.check("one-line change, from the offering poll on, down", down, 2700, today=3_200)
+    figures.check("one-line change, from the offering poll on, down", down, 2700, today=2_950)
     figures.check("one-line change, from the offering poll on, up", up, 4500)
 
 
