@@ -6,7 +6,6 @@ from micropython import const
 
 _STEP = const(125)  # ms for each of a pattern's 16 bits, the lowest first
 CONNECTING = const(0x0F0F)  # every second
-PORTAL = const(0x00FF)  # slowly: a second on, a second off
 INSTALLING = const(0x5555)  # fast
 RECOVERY = const(0x0015)  # three short flashes, a pause
 

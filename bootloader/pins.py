@@ -2,7 +2,7 @@
 
 import machine
 
-button = None  # pin, low when pressed
+button = None  # the line that names its pin; low when pressed
 
 
 def hold():
@@ -19,7 +19,7 @@ def hold():
         for line in f:
             words = line.split()
             if words[0] == "button":
-                button = int(words[1])
+                button = words
             elif words[0] != "led":
                 machine.Pin(int(words[0]), machine.Pin.OUT, value=int(words[1]))
     finally:

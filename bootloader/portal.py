@@ -15,7 +15,7 @@ from binascii import hexlify
 from micropython import const
 
 import ota
-from bootloader import board, dns, http, known, led, page, rtc, wifi
+from bootloader import dns, http, page, rtc
 
 _OPEN = const(300)  # s that it stays open, counted anew while somebody uses it ...
 _MOST = const(1800)  # ... up to so many
@@ -26,6 +26,11 @@ _SETTLES = const(2)  # s in which the chip may still tell of the attempt before
 _LINGER = const(30)  # s in which the last page can be fetched
 _CLIENTS = const(3)  # an ESP8266 has five connections in all
 _NETWORKS = const(16)
+_LED = const(0x00FF)  # a second on, a second off
+
+# What status() says when an attempt has ended: ESP8266, ESP32
+_WRONG = (2, 202, 204)  # the password
+_MISSING = (3, 201)  # no such network in reach
 
 _GO = b"HTTP/1.1 302 Found\r\nlocation: http://%s/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _PAGE = (
@@ -35,12 +40,25 @@ _PAGE = (
 )
 
 
+def _lend(name, function, *args):
+    """Call a function of another module, which is here for the moment.
+
+    Emptied, because the collector takes what an old stack frame left behind for a reference.
+    """
+    module = ota.stage(name)
+    try:
+        return getattr(module, function)(*args)
+    finally:
+        module.__dict__.clear()
+        gc.collect()
+
+
 def run():
     """Serve, then reset."""
-    led.show(led.PORTAL)
+    _lend("led", "show", _LED)
     # Should anything hang; the byte is zero already.
     ota.alarms = [(_LIMIT, rtc.PRESSES, 0, True)]
-    b = board.load()
+    b = _lend("board", "load")
     name = b.get("name", b["id"])
     ap = network.WLAN(network.AP_IF)
     ap.active(True)
@@ -58,7 +76,7 @@ class Portal:
     def __init__(self, address, b, name):
         self._address = address
         self._board = b
-        self._sta = wifi.station()
+        self._sta = _lend("wifi", "station")
         self._show = ()  # sections of the page beside the form
         # What the page tells, by its places
         self._values = {b"name": name.encode(), b"ssid": b"", b"server": b""}
@@ -119,12 +137,11 @@ class Portal:
         elif self._done:
             return now >= self._limit
         elif self._sta.isconnected():
-            print("portal: a known network is back")
             return True
         elif now - self._used >= _QUIET and now >= self._limit:
             self._limit = now + _JOIN
             self._turn += 1
-            wifi.start(self._turn)
+            _lend("wifi", "start", self._turn)
         return now - self._used > _OPEN or now - start > _MOST
 
     # --- clients
@@ -168,7 +185,7 @@ class Portal:
         except OSError as e:
             if e.args[0] != 11:  # EAGAIN
                 return False
-        except ValueError:
+        except (MemoryError, ValueError):
             return False
         return time.ticks_diff(client.end, time.ticks_ms()) > 0
 
@@ -213,12 +230,12 @@ class Portal:
         self._values[b"ssid"] = ssid
         self._values[b"server"] = form.get(b"u", b"").strip()
         try:
-            known.check(ssid, password)
+            _lend("known", "check", ssid, password)
         except ValueError:
             self._show = (b"length",)
             return
         self._sta.disconnect()
-        wifi.attempt(self._sta, ssid, password, False)
+        _lend("wifi", "attempt", self._sta, ssid, password, False)
         self._joining = ssid, password
         self._limit = time.time() + _JOIN
 
@@ -227,13 +244,13 @@ class Portal:
         status = self._sta.status()
         early = now < self._limit - _JOIN + _SETTLES
         if self._sta.isconnected():
-            known.add(*self._joining)
+            _lend("known", "add", *self._joining)
             self._values[b"address"] = self._sta.ifconfig()[0].encode()
             self._done = True
             self._limit = now + _LINGER
-        elif status in wifi.WRONG and not early:
+        elif status in _WRONG and not early:
             self._show = (b"wrong",)
-        elif status in wifi.MISSING and not early:
+        elif status in _MISSING and not early:
             self._show = (b"missing",)
         elif now >= self._limit:
             self._show = (b"failed",)

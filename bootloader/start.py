@@ -10,13 +10,10 @@ from bootloader import guard, pins, record, rtc, slots
 
 _CRASHES = const(5)  # lives of less than ten minutes each
 # Ticks of guard.py, two a second
-_TRIAL = const(1800)  # 15 minutes
 _DAY = const(172800)
 _CALM = const(1200)  # a life of ten minutes is no crash
 _LASTS = const(120)  # so long a trial must have lasted: 60 s
-_LASTS_DEV = const(6)
 _LASTS_ALONE = const(1200)  # on a board that names no server: 10 minutes
-_GRACE = const(60)
 _DOUBLE = const(10)  # two presses of the reset button within five seconds
 _NEXT = const(30)  # a plain app polls again after that, and then as the server says
 
@@ -36,11 +33,11 @@ def run():
     if ready & rtc.OFFLINE:
         guard.offline = life[rtc.PORTALS]
         ready &= ~rtc.OFFLINE
-    elif _suspects(life, want) and _stage("summon").portal(life, end, want, ready):
-        timer(guard)
-        _leave(sys.modules)
-        return "/portal"
-    want &= ~rtc.PORTAL
+    elif want >= rtc.PORTAL or life[rtc.PRESSES] > 1 or pins.button:
+        if _stage("summon").run(life, end, want, ready):
+            timer(guard)
+            _leave(sys.modules)
+            return "/portal"
     r = record.load()
     if not r:
         from bootloader import rebuild
@@ -84,15 +81,6 @@ def run():
     return entry
 
 
-def _suspects(life, want):
-    """Whether summon.py is worth its loading: it decides on the portal."""
-    try:
-        os.stat("/state/0/w")
-    except OSError:
-        return True
-    return want & rtc.PORTAL or life[rtc.PRESSES] > 1 or pins.button is not None
-
-
 def _account(r, life, end, want):
     """Count crashes of a confirmed app; return what is wanted after that."""
     if end in (rtc.RUNNING, rtc.EXCEPTION, rtc.VETO):
@@ -132,26 +120,14 @@ def _hand_over(m, root, life, ready):
     guard.heard = int(ready & rtc.HEARD > 0)
     guard.server = ready & rtc.NAMED > 0 or not ready
     guard.lasts = _LASTS if guard.server else _LASTS_ALONE
-    if not guard.trial:
+    if guard.trial:
+        _stage("trial").run(m, ready)
+    else:
         guard.alarms = [
+            (_DOUBLE, rtc.PRESSES, 0, False),
             (_CALM, rtc.CRASHES, 0, False),
-            (_CALM, rtc.ROUNDS, 0, False),
             (_DAY, rtc.WANT, rtc.POLL, True),
         ]
-    else:
-        guard.alarms = [(_TRIAL, rtc.END, rtc.TIMEOUT, True)]
-        if ready & rtc.DEV:
-            guard.lasts = _LASTS_DEV
-        else:
-            guard.raises = (m.seq, m.floor)
-        if guard.heard or not guard.server:
-            guard.ripe = guard.lasts
-            if guard.plain:
-                # For an app that never calls check(). A reset, because a timer may not write to
-                # flash under the app's feet.
-                guard.alarms.insert(0, (guard.lasts + _GRACE, rtc.END, rtc.HEALTHY, True))
-    if life[rtc.PRESSES]:
-        guard.alarms.insert(0, (_DOUBLE, rtc.PRESSES, 0, False))
     if guard.plain:
         guard.due = _NEXT if guard.heard else 0
     life[rtc.END] = rtc.RUNNING

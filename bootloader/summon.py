@@ -1,7 +1,6 @@
-"""Whether the portal comes before the app: asked for, no network known, the button, two resets."""
+"""Whether the portal comes before the app: asked for, the button, or two resets."""
 
 import machine
-import os
 import sys
 import time
 from micropython import const
@@ -11,9 +10,9 @@ from bootloader import board, pins, rtc
 _PRESS = const(3)  # s after the LED lights
 
 
-def portal(life, end, want, ready):
+def run(life, end, want, ready):
     """Decide; when it does, what the next life is to find is stored. `end` is how the last ended."""
-    if not (want & rtc.PORTAL or life[rtc.PRESSES] > 1 or _blank() or _cold() and _pressed()):
+    if not (want & rtc.PORTAL or life[rtc.PRESSES] > 1 or _cold() and _pressed()):
         return False
     try:
         if "portal" not in board.load():
@@ -31,28 +30,19 @@ def portal(life, end, want, ready):
     return True
 
 
-def _blank():
-    """No network is known."""
-    try:
-        names = os.listdir("/") + os.listdir("/state/0") + os.listdir("/state/1")
-    except OSError:
-        return False
-    return "w" not in names and "wifi.json" not in names
-
-
 def _cold():
     return machine.reset_cause() in ((0, 6) if sys.platform == "esp8266" else (1,))
 
 
 def _pressed():
-    if pins.button is None:
+    if not pins.button:
         return False
     from bootloader.led import led
 
     lamp = led()
     if lamp:
         lamp.on()
-    button = machine.Pin(pins.button, machine.Pin.IN, machine.Pin.PULL_UP)
+    button = machine.Pin(int(pins.button[1]), machine.Pin.IN, machine.Pin.PULL_UP)
     pressed = False
     for _ in range(_PRESS * 20):
         pressed = pressed or not button.value()

@@ -10,9 +10,7 @@ from bootloader import known
 
 _WAIT = const(20)  # s for one network
 _SETTLES = const(2)  # s in which the chip may still tell of the attempt before
-# What status() says when an attempt has ended: ESP8266, ESP32
-WRONG = (2, 202, 204)  # the password
-MISSING = (3, 201)  # no such network in reach
+_ENDED = (2, 3, 201, 202, 204)  # wrong password, no such network: ESP8266, ESP32
 
 
 def connected():
@@ -83,6 +81,6 @@ def connect(seconds=_WAIT):
             time.sleep_ms(200)
             if sta.isconnected():
                 return True
-            if i >= _SETTLES * 5 and sta.status() in WRONG + MISSING:
+            if i >= _SETTLES * 5 and sta.status() in _ENDED:
                 break
     return False

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -106,14 +108,31 @@ class Phone:
         """Where it is."""
         return self._call("GET", "/url")
 
+    # The page is looked at and touched over the DevTools protocol, which needs no script in it.
+
+    def _tell(self, method: str, **parameters: Any) -> Any:
+        return self._call("POST", "/goog/cdp/execute", {"cmd": method, "params": parameters})
+
+    def _nodes(self, css: str) -> list[int]:
+        root = self._tell("DOM.getDocument")["root"]["nodeId"]
+        return self._tell("DOM.querySelectorAll", nodeId=root, selector=css)["nodeIds"]
+
+    def _node(self, css: str) -> int:
+        nodes = self._nodes(css)
+        if not nodes:
+            raise LookupError(f"no {css} in {self.source}")
+        return nodes[0]
+
+    def _text(self, node: int) -> str:
+        markup = self._tell("DOM.getOuterHTML", nodeId=node)["outerHTML"]
+        markup = re.sub(r"<style.*?</style>", "", markup, flags=re.DOTALL)
+        return " ".join(html.unescape(re.sub(r"<[^>]*>", "", markup)).split())
+
     @property
     def source(self) -> str:
-        """The page as it stands."""
-        return self._call("GET", "/source")
-
-    def _find(self, css: str) -> str:
-        found = self._call("POST", "/element", {"using": "css selector", "value": css})
-        return f"/element/{found[_ELEMENT]}"
+        """The page's markup as it stands."""
+        root = self._tell("DOM.getDocument")["root"]["nodeId"]
+        return self._tell("DOM.getOuterHTML", nodeId=root)["outerHTML"]
 
     def text(self, css: str = "body") -> str:
         """What is to be read in an element.
@@ -121,26 +140,25 @@ class Phone:
         Raises:
             LookupError: there is none.
         """
-        return self._call("GET", self._find(css) + "/text")
+        return self._text(self._node(css))
 
     def texts(self, css: str) -> list[str]:
         """What is to be read in all such elements."""
-        found = self._call("POST", "/elements", {"using": "css selector", "value": css})
-        return [self._call("GET", f"/element/{e[_ELEMENT]}/text") for e in found]
+        return [self._text(node) for node in self._nodes(css)]
 
     def tap(self, css: str) -> None:
-        """Tap on an element."""
-        self._call("POST", self._find(css) + "/click")
+        """Tap in the middle of an element."""
+        node = self._node(css)
+        self._tell("DOM.scrollIntoViewIfNeeded", nodeId=node)
+        box = self._tell("DOM.getBoxModel", nodeId=node)["model"]["border"]
+        at = {"x": (box[0] + box[4]) / 2, "y": (box[1] + box[5]) / 2}
+        for kind in ("mousePressed", "mouseReleased"):
+            self._tell("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **at)
 
     def fill(self, css: str, text: str) -> None:
-        """Type into a field, over what is there."""
-        field = self._find(css)
-        self._call("POST", field + "/clear")
-        self._call("POST", field + "/value", {"text": text})
-
-    def run(self, script: str) -> Any:
-        """Run a script in the page (the driver's own, also where the page's are off)."""
-        return self._call("POST", "/execute/sync", {"script": script, "args": []})
+        """Type into an empty field."""
+        self._tell("DOM.focus", nodeId=self._node(css))
+        self._tell("Input.insertText", text=text)
 
     def wait_for(self, text: str, seconds: float = _SECONDS) -> None:
         """Wait until the page says `text`, reloading by itself only."""
@@ -152,8 +170,8 @@ class Phone:
     def _said(self) -> str:
         try:
             return self.text()
-        except LookupError:  # between two pages
-            return ""
+        except LookupError as between_two_pages:
+            return str(between_two_pages)
 
     def photograph(self, path: Path) -> None:
         """Save a screenshot."""
