@@ -32,11 +32,13 @@ _LED = const(0x00FF)  # a second on, a second off
 _WRONG = (2, 202, 204)  # the password
 _MISSING = (3, 201)  # no such network in reach
 
-_GO = b"HTTP/1.1 302 Found\r\nlocation: http://%s/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_GO = (
+    b"HTTP/1.1 302 Found\r\nlocation: http://%s/\r\n"
+    b"content-length: 0\r\nconnection:close\r\n\r\n"
+)
 _PAGE = (
-    b"HTTP/1.1 %s\r\ncontent-type: text/html\r\ncache-control: no-store\r\nconnection: close\r\n"
-    b"content-security-policy: default-src 'none';style-src 'unsafe-inline';form-action 'self';"
-    b"frame-ancestors 'none'\r\n\r\n"
+    b"HTTP/1.1 %s\r\ncontent-type: text/html\r\n"
+    b"cache-control: no-store\r\nconnection:close\r\n\r\n"
 )
 
 
@@ -82,8 +84,7 @@ class Portal:
         self._values = {b"name": name.encode(), b"ssid": b"", b"server": b""}
         self._joining = None  # (ssid, password) being tried, until _limit
         self._done = False
-        self._limit = 0
-        self._turn = 0
+        self._limit = self._turn = 0
         self._clients = []
         self._new_token()
         self._scan()
@@ -153,7 +154,7 @@ class Portal:
             try:
                 names.sendto(reply, peer)
             except OSError as e:
-                print("dns:", repr(e))
+                print("dns:", e)
 
     def _enter(self, door):
         if len(self._clients) == _CLIENTS:
@@ -185,7 +186,7 @@ class Portal:
         except OSError as e:
             if e.args[0] != 11:  # EAGAIN
                 return False
-        except (MemoryError, ValueError):
+        except (IndexError, MemoryError, ValueError):
             return False
         return time.ticks_diff(client.end, time.ticks_ms()) > 0
 
@@ -223,17 +224,21 @@ class Portal:
     # --- trying a network
 
     def _join(self, form):
-        which = form.get(b"s", b"")
         ssid, password = form.get(b"n", b""), form.get(b"p", b"")
-        if which.isdigit() and int(which) < len(self._networks):
+        which = form.get(b"s", b"h")
+        if which != b"h":
             ssid = self._networks[int(which)][0]
         self._values[b"ssid"] = ssid
-        self._values[b"server"] = form.get(b"u", b"").strip()
+        self._values[b"server"] = server = form.get(b"u", b"").strip()
+        self._show = (b"url",)
         try:
+            if server:
+                self._values[b"server"] = _lend("servers", "address", server.decode()).encode()
+            self._show = (b"length",)
             _lend("known", "check", ssid, password)
         except ValueError:
-            self._show = (b"length",)
             return
+        self._show = ()
         self._sta.disconnect()
         _lend("wifi", "attempt", self._sta, ssid, password, False)
         self._joining = ssid, password
@@ -247,7 +252,11 @@ class Portal:
             _lend("known", "add", *self._joining)
             self._values[b"address"] = self._sta.ifconfig()[0].encode()
             self._done = True
-            self._limit = now + _LINGER
+            server = self._values[b"server"].decode()
+            if server:
+                proves = _lend("servers", "learn", self._board, server)
+                self._show = (b"heard" if proves else b"silent",)
+            self._limit = time.time() + _LINGER
         elif status in _WRONG and not early:
             self._show = (b"wrong",)
         elif status in _MISSING and not early:

@@ -1,4 +1,4 @@
-"""Addresses of the server beyond those in the board file: one is learned, and kept once it answers."""
+"""An address of the server beyond those in the board file: kept once it has answered."""
 
 import json
 import os

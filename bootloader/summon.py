@@ -11,7 +11,7 @@ _PRESS = const(3)  # s after the LED lights
 
 
 def run(life, end, want, ready):
-    """Decide; when it does, what the next life is to find is stored. `end` is how the last ended."""
+    """Decide. If so, what the next life is to find is stored; `end` is how the last one ended."""
     if not (want & rtc.PORTAL or life[rtc.PRESSES] > 1 or _cold() and _pressed()):
         return False
     try:

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from uvicorn import Config
 
-from . import flash_page
+from . import discovery, flash_page
 from .device_api import DeviceApi
 from .limits import IDLE_SECONDS, GuardedProtocol
 from .people_api import PeopleApi, Problem
@@ -31,27 +31,39 @@ _WORDS = {
 }
 
 
-def make_app(data_dir: Path, *, token: str | None = None, every: float | None = None) -> Starlette:
+def make_app(
+    data_dir: Path,
+    *,
+    token: str | None = None,
+    every: float | None = None,
+    moved: str | None = None,
+    port: int | None = None,
+) -> Starlette:
     """The ASGI application.
 
     Args:
         data_dir: database and content; made when missing.
         token: what people log in with; None reads or makes `data_dir/token`.
         every: seconds between polls, for all boards; None leaves it to the policy.
+        moved: address of the server that boards are to ask from now on.
+        port: this server's; boards that call on the local network are told it. None: they are not.
 
     Raises:
         RuntimeError, sqlite3.Error, OSError: the folder cannot be used; see `Store`.
     """
     store = Store(data_dir)
-    devices = DeviceApi(store, every)
+    devices = DeviceApi(store, every, moved)
     people = PeopleApi(store, token or read_token(data_dir / "token"))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         writing = asyncio.create_task(devices.flush_for_ever())
+        calls = None if port is None else await discovery.listen(store, port)
         try:
             yield
         finally:
+            if calls:
+                calls.close()
             writing.cancel()
             store.close()
 

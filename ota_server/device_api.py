@@ -60,11 +60,13 @@ class DeviceApi:
     Args:
         store: shared with the people's side.
         every: seconds between polls, for all boards; None leaves it to the policy.
+        moved: address of the server that boards are to ask from now on.
     """
 
-    def __init__(self, store: Store, every: float | None = None) -> None:
+    def __init__(self, store: Store, every: float | None = None, moved: str | None = None) -> None:
         self._store = store
         self._every = every
+        self._moved = moved
         # board -> (ticket of our last reply, orders that this reply carried)
         self._issued: dict[str, tuple[str, tuple[int, ...]]] = {}
         self._commit: asyncio.Future[None] | None = None
@@ -101,6 +103,8 @@ class DeviceApi:
         issued, carried = self._issued.pop(board.id, ("", ()))
         reply: dict[str, Any] = {"k": "", "t": int(now), "every": self._interval(board)}
         reply["trust"] = self._store.trust_version
+        if self._moved:
+            reply["moved"] = self._moved
         orders: list[Order] = []
         if ticket and ticket == issued:
             orders = await self._take(board, report, carried, reply, now)

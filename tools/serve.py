@@ -42,6 +42,9 @@ def serve(
         bool,
         typer.Option("--tls", help="Also serve the page for the first flash by https."),
     ] = False,
+    moved: Annotated[
+        str | None, typer.Option(metavar="URL", help="Send all boards on to this server.")
+    ] = None,
 ) -> None:
     """Run the OTA server until Ctrl-C.
 
@@ -55,8 +58,13 @@ def serve(
     token_file = places.fleet_dir() / "token"
     listener = _listen(host, port)
     try:
-        app = _app(data or places.data_dir() / "server", _token(token_file), interval)
-        url = f"http://{_reachable(host)}:{listener.getsockname()[1]}"
+        port = listener.getsockname()[1]
+        # One that listens on loopback alone is of no use to a board that calls.
+        calls = None if _reachable(host).startswith("127.") else port
+        app = _app(
+            data or places.data_dir() / "server", _token(token_file), interval, _url(moved), calls
+        )
+        url = f"http://{_reachable(host)}:{port}"
         console.say(f"serving {url}")
         console.say(f"the token to log in with is in {token_file}")
         if tls:
@@ -116,11 +124,25 @@ def _allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _app(folder: Path, token: str, interval: float | None) -> Starlette:
+def _url(moved: str | None) -> str | None:
+    from ..signing import envelope
+    from ..signing.reasons import Refused
+
+    try:
+        return moved and envelope.address(moved)
+    except Refused as problem:
+        raise console.Failure(
+            f"{moved} is no address of a server", "it looks like http://192.168.1.10:8266"
+        ) from problem
+
+
+def _app(
+    folder: Path, token: str, interval: float | None, moved: str | None, port: int | None
+) -> Starlette:
     from ..ota_server.app import make_app
 
     try:
-        return make_app(folder, token=token, every=interval)
+        return make_app(folder, token=token, every=interval, moved=moved, port=port)
     except (OSError, sqlite3.Error, RuntimeError) as problem:
         raise console.Failure(
             f"cannot use the data folder {folder}: {problem}", "name another one with --data"
@@ -179,7 +201,12 @@ class Running:
 
 @contextmanager
 def running(
-    data_dir: Path, port: int = 0, interval: float | None = None, host: str = "127.0.0.1"
+    data_dir: Path,
+    port: int = 0,
+    interval: float | None = None,
+    host: str = "127.0.0.1",
+    moved: str | None = None,
+    calls: bool = False,
 ) -> Iterator[Running]:
     """Serve in a thread, with a token of its own in `data_dir/token`.
 
@@ -187,6 +214,8 @@ def running(
         data_dir: the server's data folder.
         port: 0 picks a free one.
         interval: seconds between polls; None leaves it to the policy.
+        moved: the server that boards are sent on to.
+        calls: answer boards that call for their server.
 
     Raises:
         Failure: the port is taken, or the folder cannot be used.
@@ -197,8 +226,9 @@ def running(
 
     listener = _listen(host, port)
     token = _token(data_dir / "token")
-    app = _app(data_dir, token, interval)
-    running = Running(f"http://{host}:{listener.getsockname()[1]}", token, app.state.store)
+    port = listener.getsockname()[1]
+    app = _app(data_dir, token, interval, moved, port if calls else None)
+    running = Running(f"http://{host}:{port}", token, app.state.store)
     server: Server = Server(uvicorn_config(app, _counting(running)))
     started = threading.Event()
     running._server = server
