@@ -787,7 +787,7 @@ def test_label(mipy: Mipy, tmp_path: Path) -> None:
     assert board.portal in out and board.webrepl in out and "█" in out
     assert board.key.hex() not in out
     facts = json.loads(mipy("label", "esp32-1", "--json")[1])
-    assert facts["code"] == f"WIFI:T:WPA;S:{label.access_point(board.id)};P:{board.portal};;"
+    assert facts["code"] == f"WIFI:T:WPA;S:{label.access_point('kitchen')};P:{board.portal};;"
     assert mipy("label", "kitchen", "--out", tmp_path / "label.svg")[0] == 0
     assert b"<svg" in (tmp_path / "label.svg").read_bytes()
     failed(mipy("label", "attic"), "no boards", "mipy boards")

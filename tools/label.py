@@ -53,7 +53,7 @@ def label(
 def of(record: enrol.Record) -> dict[str, Any]:
     """A label's lines; "code" is what its QR code says."""
     board = record.board
-    network = access_point(board.id)
+    network = access_point(board.name or board.id)
     return {
         "board": board.name or board.id,
         "id": board.id,
@@ -66,6 +66,6 @@ def of(record: enrol.Record) -> dict[str, Any]:
     }
 
 
-def access_point(board_id: str) -> str:
-    """The name of the access point that a board's portal opens; an SSID has at most 32 bytes."""
-    return board_id[:32]
+def access_point(name: str) -> str:
+    """The access point that the portal of a board opens (bootloader/portal.py)."""
+    return f"mipy-{name}"[:32]
