@@ -78,7 +78,8 @@ def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
     table = Figures()
     yield table
     capture = request.config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
+    assert capture is not None
+    with capture.global_and_fixture_disabled():  # pyright: ignore[reportAttributeAccessIssue]
         print(f"\n{'what':58}{'measured':>10}{'budget':>10}")
         for what, got, budget in table.rows:
             print(f"{what:58}{got:>10,}{budget:>10,}{'' if got <= budget else '  over'}")
