@@ -63,6 +63,7 @@ ARCHITECTURES = (
 )  # fmt: skip
 
 HEAP_PER_BYTECODE = 1.6  # bytes of heap a module of one byte takes when imported from LittleFS
+_INSTALLER = "runtime/installer.mpy"  # runs with no app loaded
 BLOCK = 4096
 BOOT_STAGE_BLOCKS = 40
 
@@ -414,7 +415,11 @@ def _warnings(files: Mapping[str, bytes], cls: str) -> Iterator[str]:
     if chip is None:
         yield f"nothing is known about the class {cls}: whether the release fits is not checked"
         return
-    bytecode = sum(len(content) for name, content in files.items() if name.endswith(".mpy"))
+    bytecode = sum(
+        len(content)
+        for name, content in files.items()
+        if name.endswith(".mpy") and name != _INSTALLER
+    )
     heap = int(bytecode * HEAP_PER_BYTECODE)
     if heap > chip.heap:
         yield (
