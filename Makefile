@@ -11,6 +11,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check -qq
 MIPY    := $(BIN)/mipy
 READY   := $(VENV)/.ready
 STUBS   := .cache/stubs/.ready
+STATIC  := ota_server/static/.ready
 CHIPS   := esp8266 esp32
 PARTS   := signing tools ota_server
 PREFIX  ?= $(HOME)/.local
@@ -21,10 +22,20 @@ ARGS    ?=
 help: ## List the targets.
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# A folder made by `make offline` brings along what would come from the network.
+ifneq ($(wildcard offline),)
+export PIP_NO_INDEX := 1
+export PIP_FIND_LINKS := $(CURDIR)/offline/wheels
+endif
+
 # --- environment ----------------------------------------------------------------------------------
 
 .PHONY: setup
-setup: $(READY) ## Make .venv with the locked packages; fetch a MicroPython to run on.
+setup: $(READY) $(STATIC) ## Make .venv with the locked packages; fetch a MicroPython to run on.
+	@if [ -d offline/cache ]; then \
+	  cache="$${XDG_CACHE_HOME:-$$HOME/.cache}/mipy-ota"; \
+	  mkdir -p "$$cache"; cp -Rn offline/cache/. "$$cache"; \
+	fi
 	@$(BIN)/python -m mipy_ota.tools.micropython
 
 $(READY): requirements-dev.lock pyproject.toml
@@ -38,6 +49,9 @@ $(READY): requirements-dev.lock pyproject.toml
 	  { echo "what to do: check the network and run the same target again"; exit 1; }
 	@$(PIP) install --no-build-isolation --no-deps --editable .
 	@touch $@
+
+$(STATIC): ota_server/package-lock.json
+	@scripts/static.sh
 
 # The boards' stubs shadow the standard library, so each set has a folder of its own. `ota` is the
 # name under which an app knows bootloader/guard.py. typings/ shows the parts where a wheel has them.
@@ -67,8 +81,12 @@ lock: $(READY) ## Pin the newest packages that pyproject.toml and *.in allow.
 # --- checks ---------------------------------------------------------------------------------------
 
 .PHONY: test
-test: setup lint ## Lint, type-check and test everything.
+test: browser setup lint ## Lint, type-check and test everything.
 	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: browser
+browser:
+	@scripts/apt-install.sh chromium=chromium chromedriver=chromium-driver npm=npm
 
 .PHONY: lint
 lint: $(READY) $(STUBS) ## Check style, types and what a chip lacks.
@@ -144,6 +162,10 @@ install: ## Put mipy on the PATH (pipx, or ~/.local/bin).
 	  case ":$$PATH:" in *":$(PREFIX)/bin:"*) ;; \
 	    *) echo "what to do: put $(PREFIX)/bin on your PATH";; esac; \
 	fi
+
+.PHONY: offline
+offline: setup ## Collect all that set-up, flashing and building need: make offline DIR=...
+	@$(BIN)/python -m mipy_ota.tools.offline "$(DIR)"
 
 .PHONY: uninstall
 uninstall: ## Remove what `make install` made. Keys and fleets stay.
