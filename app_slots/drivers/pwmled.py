@@ -22,7 +22,9 @@ class PwmLed(Driver):
         self._steps = 1
 
     def start(self):
-        self._pwm = PWM(Pin(self._number), freq=self._freq, duty=0 if self._on else 1023)
+        # Not duty_u16: firmware 1.22 has none on the ESP8266. Given here, lest it flashes.
+        dark = 0 if self._on else 1023
+        self._pwm = PWM(Pin(self._number), freq=self._freq, duty=dark)  # pyright: ignore[reportCallIssue]
         self._steps = self._steps or 1
 
     def fade(self, level, ms=0):
@@ -35,9 +37,9 @@ class PwmLed(Driver):
         if steps:
             self._steps = steps - 1
             self._level += (self._to - self._level) / steps
-            # The eye sees steps of the root of the light's power; 255 comes out as 65535.
-            duty = int(self._level * (self._level + 2) + 0.5)
-            self._pwm.duty_u16(duty if self._on else 65535 - duty)
+            # The eye sees steps of the root of the light's power; 255 comes out as 1023.
+            duty = int(self._level * (self._level + 2) * 1023 / 65535 + 0.5)
+            self._pwm.duty(duty if self._on else 1023 - duty)
 
     def stop(self):
         self._pwm.deinit()

@@ -228,12 +228,12 @@ def leds():
         loop.turn()
 
         def duty(led=led, on=on):
-            return led._pwm.duty_u16() if on else 65535 - led._pwm.duty_u16()
+            return led._pwm.duty() if on else 1023 - led._pwm.duty()
 
         assert duty() == 0
         led.fade(255)
         loop.turn()
-        assert duty() == 65535
+        assert duty() == 1023
         led.fade(0, 400)
         seen = []
         for _ in range(12):
@@ -243,12 +243,12 @@ def leds():
         assert seen[8] > 0 and seen[9:] == [0, 0, 0]
         led.fade(999)
         loop.turn()
-        assert duty() == 65535
+        assert duty() == 1023
         led.fade(10, 1000)
         loop.turn(7)
         led.fade(128, 200)  # another wish on the way
         loop.turn(5)
-        assert duty() == 128 * 130
+        assert duty() == 260
         loop.stop()
         assert level(15) == 1 - on
 
