@@ -689,7 +689,7 @@ class Bench:
             folder / "board", speed=SPEED, blocks=BLOCKS, storage=storage, heap=HEAP
         )
         self._stack.callback(self._board.close)
-        self._board.radio(networks=fleet.WIFI)
+        self._board.radio(networks={**fleet.WIFI})
         self._start = self._prepare(edits)
         self.steps: list[_Step] = []
 

