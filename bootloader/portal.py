@@ -32,13 +32,9 @@ _LED = const(0x00FF)  # a second on, a second off
 _WRONG = (2, 202, 204)  # the password
 _MISSING = (3, 201)  # no such network in reach
 
-_GO = (
-    b"HTTP/1.1 302 Found\r\nlocation: http://%s/\r\n"
-    b"content-length: 0\r\nconnection:close\r\n\r\n"
-)
+_GO = b"HTTP/1.1 302 Found\r\nlocation: http://%s/\r\ncontent-length: 0\r\nconnection:close\r\n\r\n"
 _PAGE = (
-    b"HTTP/1.1 %s\r\ncontent-type: text/html\r\n"
-    b"cache-control: no-store\r\nconnection:close\r\n\r\n"
+    b"HTTP/1.1 %s\r\ncontent-type: text/html\r\ncache-control: no-store\r\nconnection:close\r\n\r\n"
 )
 
 
@@ -62,12 +58,13 @@ def run():
     ota.alarms = [(_LIMIT, rtc.PRESSES, 0, True)]
     b = _lend("board", "load")
     name = b.get("name", b["id"])
+    sta = _lend("wifi", "station")
     ap = network.WLAN(network.AP_IF)
     ap.active(True)
     ap.config(ssid=("mipy-" + name)[:32], key=b["portal"], security=3)
-    print("portal: open as mipy-" + name)
+    print("portal: mipy-" + name)
     try:
-        if Portal(ap.ifconfig()[0], b, name).serve():
+        if Portal(sta, ap.ifconfig()[0], b, name).serve():
             ota.mark(rtc.PORTALS, 0)
     finally:
         ap.active(False)
@@ -75,10 +72,10 @@ def run():
 
 
 class Portal:
-    def __init__(self, address, b, name):
+    def __init__(self, sta, address, b, name):
         self._address = address
         self._board = b
-        self._sta = _lend("wifi", "station")
+        self._sta = sta
         self._show = ()  # sections of the page beside the form
         # What the page tells, by its places
         self._values = {b"name": name.encode(), b"ssid": b"", b"server": b""}

@@ -18,14 +18,18 @@ def connected():
 
 
 def station():
-    """Return the station, switched on and named."""
+    """Return the station, switched on and named; the access point is off then."""
+    known.take_in()
+    # An ESP8266 remembers the switch: its factory's access point is off for good.
+    ap = network.WLAN(network.AP_IF)
+    if ap.active():
+        ap.active(False)
+    b = ota.stage("board").load()
+    name = b.get("name", b["id"]).replace(".", "-").replace("_", "-")
+    # ESP32 answers to <name>.local; both tell it to the router.
+    network.hostname(name[:32])
     sta = network.WLAN(network.STA_IF)
-    if not sta.active():
-        b = ota.stage("board").load()
-        name = b.get("name", b["id"]).replace(".", "-").replace("_", "-")
-        # ESP32 answers to <name>.local; both tell it to the router.
-        network.hostname(name[:32])
-        sta.active(True)
+    sta.active(True)
     return sta
 
 
@@ -46,22 +50,12 @@ def _in_order(sta):
     return sorted(networks, key=lambda n: -level.get(n[0], -200))
 
 
-def _first():
-    known.take_in()
-    # An ESP8266 remembers the switch: its factory's access point is off for good.
-    ap = network.WLAN(network.AP_IF)
-    if ap.active():
-        ap.active(False)
-
-
 def start(turn=0):
     """Begin to connect, on each turn to the next network. Scans on turn 0 only, for 2 s.
 
     A board that knows no network leaves for the portal, unless it has just been there.
     """
-    if not turn:
-        _first()
-    sta = station()
+    sta = network.WLAN(network.STA_IF) if turn else station()
     networks = known.load() if turn else _in_order(sta)
     if networks:
         attempt(sta, *networks[turn % len(networks)])
@@ -71,7 +65,6 @@ def start(turn=0):
 
 def connect(seconds=_WAIT):
     """Try the known networks, each for so long; True when the board has an address."""
-    _first()
     sta = station()
     if sta.isconnected():
         return True

@@ -1,0 +1,184 @@
+"""Known networks: what is stored survives everything, and what is chosen is the right one."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mipy_ota.tools import provision
+from mipy_ota.tools.sim.board import Life, Storage, VirtualBoard
+from tests import fleet
+
+# In place of the boot stage's main.py: calls single functions of it.
+MAIN = b"""\
+import network, os, sys, time
+sys.path.append("/")
+from bootloader import guard, known
+sys.modules["ota"] = guard
+from bootloader import wifi
+"""
+SHOW = MAIN + b"print('known', known.load())\n"
+NEW = SHOW + b"known.add(b'new', b'secret-new')\nprint('then', known.load())\n"
+THIRD = SHOW + b"known.add(b'third', b'secret-3rd')\n"
+OLD = [(b"old", b"secret-old")]
+BOTH = [(b"new", b"secret-new"), *OLD]
+
+HOSTILE = {
+    "empty": b"",
+    "truncated": b'{"home": "secret-wo',
+    "a list": b'["home", "secret-word"]',
+    "a number": b"7",
+    "values that are no text": b'{"home": 12345678}',
+    "a value that is a list": b'{"home": ["secret-word"]}',
+    "deep": b"[" * 2000,
+    "huge": b'{"home": "secret-word"}' + b" " * 10_000,
+    "no text at all": bytes(range(256)),
+    "a name too long": json.dumps({"x" * 33: "secret-word"}).encode(),
+    "no name": b'{"": "secret-word"}',
+    "a password too short": b'{"home": "1234567"}',
+    "a password too long": json.dumps({"home": "x" * 64}).encode(),
+    "one of two is bad": b'{"home": "secret-word", "bad": "short"}',
+}
+
+
+def made(folder: Path, main: bytes, **options: Any) -> VirtualBoard:
+    """A board on which `main` runs instead of the boot stage."""
+    who = dataclasses.replace(fleet.identity(), name="kitchen_1")
+    board = VirtualBoard(folder, **{"speed": 20, **options})
+    board.format({**provision.board_files(who, fleet.first_trust()), "/main.py": main})
+    return board
+
+
+def shown(life: Life, word: str = "known") -> Any:
+    """What the board printed behind the word."""
+    lines = [line for line in life.console.splitlines() if line.startswith(word + " ")]
+    assert lines, life.console
+    return ast.literal_eval(lines[0].removeprefix(word + " "))
+
+
+@pytest.mark.parametrize("storage", ("littlefs", "model"))
+@pytest.mark.parametrize("torn", (False, True))
+def test_a_power_cut_leaves_old_or_new(tmp_path: Path, storage: Storage, torn: bool) -> None:
+    """At every flash operation of a change, and then at every one of the change after that."""
+    with made(tmp_path, MAIN + b"known.add(b'old', b'secret-old')\n", storage=storage) as board:
+        assert board.life().cause == "repl"
+        board.write("/main.py", NEW)
+        first = board.save()
+        operations = board.life().ops
+        assert operations >= 2
+        middle = {}
+        for cut in range(1, operations + 1):
+            board.restore(first)
+            assert board.life(cut, torn).cause == "cut"
+            left = board.save()
+            found = shown(board.life())
+            assert found in (OLD, BOTH), cut
+            middle[left.flash[""] if storage == "littlefs" else str(left.flash)] = left, found
+        for left, found in list(middle.values())[:: 1 if storage == "model" else 3]:
+            board.restore(left)
+            board.write("/main.py", THIRD)
+            start = board.save()
+            for cut in range(1, board.life().ops + 1):
+                board.restore(start)
+                assert board.life(cut, torn).cause == "cut"
+                again = shown(board.life())
+                assert again in (found, [(b"third", b"secret-3rd"), *found]), cut
+
+
+def test_the_same_again_writes_nothing(tmp_path: Path) -> None:
+    with made(tmp_path, NEW) as board:
+        assert board.life().ops > 0
+        files = {path: data for path, data in board.files().items() if path.endswith("/w")}
+        assert len(files) == 2 and len(set(files.values())) == 1
+        assert not any(b"new" in data or b"secret" in data for data in files.values())
+        assert board.life().ops == 0
+
+
+def test_another_chip_reads_nothing(tmp_path: Path) -> None:
+    with made(tmp_path / "one", NEW, address="127.0.0.2") as board:
+        assert shown(board.life(), "then") == [(b"new", b"secret-new")]
+        copies = {path: board.read(path) for path in ("/state/0/w", "/state/1/w")}
+    with made(tmp_path / "two", SHOW, address="127.0.0.3") as other:
+        for path, data in copies.items():
+            other.write(path, data)
+        assert shown(other.life()) == []
+
+
+def test_damaged_files_are_no_networks(tmp_path: Path) -> None:
+    with made(tmp_path, NEW) as board:
+        board.life()
+        good = board.read("/state/0/w")
+        flipped = bytes([good[0], *good[1:30], good[30] ^ 1, *good[31:]])
+        for first in (b"", good[:20], flipped, bytes(100), b"x" * 5000):
+            board.write("/state/0/w", first)
+            board.write("/state/1/w", good)
+            board.write("/main.py", SHOW)
+            assert shown(board.life()) == [(b"new", b"secret-new")]
+            board.write("/state/1/w", first)
+            assert shown(board.life()) == []
+
+
+def test_eight_networks(tmp_path: Path) -> None:
+    """Also those whose names are no text; the ninth pushes the oldest out; the last can go."""
+    many = b"for n in range(9):\n    known.add(bytes((0, 255, n)), b'x' * 63)\n"
+    end = b"print('then', [n[0] for n in known.load()])\n"
+    gone = b"for n in range(9):\n    known.remove(bytes((0, 255, n)))\nprint('last', known.load())\n"
+    with made(tmp_path, MAIN + many + end + gone) as board:
+        life = board.life()
+        assert shown(life, "then") == [bytes((0, 255, n)) for n in range(8, 0, -1)]
+        assert shown(life, "last") == []
+        assert not any(path.endswith("/w") for path in board.files())
+
+
+def test_hostile_wifi_json(tmp_path: Path) -> None:
+    """Reported without a word of its content, removed, and what was known stays."""
+    take = NEW + b"known.take_in()\nprint('after', known.load(), 'wifi.json' in os.listdir('/'))\n"
+    with made(tmp_path, take) as board:
+        for name, content in HOSTILE.items():
+            board.write("/wifi.json", content)
+            life = board.life()
+            assert "after [(b'new', b'secret-new')] False" in life.console, (name, life.console)
+            assert "not understood" in life.console, name
+            assert "home" not in life.console and "secret-word" not in life.console
+        board.write("/wifi.json/inside", b"")
+        assert "wifi.json: OSError" in board.life().console
+
+
+def test_a_truncated_wifi_json_stops_no_boot(tmp_path: Path) -> None:
+    release = fleet.release({"main.py": "print('app runs')"}, 1000)
+    with VirtualBoard(tmp_path, speed=50) as board:
+        files = provision.board_files(fleet.identity(), fleet.first_trust(), release)
+        board.format({**files, "/wifi.json": b'{"home'})
+        board.start()
+        assert board.wait("app runs"), board.console
+        assert "not understood" in board.console
+
+
+CONNECT = (
+    SHOW + b"ap = network.WLAN(1)\nsta = network.WLAN(0)\n"
+    b"for n in ('home', 'attic', 'cellar'):\n    known.add(n.encode(), n.encode() * 2 + b'--')\n"
+    b"print('is', wifi.connect(), sta.config('ssid'), ap.active(), network.hostname())\n"
+)
+
+
+@pytest.mark.parametrize("chip", ("esp8266", "esp32"))
+def test_the_strongest_that_works(tmp_path: Path, chip: Any) -> None:
+    """Strongest first, then the next; hidden ones too; the factory's access point goes."""
+    good = {name: name * 2 + "--" for name in ("home", "attic", "cellar")}
+    cases = [
+        ({"home": {"password": good["home"], "rssi": -80}, "attic": good["attic"]}, "attic"),
+        ({"home": {"password": good["home"], "rssi": -80}, "attic": "changed-it"}, "home"),
+        ({"cellar": {"password": good["cellar"], "hidden": True}}, "cellar"),
+        ({"neighbour": ""}, None),
+    ]
+    with made(tmp_path, CONNECT, chip=chip) as board:
+        for networks, right in cases:
+            board.radio(networks=networks)
+            life = board.life()
+            result = f"is True {right} False kitchen-1" if right else "is False"
+            assert result in life.console, (networks, life.console)
