@@ -2,9 +2,10 @@
 
     python -m tests.rom CHIP FLASH_MB FOLDER
 
-In FOLDER appear `port`, a link to the terminal, and `flash.bin`: what the chip holds, whenever a
-client that has changed it hangs up. That is the chip's reset: from then on whatever is appended to
-`console` is what the board prints, until a client speaks to the loader again.
+In FOLDER appear `port`, a link to the terminal, and, whenever a client that has changed the flash
+hangs up, `flash.bin`, what the chip holds, and `wire`, the bytes that went each way so far. That is
+the chip's reset: from then on whatever is appended to `console` is what the board prints, until a
+client speaks to the loader again.
 
 The loader is esp32-mock-bootloader's with two of its values set: as it is, it takes a pause within
 a read for the client's end, and hangs up three seconds after the first of several images. Its two
@@ -42,6 +43,7 @@ class Line:
         self._since = time.monotonic()
         self._talked = False
         self.booted = False
+        self.up = self.down = 0
         (folder / "port").symlink_to(os.ttyname(slave))
         os.close(slave)  # else it cannot be seen when a client hangs up
 
@@ -61,7 +63,9 @@ class Line:
             events = dict(poll.poll(PAUSE * 1000)).get(self._master, 0)
             if events & select.POLLIN:
                 self._talked, self.booted = True, False
-                return os.read(self._master, size)
+                data = os.read(self._master, size)
+                self.up += len(data)
+                return data
             if not events & select.POLLHUP:
                 self._print()
                 continue
@@ -74,6 +78,7 @@ class Line:
 
     def sendall(self, data: bytes) -> None:
         """All of it: the terminal takes some kilobytes at a time."""
+        self.down += len(data)
         while data:
             data = data[os.write(self._master, data) :]
 
@@ -132,6 +137,7 @@ def main(chip: str, megabytes: int, folder: Path) -> None:
             known = bytes(flash.data)
             part = folder / "flash.part"
             part.write_bytes(known)
+            (folder / "wire").write_text(f"{line.up} {line.down}")
             part.rename(folder / "flash.bin")
             line.booted = True
 

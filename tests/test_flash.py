@@ -265,7 +265,7 @@ def test_a_board_starts_from_what_was_flashed(
     release.write_bytes(app(5))
     with VirtualBoard(tmp_path / "board", kind, address, speed=20) as virtual:
         virtual.format({})
-        virtual.radio(networks=fleet.WIFI)
+        virtual.radio(networks={**fleet.WIFI})
 
         def start() -> None:
             until(lambda: board.flashed)
@@ -671,7 +671,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         def __init__(self, *args: object) -> None:
             super().__init__(*args, directory=str(folder))  # type: ignore[arg-type]
 
-        def log_message(self, *args: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             pass
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
