@@ -113,11 +113,9 @@ def _make_room(target):
             # LittleFS keeps up to 128 bytes inside the folder, which takes blocks too.
             need += size // _BLOCK + 1
     root = slots.path(target)
-    try:
-        os.mkdir(root)
-    except OSError:
-        if "manifest" in os.listdir(root):
-            os.remove(slots.manifest(target))
+    _folder(root + "/")
+    if "manifest" in os.listdir(root):
+        os.remove(slots.manifest(target))
     if need > os.statvfs("/")[3] + _taken(root):
         raise Refused("space")
     slots.sweep(target, names)
@@ -158,7 +156,7 @@ def _fill(url, b, r, state, target, active, fetch, of):
 
 def _folder(name):
     """Make the folders above the file `name`."""
-    i = name.find("/", len("/app_slots/a/"))
+    i = name.find("/", 1)
     while i > 0:
         try:
             os.mkdir(name[:i])
