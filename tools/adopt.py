@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -33,9 +33,6 @@ from .backup import Backup
 from .console import Failure
 from .remote import Facts, Remote, show
 from .repl import Raised, Repl, Serial, Stream
-
-if TYPE_CHECKING:
-    from ..signing.rsa import PublicKey
 
 OLDEST = (1, 22, 0)
 SEQ = 1
@@ -181,9 +178,7 @@ def adopt(
     board: Annotated[
         str | None, typer.Argument(metavar="[PORT]", help="Its serial port, if there are several.")
     ] = None,
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What to call the board.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="What people call it.")] = None,
     app: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Build the first release from here, not from the board."),
@@ -192,10 +187,15 @@ def adopt(
         str | None, typer.Option("--class", metavar="CLASS", help="Its class, if not the chip's.")
     ] = None,
     server: Annotated[
-        str | None, typer.Option(metavar="URL", help="The server's address; this machine's.")
+        list[str] | None,
+        typer.Option(metavar="URL", help="Where the board finds the server; up to three."),
     ] = None,
     wifi: Annotated[
-        str | None, typer.Option(metavar="SSID", help="A network to know; asks for its password.")
+        str | None,
+        typer.Option(metavar="SSID", help="Its network; asks for the password."),
+    ] = None,
+    wifi_password_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Read the network's password from a file.")
     ] = None,
     dev: Annotated[
         bool, typer.Option("--dev", help="A board to develop on: dev key, WebREPL on.")
@@ -212,23 +212,26 @@ def adopt(
     Everything on it is backed up first. Its program becomes the first release; files go to /data.
     """
     from .flash import port as ports
+    from .flash import verb
 
+    if not undo:
+        keys.trust()
+    servers, networks = verb.reachable(server), verb.networks(wifi, wifi_password_file)
     port = board or ports.choose(ports.find())
     with connected(Serial(port), port) as remote:
         facts = remote.facts()
         if undo:
             give_back(remote, facts)
-        elif dry_run:
-            tree = backup.take(remote, facts).tree
-            _show(prepare(tree, facts, app, cls))
-        else:
-            network = {wifi: typer.prompt("Its password", hide_input=True)} if wifi else {}
-            join(remote, facts, app=app, cls=cls, name=name, server=server, dev=dev, wifi=network)
-    if not undo and not dry_run:
-        with console.busy("waiting for the board to start its program"):
-            ports.follow(port, lambda line: None)
-        console.say("the board runs its program as a release of the fleet")
-        console.note("`mipy adopt --undo` brings the old files back")
+            return
+        if dry_run:
+            show_plan(prepare(backup.take(remote, facts).tree, facts, app, cls))
+            console.say("nothing was written")
+            return
+        join(remote, facts, app=app, cls=cls, name=name, servers=servers, dev=dev, wifi=networks)
+    with console.busy("waiting for the board to start its program"):
+        ports.follow(port, lambda line: None)
+    console.say("the board runs its program as a release of the fleet")
+    console.note("`mipy adopt --undo` brings the old files back")
 
 
 class connected:
@@ -270,7 +273,7 @@ def join(
     app: Path | None = None,
     cls: str | None = None,
     name: str | None = None,
-    server: str | None = None,
+    servers: tuple[str, ...] = (),
     dev: bool = False,
     wifi: Mapping[str, str] | None = None,
 ) -> None:
@@ -278,7 +281,7 @@ def join(
 
     Args:
         app: folder of the app for the first release; None takes the board's own program.
-        cls, name, server: of the board file; None takes what fits.
+        cls, name, servers: of the board file; None takes what fits.
         dev: give it the fleet's dev key.
         wifi: networks to know, SSID -> password.
 
@@ -295,8 +298,8 @@ def join(
     else:
         console.note(f"going on with the adoption that was broken off; backup: {kept.path}")
         prepared = prepare(kept.tree, facts, app, cls)
-    _show(prepared)
-    who = _identity(facts, prepared.cls, name, server, dev)
+    show_plan(prepared)
+    who = _identity(facts, prepared.cls, name, servers, dev)
     files = _files(who, prepared.release(dev), wifi)
     _check_space(facts, prepared.plan, kept.tree, files)
     _work(_steps(remote, prepared.plan, kept, files))
@@ -372,31 +375,30 @@ def _begun(remote: Remote) -> Backup | None:
 
 
 def _identity(
-    facts: Facts, cls: str, name: str | None, server: str | None, dev: bool
+    facts: Facts, cls: str, name: str | None, servers: tuple[str, ...], dev: bool
 ) -> board_file.Board:
     """The board file, kept and made known; a chip that the fleet knows stays the board it is."""
-    if server is not None:
-        enrol.refuse_loopback(server)
-    dev_key = _dev_key() if dev else None
-    record = enrol.known(facts.mac)
-    if record is None:
-        board_id = f"{cls.partition('-')[0]}-{facts.mac.replace(':', '')[-6:]}"
-        url = server or enrol.server_address()
-        app = keys.trust().app
-        made = enrol.make(board_id, app, cls, name=name, servers=(url,), dev=dev_key)
-        record = enrol.Record(made, facts.mac, facts.platform)
+    from .flash import plan as plans
+    from .flash import verb
+
+    dev_key = plans.dev_key() if dev else None
+    known = enrol.known(facts.mac)
+    if known is None:
+        chip = cls.replace("-generic", "").replace("-", "")
+        made = enrol.make(
+            f"{chip}-{facts.mac.replace(':', '')}",
+            keys.trust().app,
+            cls,
+            name=name,
+            servers=servers or (verb.proposed_server(),),
+            dev=dev_key,
+        )
+        record = enrol.Record(made, facts.mac, chip)
     else:
-        servers = (server,) if server else None
-        record = enrol.renewed(record, cls=cls, name=name, servers=servers)
+        record = enrol.renewed(known, cls=cls, name=name, servers=servers or None)
         record = replace(record, board=replace(record.board, dev=dev_key))
     enrol.tell_server(enrol.keep(record))
     return record.board
-
-
-def _dev_key() -> PublicKey:
-    from ..signing.rsa import PublicKey
-
-    return PublicKey.of(keys.private(keys.find(None, ("dev",))))
 
 
 def _files(
@@ -496,7 +498,7 @@ def _bare(folder: bytes, tree: Tree) -> bool:
     return not any(path.startswith(folder + b"/") for path in tree)
 
 
-def _show(prepared: Prepared) -> None:
+def show_plan(prepared: Prepared) -> None:
     made = prepared.plan
     rows = [(show(path), "release", "becomes code of the release") for path in made.code]
     rows += [(show(path), "data", f"copied to {show(to)}") for path, to in made.data.items()]

@@ -102,7 +102,7 @@ def flash(
     """
     keys.trust()
     wishes = Wishes(
-        firmware, release, cls, name, _servers(server), _wifi(wifi, wifi_password_file), dev
+        firmware, release, cls, name, reachable(server), networks(wifi, wifi_password_file), dev
     )
     if batch:
         if name or image or dry_run:
@@ -201,7 +201,7 @@ def _record(chip: Chip, firmware: Firmware, wishes: Wishes) -> Record:
         keys.trust().app,
         cls,
         name=wishes.name,
-        servers=wishes.servers or (_proposed(),),
+        servers=wishes.servers or (proposed_server(),),
         dev=dev,
     )
     return Record(board, chip.mac, chip.kind)
@@ -269,13 +269,14 @@ def _called(record: Record) -> str:
     return f"{board.name} ({board.id})" if board.name else board.id
 
 
-def _servers(given: list[str] | None) -> tuple[str, ...]:
+def reachable(given: list[str] | None) -> tuple[str, ...]:
+    """The servers of --server. Raises Failure for one that a board cannot reach."""
     for url in given or ():
         enrol.refuse_loopback(url)
     return tuple(given or ())
 
 
-def _proposed() -> str:
+def proposed_server() -> str:
     """This machine's address, which somebody at the keyboard may change."""
     found = enrol.server_address()
     if sys.stdin.isatty():
@@ -284,7 +285,12 @@ def _proposed() -> str:
     return found
 
 
-def _wifi(ssid: str | None, file: Path | None) -> dict[str, str] | None:
+def networks(ssid: str | None, file: Path | None) -> dict[str, str] | None:
+    """The network of --wifi with its password; asks for that where nothing else tells it.
+
+    Raises:
+        Failure: there is no password, or it cannot be one.
+    """
     if ssid is None:
         return None
     if len(ssid.encode()) not in _SSID_BYTES:

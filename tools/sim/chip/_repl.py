@@ -1,4 +1,4 @@
-# The REPL on the serial line: lines for people, and the raw mode that tools speak, raw-paste included
+# The REPL on the serial line: lines for people, and the raw mode that tools speak, with raw-paste
 # (shared/runtime/pyexec.c). Ctrl-C is no byte here: the host turns it into a signal.
 import uselect
 import usys
