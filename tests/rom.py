@@ -5,7 +5,7 @@
 In FOLDER appear `port`, a link to the terminal, and, whenever a client that has changed the flash
 hangs up, `flash.bin`, what the chip holds, and `wire`, the bytes that went each way so far. That is
 the chip's reset: from then on whatever is appended to `console` is what the board prints, until a
-client speaks to the loader again.
+client speaks to the loader again. While there is a file `worn`, the flash keeps wrong bits.
 
 The loader is esp32-mock-bootloader's with two of its values set: as it is, it takes a pause within
 a read for the client's end, and hangs up three seconds after the first of several images. Its two
@@ -93,13 +93,19 @@ class Line:
 
 
 class Flash(server.FlashImage):
-    """The flash chip, written a block at a time."""
+    """The flash chip, written a block at a time; damaged while `worn` exists."""
+
+    def __init__(self, worn: Path) -> None:
+        super().__init__()
+        self._worn = worn
 
     def write_defl_block(self, payload: bytes) -> None:
         """A compressed block, at the place where the one before ended."""
         assert self._decompressor
         content = self._decompressor.decompress(payload[16:])
         self.data[self._defl_offset : self._defl_offset + len(content)] = content
+        if content and self._worn.exists():
+            self.data[self._defl_offset] ^= 1
         self._defl_offset += len(content)
 
 
@@ -128,7 +134,7 @@ def main(chip: str, megabytes: int, folder: Path) -> None:
     if chip == "esp32c3":
         # Of the third revision, which stock firmware needs (efuse block 1, word 3).
         registers.rom_profile(chip)[0x60008850] = 3 << 18
-    line, flash = Line(folder), Flash()
+    line, flash = Line(folder), Flash(folder / "worn")
     known = bytes(flash.data)
     while True:
         talk = server.BootloaderConnection(pty=line)  # pyright: ignore[reportArgumentType]

@@ -220,7 +220,7 @@ def test_round_trip(
     assert back == (tmp_path / "whole.bin").read_bytes()
     assert stat.S_IMODE((tmp_path / "whole.bin").stat().st_mode) == 0o600
     assert len(back) == 4 << 20
-    assert f"this chip is {name}" in err
+    assert f"this is {name}" in err
     (listed,) = client.connect().boards()
     assert (listed["id"], listed["name"]) == (f"{kind}-{MACS[kind]}", "kitchen")
     assert listed["class"] == CLASSES[kind]
@@ -545,10 +545,26 @@ def test_servers_a_board_cannot_reach(mipy: Mipy, url: str) -> None:
 
 def test_names_are_given_once(mipy: Mipy, release: Path, tmp_path: Path) -> None:
     words = ("flash", "--firmware", stock.path("esp32"), "--release", release, "--name", "one")
-    assert mipy(*words, "--image", tmp_path / "1")[0] == 0
-    failed(mipy(*words, "--image", tmp_path / "2"), "is called 'one' already", "--name")
+    board = enrol.make("esp32-1", "demo", "esp32-generic", name="one")
+    enrol.keep(enrol.Record(board, "24:0a:c4:00:00:01", "esp32"))
+    failed(mipy(*words, "--image", tmp_path / "1"), "is called 'one' already", "--name")
     words = (*words[:-1], "no name")
-    failed(mipy(*words, "--image", tmp_path / "3"), "no board file", "letters")
+    failed(mipy(*words, "--image", tmp_path / "1"), "no board file", "letters")
+    words = (*words[:-1], "two")
+    assert mipy(*words, "--image", tmp_path / "1")[0] == 0
+    assert mipy(*words, "--image", tmp_path / "2")[0] == 0
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes(), "it stays the same"
+
+
+def test_worn_flash(rom: Callable[..., Rom], fleet_up: Running, mipy: Mipy, images) -> None:
+    """A second try, slower, comes before giving up."""
+    board = rom("esp8266")
+    (board.folder / "worn").touch()
+    words = ("flash", board.port, "--firmware", images("esp8266"))
+    failed(mipy(*words), "does not hold what was written", "another cable")
+    (board.folder / "worn").unlink()
+    board.starts()
+    assert mipy(*words)[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -583,10 +599,15 @@ def test_console_tells_trouble(line: str, what: str) -> None:
         port.started(line)
 
 
+def test_console_knows_the_words_of_the_firmware() -> None:
+    for name in ("esp32", "esp32c3", "esp32s3 1.24.1"):
+        assert b"filesystem appears to be corrupted" in stock.path(name).read_bytes()
+
+
 def test_console_tells_the_start() -> None:
     assert port.started("ota: a 3630241 main")
     assert not port.started("ota: a 3630241 /prepare")
-    assert not port.started("my app says ota: a 1 main")
+    assert port.started("r$l#|$`bnn`rlota: a 3630241 main"), "behind the noise of a ROM"
 
 
 def test_trouble_after_the_flash(esp32: Rom, mipy: Mipy, release: Path) -> None:

@@ -129,6 +129,12 @@ def known(mac: str) -> Record | None:
     return next((one for one in records() if mac and one.mac == mac), None)
 
 
+def imagined(name: str | None) -> Record | None:
+    """The board of this name that has no chip yet: an image was made for it."""
+    found = (one for one in records() if not one.mac and name and one.board.name == name)
+    return next(found, None)
+
+
 def find(board: str) -> Record:
     """A board by id or name.
 

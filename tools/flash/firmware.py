@@ -257,6 +257,7 @@ def fetch(build: str) -> Firmware:
             if _sha256(path.read_bytes()) == sum_file.read_text("ascii").strip():
                 return load(path)
             console.warn(f"{path} has changed since it was fetched; fetching it again")
+        console.note(f"fetching {SOURCE}{path.name}")
         data = _download(SOURCE + path.name)
         known = _SUMS.get(build)
         if known and _sha256(data) != known:

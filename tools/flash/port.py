@@ -23,8 +23,11 @@ UP_SECONDS = 90.0
 SILENT_SECONDS = 8.0
 _POLL = 0.1
 
-_STARTED = re.compile(r"^ota: \S+ \d+ (\S+)$")
-"""What the boot stage prints in every life, before anything else runs: slot, seq, entry."""
+_STARTED = re.compile(r"ota: \S+ \d+ (\S+)$")
+"""What the boot stage prints in every life, before anything else runs: slot, seq, entry.
+
+Not only at the start of a line: an ESP8266's ROM speaks at another speed, and leaves its noise.
+"""
 _PROMPT = b">>> "
 _TROUBLE = (
     (
@@ -166,7 +169,7 @@ def started(line: str) -> bool:
     for pattern, what, hint in _TROUBLE:
         if pattern.search(line):
             raise Failure(what, hint)
-    found = _STARTED.match(line)
+    found = _STARTED.search(line)
     if found and found[1] == "/recovery":
         raise Failure(
             "the board has nothing to start, and waits for a release",
@@ -193,7 +196,7 @@ def _lines(port: str, seconds: float) -> Iterator[str]:
                 *whole, rest = rest.replace(b"\r", b"").split(b"\n")
                 if rest.startswith(_PROMPT):
                     whole, rest = [*whole, rest], b""
-                yield from (raw.decode("utf-8", "replace") for raw in whole if raw.strip())
+                yield from (raw.decode("ascii", "ignore") for raw in whole if raw.strip())
         time.sleep(_POLL)
 
 

@@ -128,7 +128,7 @@ def _flash(port: str, wishes: Wishes) -> Record:
     with _bar(f"writing {_called(record)}", sum(len(part) for _, part in plan.parts)) as progress:
         chips.write(port, plan.parts, progress)
     with console.busy("verified; waiting for the board to start"):
-        ports.follow(port, lambda line: console.note(f"  {line}") if line.strip() else None)
+        ports.follow(port, lambda line: console.note(f"  {line}"))
     console.say(f"{_called(record)} is up" + (" and on the fleet's list" if enrolled else ""))
     console.note(f"its label: mipy label {record.board.name or record.board.id}")
     return record
@@ -188,9 +188,9 @@ def _record(chip: Chip, firmware: Firmware, wishes: Wishes) -> Record:
     """Who the board is: what its chip was before, else a new one."""
     cls = wishes.cls or plans.class_of(firmware)
     dev = plans.dev_key() if wishes.dev else None
-    known = enrol.known(chip.mac)
+    known = enrol.known(chip.mac) if chip.mac else enrol.imagined(wishes.name)
     if known:
-        console.note(f"this chip is {_called(known)} of the fleet, and stays it")
+        console.note(f"this is {_called(known)} of the fleet, and stays it")
         record = enrol.renewed(
             known, name=wishes.name, cls=wishes.cls, servers=wishes.servers or None
         )
