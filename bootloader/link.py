@@ -5,6 +5,7 @@ import time
 from errno import ETIMEDOUT
 from micropython import const
 
+import ota
 from bootloader.refused import Refused
 
 _HEAD = const(1024)
@@ -72,6 +73,7 @@ class Link:
         # One by one: inside read() a peer that trickles would hold the board for hours.
         if time.ticks_diff(self._end, time.ticks_ms()) < 0:
             raise OSError(ETIMEDOUT)
+        ota.feed()  # a wait with an end is no hang
         byte = self._s.read(1)
         if not byte:
             raise OSError("connection closed")

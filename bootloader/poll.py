@@ -38,6 +38,7 @@ class Poll:
             ota.stage("servers").learn(board, moved)
 
     def _begin(self, board, r, state, more):
+        ota.feed()  # three servers that do not answer take longer than a heartbeat lasts
         try:
             self.link = Link(self.url)
             self.reply = self._say(board, r, state, more)

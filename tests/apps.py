@@ -32,7 +32,7 @@ _FILL = """\
 f = open('/data/junk', 'wb')
 try:
     while True:
-        f.write(bytes(512))  # here
+        f.write(bytes(4096))  # here
         f.flush()
 finally:
     f.close()
@@ -116,7 +116,7 @@ class Story:
         """What the server knows of the board."""
         return self.fleet.get("/api/boards/b1")
 
-    def until(self, holds: Callable[[Any], bool], timeout: float = 60) -> Any:
+    def until(self, holds: Callable[[Any], bool], timeout: float = 120) -> Any:
         """The server's record as soon as `holds` is true of it."""
         end = time.monotonic() + timeout
         while not holds(record := self.record()):
@@ -144,9 +144,17 @@ class Story:
             last = self.record()["last_seen"]
             self.until(lambda r, last=last: r["last_seen"] != last)
 
-    def says(self, text: str, timeout: float = 60) -> None:
+    def says(self, text: str, timeout: float = 120) -> None:
         """Wait until the console says `text`."""
         assert self.board.wait(text, timeout), f"no {text!r}: {self.board.console[-6000:]}"
+
+    def boot(self, seq: int) -> None:
+        """Let the board, which is off, live until the release has begun; it is off again then."""
+        for _ in range(5):
+            life = self.board.life(until=f"begin {seq}\n", timeout=120)
+            if f"begin {seq}\n" in life.console:
+                return
+        raise AssertionError(self.board.console[-6000:])
 
     def begun(self, seq: int) -> int:
         """How often the release has been started."""
