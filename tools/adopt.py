@@ -430,18 +430,21 @@ def _steps(
     remote: Remote, made: Plan, kept: Backup, files: Mapping[bytes, bytes]
 ) -> Iterator[Step]:
     """All that is written, in the order that keeps the board able to start."""
+    taken = [path for path in files if path in kept.tree and not path.startswith(DATA)]
     if not remote.holds(MAIN, files[MAIN]):
         yield "state", lambda: remote.folder(OURS[2])
         yield "state", lambda: remote.write(MARK, kept.path.name.encode())
         for path, content in files.items():
-            if path not in (BOOT, MAIN):
+            if path not in (BOOT, MAIN) and path not in kept.tree:
                 yield show(path), lambda p=path, c=content: _put(remote, p, c)
         for path, target in made.data.items():
             content = kept.tree[path] or b""
             yield show(target), lambda p=path, t=target, c=content: _copy(remote, p, t, c)
         yield "/main.py", lambda: _switch(remote, MAIN, files[MAIN])
-    if not remote.holds(BOOT, files[BOOT]):
-        yield "/boot.py", lambda: _switch(remote, BOOT, files[BOOT])
+    # Also what the old program has under the same name, like /wifi.json.
+    for path in {BOOT: None, **dict.fromkeys(taken)}:
+        if not remote.holds(path, files[path]):
+            yield show(path), lambda p=path: _switch(remote, p, files[p])
     for path in made.code:
         yield f"removing {show(path)}", lambda p=path: _remove(remote, p)
     for path in _emptied(made, kept.tree):
