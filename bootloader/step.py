@@ -1,5 +1,6 @@
 """The next trust file: a board goes from version N to N+1, never further at once."""
 
+import os
 from micropython import const
 
 from bootloader import record, trust
@@ -63,14 +64,16 @@ def step(new, r):
 
 
 def _copy(source, target):
+    """Whole or not at all: of half a copy the version can be read, so it would never be mended."""
     buf = bytearray(256)
     with open(source, "rb") as f:
-        out = open(target, "wb")
+        out = open(target + ".new", "wb")
         try:
             while True:
                 n = f.readinto(buf)
                 if not n:
-                    return
+                    break
                 out.write(memoryview(buf)[:n])
         finally:
             out.close()
+    os.rename(target + ".new", target)

@@ -38,7 +38,7 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-from mipy_ota.signing import bundle, trust
+from mipy_ota.signing import board_file, bundle, trust
 from mipy_ota.signing.rsa import PublicKey
 from mipy_ota.tools import places, provision
 from mipy_ota.tools.serve import running
@@ -647,6 +647,7 @@ class Tally:
 class _Step:
     """A life of the uncut course: what it began with."""
 
+    who: board_file.Board
     start: Snapshot
     ops: int
     watch: Watch
@@ -731,16 +732,19 @@ class Bench:
                 return
         raise Violated("converge", "the board does not even start")
 
-    def _begin(self, start: Snapshot) -> None:
-        """Put the board back, as one that the server has not met: it remembers refusals."""
-        who = replace(self._who, id=self._name())
-        old, new = self._who.encode(), who.encode()
-        flash = {path: data.replace(old, new) for path, data in start.flash.items()}
+    def _begin(self, who: board_file.Board, start: Snapshot) -> board_file.Board:
+        """Put back the board `who`, as one that the server has not met: it remembers refusals."""
+        new = replace(who, id=self._name())
+        old_file, new_file = who.encode(), new.encode()
+        count = sum(data.count(old_file) for data in start.flash.values())
+        assert count >= 2, "the board file is not where it is looked for"
+        flash = {path: data.replace(old_file, new_file) for path, data in start.flash.items()}
         self._board.restore(replace(start, flash=flash))
-        self._fleet.enrol(who)
+        self._fleet.enrol(new)
         if self._scenario.order:
             self._live_until_steady("steady", 4)
-            self._fleet.post(f"/api/boards/{who.id}/orders", json={"order": "rollback"})
+            self._fleet.post(f"/api/boards/{new.id}/orders", json={"order": "rollback"})
+        return new
 
     def _life(self, watch: Watch, cut: Cut | None = None, gone: bool = False) -> tuple[str, str]:
         """One life under watch; its cause and console."""
@@ -780,14 +784,14 @@ class Bench:
     def course(self) -> list[int]:
         """Run it whole; the flash operations of each life. Raises Violated."""
         self.tally.runs += 1
-        self._begin(self._start)
+        who = self._begin(self._who, self._start)
         watch = Watch(self._scenario)
         watch.start(self._board.files())
         self.steps = []
         for _ in range(self._scenario.lives):
             start, before = self._board.save(), copy.deepcopy(watch)
             _, console = self._life(watch)
-            self.steps.append(_Step(start, self._board.lives[-1].ops, before))
+            self.steps.append(_Step(who, start, self._board.lives[-1].ops, before))
             if self._scenario.ends in console:
                 watch.end()
                 if (
@@ -815,8 +819,9 @@ class Bench:
         self.tally.runs += 1
         # Orders are the server's memory of this very board, so that course begins anew.
         first = 0 if self._scenario.order else cut.life
-        self._begin(self.steps[first].start)
-        watch = copy.deepcopy(self.steps[first].watch)
+        step = self.steps[first]
+        self._begin(step.who, step.start)
+        watch = copy.deepcopy(step.watch)
         for _ in range(first, cut.life):
             self._life(watch)
         cause, console = self._life(watch, cut)
@@ -831,7 +836,7 @@ class Bench:
         """Some releases one after the other, good and bad, up to three cuts in each's course."""
         self.tally.runs += 1
         chance = random.Random(seed)
-        self._begin(self._start)
+        self._begin(self._who, self._start)
         watch = Watch(self._scenario, again=True)
         watch.start(self._board.files())
         for n in range(chance.randint(2, 4)):
