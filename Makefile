@@ -106,8 +106,9 @@ sweep: setup ## Cut the power at every flash operation (takes long).
 	@$(BIN)/python -m tests.powercut $(ARGS)
 
 .PHONY: bench
-bench: setup ## Measure every budget: bytes, heap, flash, polls per second.
-	@$(BIN)/python -m mipy_ota.tools.bench $(ARGS)
+bench: setup ## Measure: polls per second, then every budget (bytes, heap, flash operations).
+	@PYTHONPATH=. $(BIN)/python tests/bench_server.py
+	@$(BIN)/python -m pytest -q -s tests/test_budgets.py $(ARGS)
 
 # --- the mipy command -----------------------------------------------------------------------------
 
