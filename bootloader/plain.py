@@ -1,5 +1,6 @@
 """Polling for a release that brings no runtime of its own."""
 
+import sys
 from micropython import const
 
 import ota
@@ -9,11 +10,29 @@ from bootloader.poll import Poll, trust_version
 
 _RETRY = const(120)  # ticks after a poll or install that failed, growing
 _HOUR = const(7200)  # ticks
+_JOIN = const(20)  # ticks for a network to work
 
 
 def poll_running():
     """Poll from within the app; return the ticks until the next one is due."""
+    if sys.platform == "esp32" and not _joined():
+        return _JOIN
     return poll(board.load())
+
+
+def _joined():
+    """Whether to poll now: an ESP32 forgets its network at a reset, and has to be told again."""
+    wifi = ota.stage("wifi")
+    if wifi.connected():
+        return True
+    try:
+        wifi.start(ota.misses)
+    except OSError as e:
+        print("wifi:", repr(e))
+    if ota.misses:
+        return True  # it fails, which counts and lengthens the pause
+    ota.misses = 1
+    return False
 
 
 def poll(b):

@@ -232,16 +232,17 @@ def whole_app(seq: int) -> bytes:
     return sign.sign_bundle(made.bundle, fleet.key("release"))
 
 
-def plain_app(seq: int) -> bytes:
-    """A few lines without the runtime, for the ESP8266."""
-    return fleet.release(PLAIN, seq, cls="esp8266-generic")
+def few_lines(cls: str) -> Callable[[int], bytes]:
+    """An app without the runtime."""
+    return lambda seq: fleet.release(PLAIN, seq, cls=cls)
 
 
 @pytest.mark.parametrize(
     ("kind", "address", "app", "starts"),
     [
-        ("esp8266", "127.0.0.61", plain_app, "ota: a 5 /prepare"),
-        ("esp32", "127.0.0.62", whole_app, "ota: a 5 main"),
+        ("esp8266", "127.0.0.61", few_lines("esp8266-generic"), "ota: a 5 /prepare"),
+        ("esp32", "127.0.0.62", few_lines("esp32-generic"), "ota: a 5 /prepare"),
+        ("esp32", "127.0.0.63", whole_app, "ota: a 5 main"),
     ],
 )
 def test_a_board_starts_from_what_was_flashed(
