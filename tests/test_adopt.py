@@ -19,8 +19,10 @@ from mipy_ota.tools.sim.port import Port
 
 APP = "demo"
 CLASS = "esp8266-generic"
+MAC = "02:7f:00:00:02:01"
+"""Of a virtual board at 127.0.0.2."""
 WIFI = {"home": "secret-word"}
-BLOCKS = 192
+BLOCKS = 320
 WAIT = 90
 OLD = "old program 7 core: remember"
 LIVES = "import time\nwhile True:\n    time.sleep(1)\n"
@@ -275,14 +277,20 @@ def test_names_in_a_backup_come_back(home: Path) -> None:
 # --- there and back ------------------------------------------------------------------------------
 
 
-def test_adopted_board_keeps_its_files_updates_and_is_given_back(board: VirtualBoard) -> None:
+def test_adopted_board_keeps_its_files_updates_and_is_given_back(
+    board: VirtualBoard, tmp_path: Path
+) -> None:
     before = PROGRAM | ODD
+    password = tmp_path / "password"
+    password.write_text(WIFI["home"])
+    identity(MAC)
     put(board, before)
     with Port(board) as port:
         board.start(port.hear)
         assert board.wait(OLD)
-        join(port)
+        adopt.adopt(port.path, name="shed", wifi="home", wifi_password_file=password)
         assert board.wait(lambda one: one.console.count(OLD) == 2, WAIT), board.console
+        assert enrol.find("shed").mac == MAC
         board.stop()
         after = tree(board)
         for path, content in before.items():
@@ -296,7 +304,7 @@ def test_adopted_board_keeps_its_files_updates_and_is_given_back(board: VirtualB
         publish({"main.py": b"print('from the air', open('notes.txt').read())\n" + LIVES.encode()})
         board.start(port.hear)
         assert board.wait("from the air remember", 60), board.console
-        give_back(port)
+        adopt.adopt(port.path, undo=True)
         assert board.wait(lambda one: one.console.count(OLD) == 3, WAIT), board.console
         board.stop()
     assert tree(board) == before

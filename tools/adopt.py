@@ -290,18 +290,19 @@ def join(
     """
     _check_firmware(facts)
     kept = _begun(remote)
-    if kept is None:
-        kept = backup.take(remote, facts)
-        prepared = prepare(kept.tree, facts, app, cls)
+    begun = kept is not None
+    if begun:
+        console.note("going on with the adoption that was broken off")
+    kept = kept or backup.take(remote, facts)
+    prepared = prepare(kept.tree, facts, app, cls)
+    if not begun:
         kept.save()
-        console.say(f"backup: {kept.path}")
-    else:
-        console.note(f"going on with the adoption that was broken off; backup: {kept.path}")
-        prepared = prepare(kept.tree, facts, app, cls)
+    console.say(f"backup: {kept.path}")
     show_plan(prepared)
     who = _identity(facts, prepared.cls, name, servers, dev)
     files = _files(who, prepared.release(dev), wifi)
-    _check_space(facts, prepared.plan, kept.tree, files)
+    if not begun:
+        _check_space(facts, prepared.plan, kept.tree, files)
     _work(_steps(remote, prepared.plan, kept, files))
 
 
