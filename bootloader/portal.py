@@ -61,8 +61,9 @@ def run():
     sta = _lend("wifi", "station")
     ap = network.WLAN(network.AP_IF)
     ap.active(True)
-    ap.config(ssid=("mipy-" + name)[:32], key=b["portal"], security=3)
-    print("portal: mipy-" + name)
+    ssid = ("mipy-" + name)[:32]
+    ap.config(ssid=ssid, key=b["portal"], security=3)
+    print("portal:", ssid)
     try:
         if Portal(sta, ap.ifconfig()[0], b, name).serve():
             ota.mark(rtc.PORTALS, 0)

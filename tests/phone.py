@@ -156,8 +156,9 @@ class Phone:
             self._tell("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **at)
 
     def fill(self, css: str, text: str) -> None:
-        """Type into an empty field."""
+        """Type into a field, over what is there."""
         self._tell("DOM.focus", nodeId=self._node(css))
+        self._tell("Input.dispatchKeyEvent", type="keyDown", commands=["selectAll"])
         self._tell("Input.insertText", text=text)
 
     def wait_for(self, text: str, seconds: float = _SECONDS) -> None:

@@ -127,7 +127,8 @@ def test_eight_networks(tmp_path: Path) -> None:
     """Also those whose names are no text; the ninth pushes the oldest out; the last can go."""
     many = b"for n in range(9):\n    known.add(bytes((0, 255, n)), b'x' * 63)\n"
     end = b"print('then', [n[0] for n in known.load()])\n"
-    gone = b"for n in range(9):\n    known.remove(bytes((0, 255, n)))\nprint('last', known.load())\n"
+    gone = b"for n in range(9):\n    known.remove(bytes((0, 255, n)))\n"
+    gone += b"print('last', known.load())\n"
     with made(tmp_path, MAIN + many + end + gone) as board:
         life = board.life()
         assert shown(life, "then") == [bytes((0, 255, n)) for n in range(8, 0, -1)]

@@ -1,0 +1,323 @@
+"""The portal: a phone gives the board its network, and nobody else gets anything out of it."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import socket
+import string
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from mipy_ota.tools.sim.board import VirtualBoard
+from tests import portal
+from tests.phone import Phone
+from tests.portal import IOS, PROBES, Form, opened, question, raw, resolve
+
+PRINTABLE = string.digits + string.ascii_letters + string.punctuation + " "
+HALVES = (PRINTABLE[:50], PRINTABLE[50:])
+NASTY = "&+@%:;\"'<>=# $`\\"
+AIR = {
+    "home": {"password": "secret-word", "rssi": -52},
+    "Café ☕ Zürich": {"password": "grüße & küsse", "rssi": -61},
+    "<script>": {"password": "x<b>'y\"&z%41", "rssi": -68},
+    "open at last": {"password": "", "rssi": -74},
+    NASTY: {"password": NASTY * 2, "rssi": -80},
+    "hidden one": {"password": "also-secret", "rssi": -60, "hidden": True},
+    b"\xff\xfe\x00": {"password": "no-text-at-all", "rssi": -85},
+    **{f"half {n}": {"password": half, "rssi": -70} for n, half in enumerate(HALVES)},
+}
+PICTURES = Path(__file__).resolve().parent.parent / "docs" / "images"
+WEIGHT = 8 * 1024
+# `make sweep` asks for 100,000.
+MUTATIONS = int(os.environ.get("PORTAL_MUTATIONS", "1000"))
+SEED = int(os.environ.get("PORTAL_SEED", "1"))
+KB = 1024
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[VirtualBoard]:
+    """A board of the test's own."""
+    with portal.board(tmp_path, AIR) as board:
+        yield board
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualBoard]:
+    """One board for the tests that leave its portal as it is."""
+    with portal.board(tmp_path_factory.mktemp("served"), AIR, address="127.0.0.32") as board:
+        yield board
+
+
+@pytest.fixture(scope="module")
+def phone() -> Iterator[Phone]:
+    """One for all boards at their usual address."""
+    with Phone("127.0.0.31") as made:
+        yield made
+
+
+# --- in a browser
+
+
+def test_from_a_phone(made: VirtualBoard, phone: Phone) -> None:
+    """The sheet opens, a wrong password is said so, the right one works. Pictures for the docs."""
+    opened(made)
+    phone.open("http://connectivitycheck.gstatic.com/generate_204")
+    assert phone.url == "http://192.168.4.1/"
+    names = phone.texts("bdi")
+    assert names[:3] == ["home", "Café ☕ Zürich", "<script>"] and "hidden one" not in names
+    phone.tap("input[name=s][value='0']")
+    phone.fill("#p", "a wrong guess")
+    phone.tap("label[for=s]")
+    picture(phone, "portal-list.png")
+    phone.tap(".go")
+    picture(phone, "portal-wait.png")
+    phone.wait_for("Wrong password for home.")
+    picture(phone, "portal-wrong.png")
+    phone.fill("#p", "secret-word")
+    phone.tap(".go")
+    phone.wait_for(f"Connected to home, {made.address}.")
+    picture(phone, "portal-done.png")
+    assert made.wait("app runs"), made.console
+    assert "secret-word" not in made.console and "wrong guess" not in made.console
+
+
+def picture(phone: Phone, name: str) -> None:
+    """For the docs, when asked for; what it shows differs in nothing from run to run."""
+    if os.environ.get("MIPY_PICTURES"):
+        phone.photograph(PICTURES / name)
+
+
+def test_without_scripts(made: VirtualBoard) -> None:
+    """The same on a phone with JavaScript off; a network that is not there; a hidden one."""
+    opened(made)
+    with Phone(made.address, scripts=False) as phone:
+        phone.open("http://captive.apple.com/hotspot-detect.html")
+        phone.tap("input[name=s][value=h]")
+        phone.fill("input[name=n]", "long gone")
+        phone.fill("#p", "whatever1")
+        phone.tap(".go")
+        phone.wait_for("Network not found: long gone.")
+        phone.fill("input[name=n]", "hidden one")
+        phone.fill("#p", "also-secret")
+        phone.tap(".go")
+        phone.wait_for("Connected to hidden one")
+
+
+@pytest.mark.parametrize("name", ("Café ☕ Zürich", "<script>", NASTY, "half 0", "half 1"))
+def test_any_name_and_password(made: VirtualBoard, phone: Phone, name: str) -> None:
+    """Every printable ASCII character, UTF-8, and what HTML, URLs and forms make much of."""
+    opened(made)
+    phone.open("http://www.msftconnecttest.com/connecttest.txt")
+    phone.tap(f"input[name=s][value='{phone.texts('bdi').index(name)}']")
+    phone.fill("#p", AIR[name]["password"])
+    phone.tap(".go")
+    phone.wait_for("Connected to")
+    assert phone.texts("script") == []
+
+
+# --- what is on the page
+
+
+def test_page(served: VirtualBoard) -> None:
+    """Its weight with as many networks as it shows; no script, nothing from elsewhere."""
+    crowd = {f"network number {n:02} in the house"[:32]: "x" * 8 for n in range(40)}
+    served.radio(networks=crowd)
+    form = opened(served)
+    reply = requests.get(form.url, timeout=20)
+    assert form.post(t=form.token, do="scan").status_code == 302
+    form.get()
+    assert len(form.networks) == 16
+    whole = raw(served.address, b"GET / HTTP/1.1\r\n\r\n")
+    print("page weight with 16 networks", len(whole))
+    assert len(whole) <= WEIGHT
+    assert not re.search(r"<script|onclick|src=|url\(|@import", form.page)
+    assert reply.headers["cache-control"] == "no-store"
+    assert "default-src 'none'" in form.page
+
+
+def test_only_its_own_page(served: VirtualBoard) -> None:
+    """No file of the board, whatever is asked for."""
+    form = opened(served)
+    for path in ("/boot.py", "/trust/0/board", "/../boot.py", "//", "/?a=b", "/state/0/w", "/%2e"):
+        reply = raw(served.address, f"GET {path} HTTP/1.1\r\nhost: a\r\n\r\n".encode())
+        assert reply.startswith(b"HTTP/1.1 302 ") and reply.endswith(b"\r\n\r\n"), reply
+    assert "kitchen" in form.get()
+    assert raw(served.address, b"DELETE / HTTP/1.1\r\n\r\n") == b""
+
+
+def test_a_token_once(served: VirtualBoard) -> None:
+    """A form from elsewhere, or sent twice, changes nothing."""
+    form = opened(served)
+    form.get()
+    for token in ({}, {"t": ""}, {"t": "0" * 16}):
+        reply = form.post(s="0", p="secret-word", do="join", **token)
+        assert reply.status_code == 403 and "out of date" in reply.text
+    first = form.token
+    assert form.post(t=first, s="0", p="short", do="join").status_code == 302
+    assert "8 to 63 characters" in form.get() and form.token != first
+    assert form.post(t=first, s="0", p="secret-word", do="join").status_code == 403
+    assert "Connecting" not in form.get()
+    with pytest.raises(requests.ConnectionError):  # there is no such line on the page
+        form.post(t=form.token, s="99", p="secret-word", do="join")
+    form.get()
+    form.post(t=form.token, s="h", n="x" * 33, p="secret-word", do="join")
+    assert "1 to 32 bytes" in form.get()
+
+
+def test_what_was_known_stays(tmp_path: Path) -> None:
+    """A wrong try costs nothing; and when the old network is back, the portal closes by itself."""
+    with portal.board(tmp_path, {"new": "new-secret"}, known={"old": "old-secret"}) as board:
+        form = opened(board)
+        form.join("new", "not-the-one")
+        form.says("Wrong password")
+        assert "not-the-one" not in form.page
+        board.radio(networks={"old": "old-secret"})
+        assert board.wait("app runs", 60), board.console
+
+
+# --- phones ask whether they are on the internet
+
+
+@pytest.mark.parametrize("system", PROBES)
+def test_probe(served: VirtualBoard, system: str) -> None:
+    """Anything but what it expects opens the phone's sheet; the address is the board's."""
+    opened(served)
+    probe = PROBES[system]
+    host = re.search(r"Host: (\S+)", probe)
+    assert host
+    answer = resolve(served.address, question(host[1]))
+    assert answer and answer.endswith(bytes((192, 168, 4, 1)))
+    reply = raw(served.address, probe.encode())
+    assert reply.startswith(b"HTTP/1.1 302 ") and b"\r\nlocation: http://192.168.4.1/\r\n" in reply
+
+
+def test_names(served: VirtualBoard) -> None:
+    """A is answered, AAAA and HTTPS are empty, garbage is not answered."""
+    opened(served)
+    a = resolve(served.address, question("example.com", number=0x1234))
+    assert a and a[:8] == b"\x12\x34\x84\x00\0\1\0\1"
+    for kind in (28, 65):
+        other = resolve(served.address, question("example.com", kind))
+        assert other and other[6:8] == b"\0\0" and len(other) == 12 + 13 + 4
+    garbage = [b"", b"\0" * 11, b"\xff" * 512, question("a" * 63)[:20], a, question("x")[:12]]
+    garbage += [question("x")[:4] + b"\0\2" + question("x")[6:], b"\0" * 12 + b"\xc0\x0c" * 8]
+    for data in garbage:
+        assert resolve(served.address, data, 0.1) is None, data
+    assert resolve(served.address, question("still.here"))
+
+
+# --- hostile clients
+
+
+def honest(form: Form) -> None:
+    """The page comes, though others are at it."""
+    begin = time.monotonic()
+    assert "kitchen" in form.get()
+    assert time.monotonic() - begin < 15
+
+
+def test_hostile_clients(made: VirtualBoard) -> None:
+    """Slow, huge, many, from elsewhere: the honest phone is served meanwhile and afterwards."""
+    form = opened(made)
+    honest(form)
+    address = (made.address, 8080)
+    # A head and a body that come byte by byte, or never.
+    slow = [socket.create_connection(address, 10) for _ in range(4)]
+    for s in slow:
+        s.sendall(b"GET / HT")
+    honest(form)
+    # A megabyte of head: in one line, in many, and behind a body that is announced and not sent.
+    for huge in (b"GET /" + b"x" * 1_000_000, b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 170_000):
+        assert raw(made.address, huge) == b""
+    announced = b"POST / HTTP/1.1\r\ncontent-length: 99999999\r\n\r\n"
+    assert raw(made.address, announced) == b""
+    honest(form)
+    # 200 at once.
+    many = []
+    for n in range(200):
+        s = socket.socket()
+        s.setblocking(False)
+        s.connect_ex(address)
+        many.append(s)
+        if n % 50 == 49:
+            honest(form)
+    for s in [*slow, *many]:
+        s.close()
+    # A page elsewhere posts to the board.
+    body = b"s=0&p=secret-word&do=join&t=0123456789abcdef"
+    cross = b"POST / HTTP/1.1\r\norigin: http://evil.example\r\ncontent-length: %d\r\n\r\n%s"
+    assert raw(made.address, cross % (len(body), body)).startswith(b"HTTP/1.1 403 ")
+    form.join("home", "secret-word")
+    form.says("Connected to <b>home</b>")
+
+
+def test_mutated_requests(tmp_path: Path) -> None:
+    """Damaged requests and queries by the thousand: afterwards the phone is served as before."""
+    rng = random.Random(SEED)
+    tell = PROBE_HEAP
+    with portal.board(tmp_path, AIR, files=tell) as board:
+        form = opened(board)
+        body = f"t={form.token}&s=0&n=&p=wrong+word&u=&do=scan"
+        seeds = [IOS.encode(), b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"]
+        seeds.append(f"POST / HTTP/1.1\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode())
+        heaps = [heap(board, form)]
+        for n in range(MUTATIONS):
+            data = mutated(rng, rng.choice(seeds))
+            raw(board.address, data, end=True)
+            if n % 10 == 0:
+                resolve(board.address, mutated(rng, question("example.com")), 0)
+            if n % 250 == 249:
+                heaps.append(heap(board, form))
+        print(f"seed {SEED}: heap used after every 250 of {MUTATIONS} requests:", heaps)
+        assert max(heaps[1:]) <= heaps[1] + KB
+        form.join("home", "secret-word")
+        form.says("Connected to <b>home</b>")
+        assert board.console.count(portal.OPEN) == 1, board.console
+
+
+def mutated(rng: random.Random, data: bytes) -> bytes:
+    """The request with a few bytes changed, doubled or lost."""
+    raw = bytearray(data)
+    for _ in range(rng.randint(1, 8)):
+        at = rng.randrange(len(raw) + 1)
+        kind = rng.random()
+        if kind < 0.4:
+            raw[at : at + 1] = bytes((rng.randrange(256),))
+        elif kind < 0.7:
+            del raw[at : at + rng.randint(1, 20)]
+        else:
+            raw[at:at] = raw[at : at + rng.randint(1, 40)] * rng.randint(1, 30)
+    return bytes(raw)
+
+
+# A boot.py that prints, on SIGINT-free demand, how much is in use: pin 12 is driven from outside.
+PROBE_HEAP = {
+    "/boot.py": b"""\
+import gc
+import machine
+from bootloader import pins
+
+def tell(_):
+    gc.collect()
+    print("used", gc.mem_alloc())
+
+machine.Pin(12, machine.Pin.IN).irq(tell, trigger=3)
+"""
+}
+
+
+def heap(board: VirtualBoard, form: Form) -> int:
+    """Bytes in use on the board, after a collection."""
+    form.get()
+    seen = len(board.console)
+    for level in (0, 1):
+        board.drive(12, level)
+        time.sleep(0.05)
+    assert board.wait(lambda b: "used" in b.console[seen:] and b.console.endswith("\n"), 20)
+    return int(re.findall(r"used (\d+)", board.console[seen:])[-1])
