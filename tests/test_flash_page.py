@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import requests
 
 from mipy_ota.ota_server import flash_page
-from mipy_ota.tools import image, serve
+from mipy_ota.tools import enrol, keys, serve
+from mipy_ota.tools.flash import firmware, plan
+from tests import fleet, stock
 
 MB = 1024 * 1024
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -112,18 +113,23 @@ def test_server_without_the_flasher_says_404(
 # --- in a browser --------------------------------------------------------------------------------
 
 
-def whole_flash(chip: str, megabytes: int = 4) -> bytes:
-    """An image as `mipy flash --image` lays it out: header, firmware, file system."""
-    flash = bytearray(b"\xff" * (megabytes * MB))
-    system = image.build({"/main.py": b""}, 64)
-    at, header = {
-        "ESP8266": (0, struct.pack("<BBBBIII", 0xE9, 1, 0, 0x40, 0x40100000, 0x40100000, 32)),
-        "ESP32": (0x1000, struct.pack("<BBBBIB3sH", 0xE9, 1, 2, 0x20, 0x40080000, 0xEE, b"", 0)),
-        "ESP32-C3": (0, struct.pack("<BBBBIB3sH", 0xE9, 1, 2, 0x20, 0x40380000, 0xEE, b"", 5)),
-    }[chip]
-    flash[at : at + len(header)] = header
-    flash[MB // 2 : MB // 2 + len(system)] = system
-    return bytes(flash)
+@pytest.fixture(scope="module")
+def whole_flash(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., bytes]]:
+    """Images as `mipy flash --image` makes them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIPY_HOME", str(tmp_path_factory.mktemp("home")))
+        keys.make_fleet("demo")
+
+        def made(kind: str, megabytes: int = 4) -> bytes:
+            variant = "FLASH_1M" if megabytes == 1 else ""
+            esp8266 = kind == "esp8266"
+            raw = stock.esp8266(variant) if esp8266 else stock.path(kind).read_bytes()
+            cls = f"{kind}-generic"
+            board = enrol.make("b1", "demo", cls)
+            release = fleet.release({"main.py": "pass"}, 1, cls=cls)
+            return plan.make(board, firmware.parse(raw), megabytes * MB, release).whole
+
+        yield made
 
 
 def chosen(driver, tmp_path: Path, content: bytes) -> str:
@@ -151,30 +157,45 @@ def test_page_loads_without_a_complaint(driver, server: serve.Running) -> None:
 
 
 @needs_browser
-@pytest.mark.parametrize(("chip", "megabytes"), [("ESP8266", 4), ("ESP32", 4), ("ESP32-C3", 8)])
+@pytest.mark.parametrize(
+    ("chip", "megabytes"),
+    [("ESP8266", 1), ("ESP8266", 4), ("ESP32", 4), ("ESP32-C3", 8), ("ESP32-S3", 8)],
+)
 def test_image_is_understood(
-    driver, server: serve.Running, tmp_path: Path, chip: str, megabytes: int
+    driver,
+    server: serve.Running,
+    tmp_path: Path,
+    whole_flash: Callable[..., bytes],
+    chip: str,
+    megabytes: int,
 ) -> None:
     opened(driver, f"http://localhost:{port_of(server)}/flash")
-    said = chosen(driver, tmp_path, whole_flash(chip, megabytes))
+    kind = chip.lower().replace("-", "")
+    said = chosen(driver, tmp_path, whole_flash(kind, megabytes))
     assert said == f"For an {chip} with {megabytes} MB of flash."
     assert driver.find_element("id", "write").is_enabled()
 
 
 @needs_browser
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("spoil", "words"),
     [
-        (b"not an image", "has 12 bytes"),
-        (b"\xff" * (4 * MB), "no firmware"),
-        (whole_flash("ESP32").replace(b"littlefs", b"bigfiles"), "no file system"),
+        (lambda _: b"not an image", "has 12 bytes"),
+        (lambda whole: whole[: 2 * MB + 4096], "has 2101248 bytes"),
+        (lambda whole: b"\xff" * len(whole), "no firmware"),
+        (lambda whole: whole.replace(b"littlefs", b"bigfiles"), "no file system"),
     ],
 )
 def test_other_files_are_refused_with_what_to_do(
-    driver, server: serve.Running, tmp_path: Path, content: bytes, words: str
+    driver,
+    server: serve.Running,
+    tmp_path: Path,
+    whole_flash: Callable[..., bytes],
+    spoil: Callable[[bytes], bytes],
+    words: str,
 ) -> None:
     opened(driver, f"http://localhost:{port_of(server)}/flash")
-    said = chosen(driver, tmp_path, content)
+    said = chosen(driver, tmp_path, spoil(whole_flash("esp32")))
     assert words in said and "mipy flash" in said
     assert not driver.find_element("id", "write").is_enabled()
 
@@ -215,12 +236,17 @@ def test_browser_without_serial_ports_says_so(driver, server: serve.Running) -> 
     [("NotFoundError", "No port was chosen"), ("NetworkError", "in use, or the board has gone")],
 )
 def test_port_that_cannot_be_had(
-    driver, server: serve.Running, tmp_path: Path, raised: str, words: str
+    driver,
+    server: serve.Running,
+    tmp_path: Path,
+    whole_flash: Callable[..., bytes],
+    raised: str,
+    words: str,
 ) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
     opened(driver, f"http://localhost:{port_of(server)}/flash")
-    chosen(driver, tmp_path, whole_flash("ESP32"))
+    chosen(driver, tmp_path, whole_flash("esp32"))
     driver.execute_script(
         f"navigator.serial.requestPort = async () => {{ throw new DOMException('', '{raised}') }}"
     )

@@ -405,8 +405,11 @@ def _identity(
 def _files(
     who: board_file.Board, release: bytes, wifi: Mapping[str, str] | None
 ) -> dict[bytes, bytes]:
-    trust = keys.trust_files()[0]
-    made = provision.board_files(who, trust, release, wifi)
+    every = keys.trust_files()
+    made = provision.board_files(who, every[0], release, wifi)
+    for copy in "01":
+        # The boot stage carries version 1; what has been revoked since counts from the start.
+        made[f"/trust/{copy}/trust"] = every[-1]
     return {path.encode(): content for path, content in made.items()}
 
 
