@@ -61,13 +61,16 @@ class Chip:
     flash: int
 
 
-def identify(port: str) -> Chip:
-    """Ask the chip on `port` what it is; leaves it in its ROM loader.
+def identify(port: str, *, stay: bool) -> Chip:
+    """Ask the chip on `port` what it is.
+
+    Args:
+        stay: in the ROM loader, for what comes next; else the board starts again.
 
     Raises:
         Failure: it does not answer, or says nothing of its flash.
     """
-    output = _esptool(port, SLOW, "--after", "no-reset", "flash-id")
+    output = _esptool(port, SLOW, "--after", "no-reset" if stay else "hard-reset", "flash-id")
     kind = _CHIP.search(output)
     found = {name: pattern.search(output, re.M) for name, pattern in _FACTS.items()}
     found["mac"] = re.search(_FACTS["mac"].pattern, output, re.M)

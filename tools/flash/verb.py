@@ -118,7 +118,7 @@ def flash(
 
 def _flash(port: str, wishes: Wishes) -> Record:
     """Flash the board on `port`; returns who it is now."""
-    chip = _identify(port)
+    chip = _identify(port, stay=True)
     firmware = _firmware(chip, wishes)
     record = _record(chip, firmware, wishes)
     plan = _plan(record, firmware, chip.flash, wishes, kept=_kept(port, chip, firmware))
@@ -136,7 +136,7 @@ def _flash(port: str, wishes: Wishes) -> Record:
 
 def _without_writing(port: str | None, wishes: Wishes, out: Path | None, size: str | None) -> None:
     if port or not wishes.firmware:
-        chip = _identify(port or ports.choose(ports.find()))
+        chip = _identify(port or ports.choose(ports.find()), stay=False)
     else:
         chip = _imagined(images.load(wishes.firmware), size)
     firmware = _firmware(chip, wishes)
@@ -163,10 +163,10 @@ def _imagined(firmware: Firmware, size: str | None) -> Chip:
     return Chip(firmware.chip, "not connected", "", _SIZES[size] * _MB)
 
 
-def _identify(port: str) -> Chip:
+def _identify(port: str, *, stay: bool) -> Chip:
     ports.check(port)
     with console.busy(f"asking the board on {port} what it is"):
-        chip = chips.identify(port)
+        chip = chips.identify(port, stay=stay)
     console.note(f"{chip.text}, {chip.flash // 1024} KB of flash, {chip.mac}")
     return chip
 
