@@ -257,10 +257,11 @@ def outside() -> Iterator[Finding]:
         )
         return
     if not _listens(lan, port):
-        text = f"nothing answers at {lan}:{port}"
+        text, hint = f"nothing answers at {lan}:{port}", "start it with `mipy serve`"
         if _listens("127.0.0.1", port):
             text += ": the server listens for this computer only"
-        yield Finding("fail", "server address", text, "`mipy serve --host 0.0.0.0`")
+            hint = "`mipy serve --host 0.0.0.0`"
+        yield Finding("fail", "server address", text, hint)
         return
     yield Finding("ok", "server address", f"boards get http://{lan}:{port}")
     if enrol.from_dhcp(lan):
