@@ -682,7 +682,7 @@ class Bench:
         memory = Path("/dev/shm")
         folder = Path(tempfile.mkdtemp(prefix="powercut", dir=memory if memory.is_dir() else None))
         self._stack.callback(shutil.rmtree, folder)
-        server = self._stack.enter_context(running(folder / "server"))
+        server = self._stack.enter_context(running(folder / "server", interval=30))
         self._fleet = fleet.Fleet(server)
         self._who = fleet.identity(self._name(), (server.url,))
         self._fleet.enrol(self._who)
@@ -848,13 +848,16 @@ class Bench:
                 lines = (*self._scenario.lines, offered.line)
                 self._scenario = replace(self._scenario, final=offered, lines=lines)
             watch.aim(self._scenario)
+            struck = False
             for _ in range(chance.randint(1, 3)):
                 # Cuts fall where the flash is written, mostly: in the install.
                 cut = Cut(0, chance.randint(1, chance.choice((2, 10, 100))), chance.random() < 0.5)
                 for _ in range(chance.randint(1, 4)):
-                    if self._count_cut(self._life(watch, cut)[0], cut):
+                    struck = self._count_cut(self._life(watch, cut)[0], cut)
+                    if struck:
                         break
-            self._settle(watch, gone=chance.random() < 0.2)
+            # Only after a cut: an install that finds no network is put off, rightly.
+            self._settle(watch, gone=struck and chance.random() < 0.3)
             if watch.postponed:
                 self._scenario = replace(self._scenario, final=former)
 

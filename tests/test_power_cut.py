@@ -13,7 +13,7 @@ from tests import mutants, powercut
 from tests.powercut import RANDOM, STORAGES, Job
 
 SEED = int(os.environ.get("POWERCUT_SEED", "1"))
-SAMPLE = 4
+SAMPLE = 6
 """Cuts in each scenario on each storage."""
 RANDOM_LIVES = 15
 ROTTEN = ("record rots at byte 8", "record rots at byte 70")
