@@ -9,6 +9,7 @@ import hmac
 import logging
 import re
 import socket
+from typing import Any
 
 from .store import Store
 
@@ -30,11 +31,10 @@ class Responder(asyncio.DatagramProtocol):
     def __init__(self, store: Store, port: int) -> None:
         self._store = store
         self._port = port
-        self._transport: asyncio.DatagramTransport | None = None
+        self._transport: Any = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Any) -> None:
         """Called by asyncio."""
-        assert isinstance(transport, asyncio.DatagramTransport)
         self._transport = transport
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:

@@ -260,8 +260,7 @@ def test_hostile_clients(made: VirtualBoard) -> None:
 def test_mutated_requests(tmp_path: Path) -> None:
     """Damaged requests and queries by the thousand: afterwards the phone is served as before."""
     rng = random.Random(SEED)
-    tell = PROBE_HEAP
-    with portal.board(tmp_path, AIR, files=tell) as board:
+    with portal.board(tmp_path, AIR, address="127.0.0.33", files=PROBE_HEAP) as board:
         form = opened(board)
         body = f"t={form.token}&s=0&n=&p=wrong+word&u=&do=scan"
         seeds = [IOS.encode(), b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"]
