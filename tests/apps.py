@@ -9,12 +9,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mipy_ota.signing import bundle
+from mipy_ota.tools import build, places
 from mipy_ota.tools.serve import Running, running
 from mipy_ota.tools.sim.board import VirtualBoard
 from tests import fleet
@@ -24,7 +29,6 @@ LOOP = "while True:\n    ota.check()\n    time.sleep(1)\n"
 GOOD = BEGIN + LOOP
 SILENT = BEGIN + "while True:\n    time.sleep(1)\n"  # never calls check()
 RETURNS = BEGIN
-SLEEPER = BEGIN + "time.sleep(2)\nota.sleep(60000)\n"
 # The first release of a story about full flash tidies up.
 TIDY = BEGIN + "if 'junk' in os.listdir('/data'):\n    os.remove('/data/junk')\n" + LOOP
 
@@ -42,6 +46,12 @@ os.chdir('/app_slots/' + ota.slot)
 for name in os.listdir():
     os.remove(name)
 """
+
+
+# RTC memory: where a life says how it ended, and what the next one is asked to do.
+END, RUNNING = 0, 1
+CRASHES = 1
+WANT, INSTALL = 2, 1
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,20 @@ def turning(source: str) -> str:
     """An app that is good until there is a file /data/turn."""
     indented = "".join(f"    {line}\n" for line in source.splitlines())
     return BEGIN + f"if 'turn' in os.listdir('/data'):\n{indented}" + LOOP
+
+
+@cache
+def with_runtime(setup: str) -> Mapping[str, bytes]:
+    """The slot of an app on the runtime; `setup` is the body of its setup(app)."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "app.toml").write_text(f'name = "{fleet.APP}"\nclasses = ["{fleet.CLASS}"]\n')
+        (folder / "config.py").write_bytes((places.sources("app_slots") / "config.py").read_bytes())
+        (folder / "main.py").write_text(
+            f"{BEGIN}import runtime\ndef setup(app):\n{textwrap.indent(setup, '    ')}"
+            "runtime.run(setup)\n"
+        )
+        return bundle.read(build.make(folder, fleet.CLASS, 1))[1]
 
 
 def line_of(source: str) -> str:
@@ -156,6 +180,19 @@ class Story:
                 return
         raise AssertionError(self.board.console[-6000:])
 
+    def remember(self, index: int, value: int) -> None:
+        """Set a byte in RTC memory as the boot stage keeps it (bootloader/rtc.py)."""
+        life = bytearray(self.board.rtc[:8].ljust(8, b"\0"))
+        life[index] = value
+        self.board.rtc = bytes(life) + bytes(255 - byte for byte in life)
+
+    def install(self) -> str:
+        """One life of the board, which is off: it is asked to install. Returns its console."""
+        self.remember(WANT, INSTALL)
+        life = self.board.life(timeout=120)
+        assert life.cause == "reset" and "/install" in life.console, life
+        return life.console
+
     def begun(self, seq: int) -> int:
         """How often the release has been started."""
         return self.board.console.count(f"begin {seq}\n")
@@ -180,6 +217,7 @@ def story(
     through: Callable[[str], str] = lambda url: url,
     interval: float = 5,
     cls: str = fleet.CLASS,
+    dev: str = "",
     **options: Any,
 ) -> Iterator[Story]:
     """A server, and a board that is off.
@@ -187,11 +225,12 @@ def story(
     Args:
         through: turns the server's address into the one in the board file.
         interval: seconds between polls.
+        dev: name of the dev key in the board file.
         options: of the board; its speed is 100 if not given.
     """
     with running(folder / "server", interval=interval) as server:
         known = fleet.Fleet(server)
-        who = fleet.identity("b1", (through(server.url),))
+        who = fleet.identity("b1", (through(server.url),), dev)
         who = dataclasses.replace(who, cls=cls)
         known.enrol(who)
         options = {"speed": 100, **options}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from tests import apps
-from tests.apps import BAD, BEGIN, GOOD, story
+from mipy_ota.signing import bundle
+from tests import apps, fleet
+from tests.apps import BAD, BEGIN, GOOD, LOOP, Story, story, with_runtime
+
+# --- bad apps -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -15,8 +19,8 @@ def test_bad_release_on_trial(tmp_path: Path, name: str) -> None:
     """Three tries at most; the old release runs, the server knows why, the next one is taken."""
     bad = BAD[name]
     first = apps.TIDY if name == "fills" else GOOD
-    # The watchdog bites no sooner than after a real second, which must be short of a trial.
-    speed = 20 if name == "hangs" else 100
+    # What needs real time, for the watchdog or the flash, must not outlast a trial.
+    speed = 20 if name in ("hangs", "fills") else 100
     with story(tmp_path, first, speed=speed, blocks=128) as it:
         it.board.start()
         it.polls(1)
@@ -35,14 +39,12 @@ def test_bad_release_on_trial(tmp_path: Path, name: str) -> None:
         assert it.begun(1001) == bad.tries
 
 
-@pytest.mark.parametrize("name", [name for name in BAD if name != "sleeps"])
+@pytest.mark.parametrize("name", [name for name in BAD if name not in ("import", "exits", "sleeps")])
 def test_confirmed_release_turns_bad(tmp_path: Path, name: str) -> None:
     """Five short lives, then the other slot, for good."""
     bad = BAD[name]
     first = apps.TIDY if name == "fills" else GOOD
-    # The watchdog bites no sooner than after a real second, which must be short of a trial.
-    speed = 20 if name == "hangs" else 100
-    with story(tmp_path, first, speed=speed, blocks=128) as it:
+    with story(tmp_path, first, blocks=128) as it:
         it.board.start()
         it.polls(1)
         source = apps.turning(bad.source)
@@ -60,3 +62,220 @@ def test_confirmed_release_turns_bad(tmp_path: Path, name: str) -> None:
         it.polls(3)
         assert it.begun(1001) - before == (1 if bad.later == "verify" else 5)
         it.confirmed(it.publish(GOOD))
+
+
+def test_hang_without_a_watchdog(tmp_path: Path) -> None:
+    """The boot stage's 15 minutes end each try, where no server vouches for the release."""
+    with story(tmp_path, speed=300) as it:
+        it.boot(1000)
+        digest = it.publish(BEGIN + "while True:\n    pass\n")
+        it.install()
+        it.board.radio(up=False)
+        assert [end for seq, end in tries(it) if seq == 1001] == ["reset"] * 3
+        it.board.radio(up=True)
+        it.board.start()
+        told = it.rejected(digest)
+        assert (told["reason"], told["soft"]) == ("timeout", True)
+
+
+def tries(it: Story) -> list[tuple[int, str]]:
+    """Let the board live until its old release begins: what began, and how that ended."""
+    found = []
+    for _ in range(12):
+        life = it.board.life(until="begin 1000\n", timeout=120)
+        began = re.search(r"begin (\d+)\n", life.console)
+        if began:
+            found.append((int(began[1]), str(life.cause)))
+        if "begin 1000\n" in life.console:
+            return found
+    raise AssertionError(it.board.console[-6000:])
+
+
+# --- good ones ------------------------------------------------------------------------------------
+
+FOLDERS = {
+    "main.py": BEGIN + "import helper\nfrom sensors import dust\nprint(dust.read(helper.ONE))\n",
+    "sensors/__init__.py": "",
+    "sensors/dust.py": "def read(n):\n    return 'dust %d' % (42 // n)\n",
+    "lib/helper.py": "ONE = 1\n",
+}
+WAITS = "while True:\n    time.sleep(1)\n"
+
+
+@pytest.mark.parametrize("rest", ["", WAITS, LOOP], ids=["returns", "never asks", "asks"])
+def test_app_with_folders_of_its_own(tmp_path: Path, rest: str) -> None:
+    """A blocking main.py is confirmed, and rolled back, with or without a word to `ota`."""
+    good = {**FOLDERS, "main.py": FOLDERS["main.py"] + rest}
+    with story(tmp_path) as it:
+        it.board.start()
+        it.polls(1)
+        digest = it.publish(good)
+        it.confirmed(digest)
+        it.says("dust 42")
+        assert not it.record()["rejected"]
+        if rest == LOOP:
+            bad = it.publish({**good, "lib/helper.py": "ONE = 0\n"})
+            told = it.rejected(bad)
+            assert (told["reason"], told["soft"]) == ("exception", False)
+            assert 'File "sensors/dust.py", line 2' in told["trace"]
+            assert it.record()["digest"] == digest
+
+
+# On trial orderly, later as people do it who have never heard of `ota.sleep`.
+SLEEPERS = {
+    "plain": BEGIN + "time.sleep(2)\n(ota.sleep if ota.trial else machine.deepsleep)(20000)\n",
+    "runtime": with_runtime(
+        """\
+def doze():
+    if app.updater.answered:
+        (app.sleep if ota.trial else machine.deepsleep)(20000)
+app.every(1000, doze)
+"""
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SLEEPERS)
+def test_sleeper(tmp_path: Path, name: str) -> None:
+    """Confirmed before its first sleep; that it wakes from one is no crash."""
+    with story(tmp_path, speed=40) as it:
+        it.boot(1000)
+        digest = it.publish(SLEEPERS[name])
+        it.install()
+        naps = 0
+        while naps < 7:
+            life = it.board.life(timeout=120)
+            assert life.cause in ("reset", "deepsleep"), life
+            naps += life.cause == "deepsleep"
+        assert it.begun(1001) == naps  # none was a second try
+        assert it.board.rtc[apps.CRASHES] == 0
+        it.confirmed(digest)
+        assert not it.record()["rejected"]
+
+
+def interrupted(it: Story, seq: int) -> None:
+    """Live until the app has begun, press Ctrl-C; then somebody presses the reset button."""
+    before = it.begun(seq)
+    pressed = False
+
+    def press(_: object) -> bool:
+        nonlocal pressed
+        if not pressed and it.begun(seq) > before:
+            pressed = True
+            it.board.ctrl_c()
+        return False
+
+    for _ in range(3):
+        life = it.board.life(until=press, timeout=120)
+        if pressed:
+            assert life.cause == "repl", life.console
+            return
+    raise AssertionError(it.board.console[-6000:])
+
+
+def test_ctrl_c_and_the_reset_button_are_no_crash(tmp_path: Path) -> None:
+    """Neither of a confirmed app, six times each in a row."""
+    with story(tmp_path, with_runtime("app.every(5000, lambda: None, 'measure')\n"), speed=40) as it:
+        for _ in range(6):
+            interrupted(it, 1000)
+        for _ in range(6):
+            interrupted(it, 1000)
+            it.remember(apps.END, apps.RUNNING)  # the button alone
+        it.board.life(until="begin 1000", timeout=120)
+        assert it.begun(1000) == 13, it.board.console[-6000:]
+        assert it.board.rtc[apps.CRASHES] == 0
+        it.board.start()
+        record = it.until(lambda record: record["state"] == "ok")
+        assert (record["seq"], record["rejected"]) == (1000, [])
+
+
+def test_ctrl_c_costs_no_try(tmp_path: Path) -> None:
+    """A release on trial is stopped six times, and confirmed for all that."""
+    with story(tmp_path) as it:
+        it.boot(1000)
+        digest = it.publish(GOOD)
+        it.install()
+        for _ in range(6):
+            interrupted(it, 1001)
+        it.board.start()
+        it.confirmed(digest)
+        assert it.begun(1001) == 7
+        assert not it.record()["rejected"]
+
+
+def test_dev_release(tmp_path: Path) -> None:
+    """On a board that has its key: three seconds and an answer are enough."""
+    source = (
+        BEGIN
+        + """\
+while ota.trial:
+    ota.check()
+    time.sleep_ms(200)
+print('confirmed after', ota.ticks // 2)
+"""
+        + LOOP
+    )
+    pushed = fleet.release({"main.py": source}, 900, signer="dev")
+    digest = fleet.digest(pushed)[:32]
+    with story(tmp_path, dev="dev", speed=20) as it:
+        it.boot(1000)
+        it.publish(GOOD)
+        it.install()
+        # In place of what has just come into the slot; the record says that it is on trial.
+        raw, files = bundle.read(pushed)
+        for name, content in {**files, "manifest": raw}.items():
+            it.board.write(f"/app_slots/b/{name}", content)
+        told = ""
+        while "confirmed" not in told:
+            # It leaves for the newest release that is published.
+            told = it.board.life(timeout=120).console
+        it.confirmed(digest)
+        assert not it.record()["rejected"]
+        assert 3 <= int(told.partition("confirmed after ")[2].split()[0]) < 60
+
+
+# --- jobs -----------------------------------------------------------------------------------------
+
+STEADY = "app.every(5000, lambda: None, 'measure')\n"
+FLAKY = """\
+runs = []
+def measure():
+    runs.append(1)
+    if len(runs) % 2:
+        raise OSError('now and then')
+app.every(5000, measure)
+"""
+NEVER = """\
+def measure():
+    raise OSError('never')
+app.every(5000, measure)
+"""
+
+
+def test_job_that_fails_now_and_then(tmp_path: Path) -> None:
+    """It is told, and costs nothing."""
+    with story(tmp_path, with_runtime(STEADY), speed=40) as it:
+        it.board.start()
+        it.until(lambda record: record["up"] >= 70)  # it is known what succeeds
+        it.confirmed(it.publish(with_runtime(FLAKY)))
+        failed, good = it.until(lambda record: "measure" in record["jobs"])["jobs"]["measure"]
+        assert failed and good
+        assert it.begun(1001) == 1
+        assert not it.record()["rejected"]
+
+
+def test_job_that_never_succeeds(tmp_path: Path) -> None:
+    """It did under the former release: no confirmation, and after 15 minutes the try is over."""
+    with story(tmp_path, with_runtime(STEADY), speed=40) as it:
+        it.board.start()
+        it.until(lambda record: record["up"] >= 70)
+        it.board.stop()
+        digest = it.publish(with_runtime(NEVER))
+        it.install()
+        it.board.speed = 200
+        assert [end for seq, end in tries(it) if seq == 1001] == ["reset"] * 3
+        assert "trial: held by job measure" in it.board.console
+        it.board.speed = 40
+        it.board.start()
+        told = it.rejected(digest)
+        assert (told["reason"], told["soft"]) == ("timeout", True)

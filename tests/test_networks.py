@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests import apps, fleet
-from tests.apps import BEGIN, GOOD, LOOP, Story, story
+from tests.apps import BEGIN, GOOD, LOOP, story
 
 # --- between board and server ---------------------------------------------------------------------
 
@@ -118,25 +118,6 @@ def between() -> Iterator[Between]:
     proxy.close()
 
 
-# RTC memory as the boot stage has it: index and value of the request to install.
-_WANT, _INSTALL = 2, 1
-
-
-def ask(it: Story, want: int) -> None:
-    """Put a request into RTC memory, as the app does before it resets."""
-    life = bytearray(8)
-    life[_WANT] = want
-    it.board.rtc = bytes(life) + bytes(255 - byte for byte in life)
-
-
-def install(it: Story) -> str:
-    """One life of the board that is asked to install; returns its console."""
-    ask(it, _INSTALL)
-    life = it.board.life(timeout=90)
-    assert life.cause == "reset" and "/install" in life.console, life
-    return life.console
-
-
 # Random, so that they are no smaller on the wire.
 FILES = {
     "main.py": GOOD,
@@ -157,7 +138,7 @@ def test_server_dies_in_mid_transfer(tmp_path: Path, between: Between) -> None:
             it.board.restore(before)
             between.cut = cut
             between.files()
-            console = install(it)
+            console = it.install()
             done = console.count("loaded")
             first = between.files()
             if "install:" not in console:
@@ -165,7 +146,7 @@ def test_server_dies_in_mid_transfer(tmp_path: Path, between: Between) -> None:
             assert len(first) == done + 1, console
             it.boot(1000)  # the old release is as it was
             between.cut = None
-            console = install(it)
+            console = it.install()
             assert "install:" not in console and console.count("kept") == done, console
             assert between.files()[0] == first[done]
             finished.add(done)
@@ -190,14 +171,14 @@ def test_server_dies_before_the_files(tmp_path: Path, between: Between) -> None:
         for cut in range(1, 3000, 150):
             it.board.restore(before)
             between.cut = cut
-            console = install(it)
+            console = it.install()
             if "file 1" in console:
                 break
             assert "install:" in console
         else:
             raise AssertionError("never came as far as the files")
         between.cut = None
-        assert "install:" not in install(it)
+        assert "install:" not in it.install()
         it.board.start()
         it.until(lambda record: (record["seq"], record["state"]) == (1001, "ok"))
         # Of a broken transfer the server has heard, as of something that passes.
@@ -482,7 +463,7 @@ def test_board_without_a_server(tmp_path: Path, source: str) -> None:
         it.board.life(until="begin 1000", timeout=90)
         it.board.life(until="begin 1000", timeout=90)
         it.publish(source)
-        install(it)
+        it.install()
         who = dataclasses.replace(fleet.identity(), servers=())
         for copy in "01":
             it.board.write(f"/trust/{copy}/board", who.encode())
