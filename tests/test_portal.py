@@ -76,7 +76,6 @@ def test_from_a_phone(made: VirtualBoard, phone: Phone) -> None:
     phone.tap("label[for=s]")
     picture(phone, "portal-list.png")
     phone.tap(".go")
-    picture(phone, "portal-wait.png")
     phone.wait_for("Wrong password for home.")
     picture(phone, "portal-wrong.png")
     phone.fill("#p", "secret-word")
@@ -260,7 +259,7 @@ def test_hostile_clients(made: VirtualBoard) -> None:
 def test_mutated_requests(tmp_path: Path) -> None:
     """Damaged requests and queries by the thousand: afterwards the phone is served as before."""
     rng = random.Random(SEED)
-    with portal.board(tmp_path, AIR, address="127.0.0.33", files=PROBE_HEAP) as board:
+    with portal.board(tmp_path, AIR, address="127.0.0.33", speed=1, files=PROBE_HEAP) as board:
         form = opened(board)
         body = f"t={form.token}&s=0&n=&p=wrong+word&u=&do=scan"
         seeds = [IOS.encode(), b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"]

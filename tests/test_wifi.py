@@ -183,3 +183,36 @@ def test_the_strongest_that_works(tmp_path: Path, chip: Any) -> None:
             life = board.life()
             result = f"is True {right} False kitchen-1" if right else "is False"
             assert result in life.console, (networks, life.console)
+
+
+def test_over_the_cable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mipy wifi add`, `ls` and `rm`, while an app runs; the password is seen nowhere."""
+    from mipy_ota.tools import cli
+    from mipy_ota.tools.sim.port import Port
+
+    secret = tmp_path / "password"
+    secret.write_text("grüße & 'küsse'\n")
+    release = fleet.release({"main.py": "import time\nwhile True:\n    time.sleep(1)\n"}, 1000)
+    said = []
+    monkeypatch.setattr("mipy_ota.tools.console.say", said.append)
+    with VirtualBoard(tmp_path / "board", speed=20) as board:
+        board.format(provision.board_files(fleet.identity(), fleet.first_trust(), release))
+        port = Port(board)
+        try:
+            board.start(port.hear)
+            assert board.wait("/main") or board.wait(" main"), board.console
+
+            def mipy(*words: str) -> int:
+                monkeypatch.setattr("sys.argv", ["mipy", "wifi", *words, "--port", port.path])
+                return cli.main()
+
+            assert mipy("add", "Café", "--password-file", str(secret)) == 0
+            assert mipy("ls") == 0 and said[-1] == "Café"
+            secret.write_text("short")
+            assert mipy("add", "other", "--password-file", str(secret)) == 1
+            assert mipy("rm", "Café") == 0
+            assert mipy("rm", "Café") == 1
+            assert "küsse" not in board.console
+        finally:
+            board.stop()
+            port.close()

@@ -37,6 +37,9 @@ VERBS = (
     ("serve", "serve:serve", "Run the OTA server."),
     ("flash", "flash.verb:flash", "Flash a board over USB, once."),
     ("adopt", "adopt:adopt", "Take a board that runs MicroPython into the fleet."),
+    ("wifi add", "wifi:add", "Let a board know a network."),
+    ("wifi ls", "wifi:ls", "List the networks a board knows."),
+    ("wifi rm", "wifi:rm", "Let a board forget a network."),
     ("label", "label:label", "Show a board's label and QR code."),
     ("sim", "sim.command:sim", "Run a virtual board with its console."),
     ("boards", "boards:boards", "List the boards and what they run."),
@@ -44,7 +47,10 @@ VERBS = (
     ("doctor", "doctor:doctor", "Check this computer, the server, a board."),
 )
 
-GROUPS = {"keys": "Make, list, back up and restore signing keys."}
+GROUPS = {
+    "keys": "Make, list, back up and restore signing keys.",
+    "wifi": "The networks that a board knows.",
+}
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 INTERNAL = 70  # EX_SOFTWARE of sysexits.h
