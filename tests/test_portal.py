@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 import requests
 
+from mipy_ota.tools import provision
+from mipy_ota.tools.serve import running
 from mipy_ota.tools.sim.board import VirtualBoard
-from tests import portal
+from tests import fleet, portal
 from tests.phone import Phone
 from tests.portal import IOS, PROBES, Form, opened, question, raw, resolve
 
@@ -319,3 +321,104 @@ def heap(board: VirtualBoard, form: Form) -> int:
         time.sleep(0.05)
     assert board.wait(lambda b: "used" in b.console[seen:] and b.console.endswith("\n"), 20)
     return int(re.findall(r"used (\d+)", board.console[seen:])[-1])
+
+
+# --- when it opens
+
+HOME = {"home": "secret-word"}
+PINS = {"/state/pins": b"led 2 0\nbutton 14\n5 1\n"}
+
+
+def test_button(tmp_path: Path) -> None:
+    """Pressed after the LED has lit; the LED then blinks slowly, and is left alone by the app."""
+    with portal.board(tmp_path, HOME, known=HOME, files=PINS) as board:
+        assert board.wait("app runs"), board.console
+        assert portal.OPEN not in board.console and board.level(5) == 1
+        board.stop()
+        board.drive(14, 0)
+        board.start()
+        assert board.wait(lambda b: b.level(2) == 0), "the LED is not lit"
+        opened(board)
+        seen = set()
+        assert board.wait(lambda b: bool(seen.add(b.level(2)) or len(seen) == 2))
+        board.drive(14, None)
+
+
+def test_two_resets(tmp_path: Path) -> None:
+    """Within five seconds; two with more in between are two resets."""
+    with portal.board(tmp_path, HOME, known=HOME) as board:
+        assert board.wait("app runs"), board.console
+        board.stop()
+
+        def press(wait: str = "") -> str:
+            """One life, ended by the reset button; what it said."""
+            seen = len(board.console)
+            memory = b""
+
+            def reached(b: VirtualBoard) -> bool:
+                nonlocal memory
+                memory = b.rtc
+                said = b.console[seen:]
+                # PRESSES is byte 6: the tick clears it after five seconds.
+                runs = "app runs" in said and not (wait and memory[6])
+                return runs or portal.OPEN in said
+
+            while board.life(until=reached, timeout=20).cause == "reset":
+                pass
+            board.rtc = memory
+            board._event = 5  # the button
+            return board.console[seen:]
+
+        for _ in range(3):
+            assert portal.OPEN not in press("long enough")
+        press()
+        assert portal.OPEN in press()
+
+
+def test_nobody_comes(tmp_path: Path) -> None:
+    """No known network in reach: the portal for five minutes, then the app without any."""
+    with portal.board(tmp_path, {"other": "x" * 8}, known=HOME, speed=60) as board:
+        assert board.wait("app runs", 40), board.console
+        assert board.console.count(portal.OPEN) == 1
+        board.power_cut()
+        assert board.wait(lambda b: b.console.count(portal.OPEN) == 2), board.console
+
+
+def test_no_password_no_portal(tmp_path: Path) -> None:
+    who = portal.identity(portal=None)
+    with portal.board(tmp_path, HOME, who=who, speed=20) as board:
+        assert board.wait("app runs"), board.console
+        assert "names no password" in board.console and portal.OPEN not in board.console
+
+
+def test_recovery_has_a_portal(tmp_path: Path) -> None:
+    """A board with no release at all, in a house it does not know."""
+    with running(tmp_path / "server", interval=5) as server:
+        known = fleet.Fleet(server)
+        who = portal.identity((server.url,))
+        known.enrol(who)
+        known.publish(fleet.release({"main.py": portal.GOOD}, 1000))
+        with VirtualBoard(tmp_path / "board", speed=10, address="127.0.0.34") as board:
+            board.format(provision.board_files(who, fleet.first_trust(), None, {"old": "x" * 8}))
+            board.radio(networks=HOME, clients=1)
+            board.start()
+            form = opened(board)
+            form.join("home", "secret-word")
+            form.says("Connected to")
+            assert board.wait("app runs", 60), board.console
+
+
+def test_figures(tmp_path: Path) -> None:
+    """What it costs, with as many networks as it shows; at the chip's own pace."""
+    crowd = {f"network number {n}": "x" * 8 for n in range(15)} | HOME
+    with portal.board(tmp_path, crowd, heap_profile=True, speed=1) as board:
+        form = opened(board)
+        form.join("home", "secret-word")
+        begin = time.monotonic()
+        form.says("Connected to")
+        print("submit to connected", round(time.monotonic() - begin, 1), "s")
+        print("peak heap of a provisioning", board.stats.peak)
+    with portal.board(tmp_path / "again", HOME, known=HOME, speed=1) as board:
+        begin = time.monotonic()
+        assert board.wait("app runs"), board.console
+        print("power-on to connected, and the app", round(time.monotonic() - begin, 1), "s")
