@@ -90,11 +90,10 @@ def take_in():
     import json
 
     try:
-        with open("/wifi.json", "rb") as f:
-            raw = f.read(2049)
-        if len(raw) > 2048:
+        if os.stat("/wifi.json")[6] > 2048:
             raise ValueError("more than 2048 bytes")
-        new = json.loads(raw)
+        with open("/wifi.json", "rb") as f:
+            new = json.load(f)
         known = load()
         for ssid in new:
             name, password = ssid.encode(), new[ssid].encode()

@@ -10,7 +10,10 @@ def _path(name, copy):
 def _read(name, copy, key):
     try:
         with open(_path(name, copy), "rb") as f:
-            raw = f.read(2048)
+            # read() asks the heap for as much as it may get, in one piece.
+            size = f.seek(0, 2)
+            f.seek(0)
+            raw = f.read(min(size, 2048))
     except OSError:
         return None
     return raw[8:] if len(raw) > 8 and sha256(key + raw[8:]).digest()[:8] == raw[:8] else None

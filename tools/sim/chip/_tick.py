@@ -8,7 +8,7 @@ import utime
 from array import array
 from micropython import schedule
 
-from _page import LEVEL_IN, PROFILE, SPEED, memory, page
+from _page import LEVEL_IN, PROFILE, SPEED, libc, memory, page
 
 TIMERS = 16
 _PINS = 40
@@ -111,5 +111,10 @@ def _loop():
 
 
 def start():
+    # A new thread inherits what is blocked: Ctrl-C is for the one that runs the device code.
+    mask = libc.func("i", "sigprocmask", "ipp")
+    sigint = b"\x02" + bytes(127)
+    mask(0, sigint, None)
     _thread.stack_size(32768)
     _thread.start_new_thread(_loop, ())
+    mask(1, sigint, None)
