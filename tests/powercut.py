@@ -1008,7 +1008,8 @@ def main(words: Sequence[str]) -> int:
     for n, (job, tally) in enumerate(run(jobs), 1):
         done.append((job, tally))
         seconds = time.monotonic() - began
-        print(f"{seconds:6.0f} s  {n}/{len(jobs)}  {job.scenario}, {job.storage}", flush=True)
+        done_so_far = f"{seconds:6.0f} s  {n}/{len(jobs)}"
+        print(f"{done_so_far}  {job.scenario}, {job.storage}: {tally.runs} runs", flush=True)
         for invariant, where in tally.failures:
             print(f"FAILED {invariant}: {where}", flush=True)
     rows = collect(done)
