@@ -48,7 +48,7 @@ def identity(servers: tuple[str, ...] = (), portal: str | None = PASSWORD) -> bo
 @contextlib.contextmanager
 def board(
     folder: Path,
-    networks: Mapping[str | bytes, Any],
+    networks: Mapping[Any, Any],
     *,
     known: Mapping[str, str] | None = None,
     who: board_file.Board | None = None,

@@ -365,14 +365,15 @@ class VirtualBoard:
         self,
         *,
         up: bool | None = None,
-        networks: Mapping[str | bytes, str | Mapping[str, Any]] | None = None,
+        networks: Mapping[Any, str | Mapping[str, Any]] | None = None,
         clients: int | None = None,
     ) -> None:
         """Set the air around it, at any time; what is left out stays as it is.
 
         Args:
             up: False: no network is in reach, running connections hang.
-            networks: by SSID (bytes where it is no text) the password ("": open), or a mapping of password, rssi and hidden.
+            networks: by SSID (str, or bytes where it is no text) the password ("": open), or a
+                mapping of password, rssi and hidden.
             clients: how many phones are on its access point.
         """
         if up is not None:
