@@ -24,7 +24,6 @@ class Poll:
 
     def __init__(self, board, r, state, more=None):
         self._key = bytes.fromhex(board["key"])
-        self._ticket = ""
         self.link = None
         for self.url in board["server"]:
             if self._begin(board, r, state, more):
@@ -61,7 +60,8 @@ class Poll:
         facts = {
             "id": board["id"],
             "n": nonce,
-            "k": self._ticket,
+            # Kept from poll to poll: by it the server knows that its orders have arrived.
+            "k": ota.__dict__.get("ticket", ""),
             "seq": ota.seq,
             "m": hexa(ota.digest or bytes(16)),
             "state": state,
@@ -92,7 +92,7 @@ class Poll:
         if theirs != hexa(mac(self._key, b"reply1\0", nonce.encode(), out)).encode():
             raise Refused("mac")
         reply = json.loads(out)
-        self._ticket = reply["k"]
+        ota.ticket = reply["k"]
         return reply
 
 

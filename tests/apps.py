@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import re
 import tempfile
 import textwrap
 import time
@@ -192,6 +193,16 @@ class Story:
         life = self.board.life(timeout=120)
         assert life.cause == "reset" and "/install" in life.console, life
         return life.console
+
+    def tries(self) -> list[int]:
+        """Let the board, which is off, live until the old release runs; what has begun, by seq."""
+        begun: list[int] = []
+        for _ in range(12):
+            life = self.board.life(until="begin 1000\n", timeout=120)
+            begun += [int(seq) for seq in re.findall(r"begin (\d+)\n", life.console)]
+            if 1000 in begun:
+                return begun
+        raise AssertionError(self.board.console[-6000:])
 
     def begun(self, seq: int) -> int:
         """How often the release has been started."""
