@@ -238,7 +238,7 @@ class Portal:
             return
         self._show = ()
         self._sta.disconnect()
-        _lend("wifi", "attempt", self._sta, ssid, password, False)
+        _lend("wifi", "attempt", self._sta, ssid, password)
         self._joining = ssid, password
         self._limit = time.time() + _JOIN
 

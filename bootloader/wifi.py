@@ -33,10 +33,15 @@ def station():
     return sta
 
 
-def attempt(sta, ssid, password, endless=True):
-    """Begin to connect. An ESP32 that tries endlessly never says that the password is wrong."""
+def _insist(sta, tries):
+    # An ESP32 that tries endlessly (-1) never says that the password is wrong.
     if sys.platform == "esp32":
-        sta.config(reconnects=-1 if endless else 2)
+        sta.config(reconnects=tries)
+
+
+def attempt(sta, ssid, password, tries=2):
+    """Begin to connect; once lost, an ESP32 reconnects by itself so many times (-1: for ever)."""
+    _insist(sta, tries)
     sta.connect(ssid, password)
 
 
@@ -58,7 +63,7 @@ def start(turn=0):
     sta = network.WLAN(network.STA_IF) if turn else station()
     networks = known.load() if turn else _in_order(sta)
     if networks:
-        attempt(sta, *networks[turn % len(networks)])
+        attempt(sta, *networks[turn % len(networks)], -1)
     elif not turn and not ota.offline and "portal" in ota.stage("board").load():
         ota.portal()
 
@@ -69,10 +74,11 @@ def connect(seconds=_WAIT):
     if sta.isconnected():
         return True
     for ssid, password in _in_order(sta):
-        attempt(sta, ssid, password, False)
+        attempt(sta, ssid, password)
         for i in range(seconds * 5):
             time.sleep_ms(200)
             if sta.isconnected():
+                _insist(sta, -1)
                 return True
             if i >= _SETTLES * 5 and sta.status() in _ENDED:
                 break

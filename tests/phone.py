@@ -14,11 +14,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pytest
 import requests
 
 WIDTH, HEIGHT = 390, 844
-_ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # WebDriver, section 12
 _SECONDS = 30
+
+needed = pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")),
+    reason="needs chromium and chromium-driver: see scripts/apt-install.sh",
+)
 
 
 class Phone:

@@ -36,7 +36,8 @@ IOS = ("GET /hotspot-detect.html HTTP/1.0\r\nHost: captive.apple.com\r\nConnecti
        "User-Agent: CaptiveNetworkSupport-458.120.5 wispr\r\n\r\n")  # fmt: skip
 WINDOWS = ("GET /connecttest.txt HTTP/1.1\r\nConnection: Close\r\nUser-Agent: Microsoft NCSI\r\n"
            "Host: www.msftconnecttest.com\r\n\r\n")  # fmt: skip
-WINDOWS_OLD = "GET /ncsi.txt HTTP/1.1\r\nUser-Agent: Microsoft NCSI\r\nHost: www.msftncsi.com\r\n\r\n"
+WINDOWS_OLD = ("GET /ncsi.txt HTTP/1.1\r\nUser-Agent: Microsoft NCSI\r\n"
+               "Host: www.msftncsi.com\r\n\r\n")  # fmt: skip
 PROBES = {"android": ANDROID, "ios": IOS, "windows": WINDOWS, "windows 7": WINDOWS_OLD}
 
 

@@ -18,7 +18,7 @@ from mipy_ota.tools import provision
 from mipy_ota.tools.serve import running
 from mipy_ota.tools.sim.board import VirtualBoard
 from tests import fleet, portal
-from tests.phone import Phone
+from tests.phone import Phone, needed
 from tests.portal import IOS, PROBES, Form, opened, question, raw, resolve
 
 PRINTABLE = string.digits + string.ascii_letters + string.punctuation + " "
@@ -66,6 +66,7 @@ def phone() -> Iterator[Phone]:
 # --- in a browser
 
 
+@needed
 def test_from_a_phone(made: VirtualBoard, phone: Phone) -> None:
     """The sheet opens, a wrong password is said so, the right one works. Pictures for the docs."""
     opened(made)
@@ -94,6 +95,7 @@ def picture(phone: Phone, name: str) -> None:
         phone.photograph(PICTURES / name)
 
 
+@needed
 def test_without_scripts(made: VirtualBoard) -> None:
     """The same on a phone with JavaScript off; a network that is not there; a hidden one."""
     opened(made)
@@ -110,6 +112,7 @@ def test_without_scripts(made: VirtualBoard) -> None:
         phone.wait_for("Connected to hidden one")
 
 
+@needed
 @pytest.mark.parametrize("name", ("Café ☕ Zürich", "<script>", NASTY, "half 0", "half 1"))
 def test_any_name_and_password(made: VirtualBoard, phone: Phone, name: str) -> None:
     """Every printable ASCII character, UTF-8, and what HTML, URLs and forms make much of."""
