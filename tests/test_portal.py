@@ -37,7 +37,7 @@ AIR = {
 PICTURES = Path(__file__).resolve().parent.parent / "docs" / "images"
 WEIGHT = 8 * 1024
 # `make sweep` asks for 100,000.
-MUTATIONS = int(os.environ.get("PORTAL_MUTATIONS", "1000"))
+MUTATIONS = int(os.environ.get("PORTAL_MUTATIONS", "500"))
 SEED = int(os.environ.get("PORTAL_SEED", "1"))
 KB = 1024
 
@@ -176,7 +176,8 @@ def test_a_token_once(served: VirtualBoard) -> None:
 
 def test_what_was_known_stays(tmp_path: Path) -> None:
     """A wrong try costs nothing; and when the old network is back, the portal closes by itself."""
-    with portal.board(tmp_path, {"new": "new-secret"}, known={"old": "old-secret"}) as board:
+    old = {"old": "old-secret"}
+    with portal.board(tmp_path, {"new": "new-secret"}, known=old, speed=15) as board:
         form = opened(board)
         form.join("new", "not-the-one")
         form.says("Wrong password")
@@ -275,9 +276,9 @@ def test_mutated_requests(tmp_path: Path) -> None:
             raw(board.address, data, end=True)
             if n % 10 == 0:
                 resolve(board.address, mutated(rng, question("example.com")), 0)
-            if n % 250 == 249:
+            if n % 100 == 99:
                 heaps.append(heap(board, form))
-        print(f"seed {SEED}: heap used after every 250 of {MUTATIONS} requests:", heaps)
+        print(f"seed {SEED}: heap used after every 100 of {MUTATIONS} requests:", heaps)
         assert max(heaps[1:]) <= heaps[1] + KB
         form.join("home", "secret-word")
         form.says("Connected to <b>home</b>")
