@@ -36,7 +36,7 @@ AIR = {
 }
 PICTURES = Path(__file__).resolve().parent.parent / "docs" / "images"
 WEIGHT = 8 * 1024
-# `make sweep` asks for 100,000.
+# A long run: PORTAL_MUTATIONS=100000, a quarter of an hour, with `--timeout 1800`.
 MUTATIONS = int(os.environ.get("PORTAL_MUTATIONS", "500"))
 SEED = int(os.environ.get("PORTAL_SEED", "1"))
 KB = 1024
