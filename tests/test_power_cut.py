@@ -1,6 +1,6 @@
 """Power cuts: a sample of every scenario, and the mistakes that they must find (powercut.py).
 
-`make sweep` cuts at every flash operation; its counts are in docs/architecture.md.
+`make sweep` cuts at every flash operation. POWERCUT_SEED chooses another sample.
 """
 
 from __future__ import annotations
