@@ -30,8 +30,6 @@ LOOP = "while True:\n    ota.check()\n    time.sleep(1)\n"
 GOOD = BEGIN + LOOP
 # The boot stage's minutes pass a hundred times faster for it.
 HASTY = BEGIN + LOOP.replace("ota.check", "ota.ticks += 200\n    ota.check")
-SILENT = BEGIN + "while True:\n    time.sleep(1)\n"  # never calls check()
-RETURNS = BEGIN
 # The first release of a story about full flash tidies up.
 TIDY = BEGIN + "if 'junk' in os.listdir('/data'):\n    os.remove('/data/junk')\n" + LOOP
 
