@@ -1,6 +1,5 @@
 """What the app may ask of the boot stage, one call each; reached as attributes of `ota`."""
 
-import gc
 import machine
 import sys
 import time

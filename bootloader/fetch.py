@@ -10,7 +10,8 @@ from bootloader.refused import Refused
 def fetch(link, target, active, name, size, sha):
     """Bring the file `name` of `size` bytes and hash `sha` (hex) into the slot `target`.
 
-    Return "kept" or "loaded". `active` is not used here. Memory does not depend on the size. Raises OSError, and Refused:
+    Return "kept" or "loaded". `active` is not used here. Memory does not depend on the size.
+    Raises OSError, and Refused:
     "size", "truncated", "hash".
     """
     path = "/app_slots/%s/%s" % (target, name)

@@ -92,7 +92,7 @@ class Poll:
         if theirs != hexa(mac(self._key, b"reply1\0", nonce.encode(), out)).encode():
             raise Refused("mac")
         reply = json.loads(out)
-        ota.ticket = reply["k"]
+        ota.ticket = reply["k"]  # pyright: ignore
         return reply
 
 

@@ -63,7 +63,8 @@ def start(turn=0):
     sta = network.WLAN(network.STA_IF) if turn else station()
     networks = known.load() if turn else _in_order(sta)
     if networks:
-        attempt(sta, *networks[turn % len(networks)], -1)
+        ssid, key = networks[turn % len(networks)]
+        attempt(sta, ssid, key, -1)
     elif not turn and not ota.offline and "portal" in ota.stage("board").load():
         ota.portal()
 

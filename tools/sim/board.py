@@ -301,9 +301,7 @@ class VirtualBoard:
         if listener:
             self._listeners.append(listener)
         self._stopping.clear()
-        self._supervisor = threading.Thread(
-            target=self._supervise, args=(cut, torn), daemon=True
-        )
+        self._supervisor = threading.Thread(target=self._supervise, args=(cut, torn), daemon=True)
         self._supervisor.start()
 
     def stop(self) -> None:
