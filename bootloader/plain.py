@@ -1,5 +1,6 @@
 """Polling for a release that brings no runtime of its own."""
 
+import machine
 import sys
 from micropython import const
 
@@ -47,8 +48,12 @@ def poll(b):
         pause = spread.spread(_RETRY << ota.misses)
         print("poll:", repr(e), "again in", pause // 2, "s")
         # Half an hour, the longer the more often the portal was of no use.
-        if ota.ticks > _HOUR // 2 << min(ota.offline, 5) and not ota.stage("wifi").connected():
-            ota.portal()
+        late = ota.ticks > _HOUR // 2 << min(ota.offline, 5)
+        if late and not ota.trial and not ota.stage("wifi").connected():
+            # What ota.portal() does, without loading it: rtc.END is rtc.ASKED, WANT is PORTAL.
+            ota.mark(0, 5)
+            ota.mark(2, 8)
+            machine.reset()
         return pause
     talk.close()
     ota.misses = 0
