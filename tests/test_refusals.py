@@ -714,7 +714,7 @@ def test_rotation(tmp_path: Path) -> None:
             assert walked == [f"/d/v1/trust/{version}" for version in range(2, 7)]
             assert board.read("/trust/0/trust") == board.read("/trust/1/trust") == versions[-1]
             # What runs was signed by the key that is revoked now: it stays until there is better.
-            assert any("app old in a" in board.life(until="app").console for _ in range(2))
+            assert any("app old in a" in board.life(until="app old in a").console for _ in range(2))
 
             evil = made()
             serve(way, evil)
