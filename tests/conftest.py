@@ -1,10 +1,14 @@
 """Fixtures every part may use, and the rule that CI runs every test."""
 
 import os
+import signal
 
 import pytest
 
 from mipy_ota.tools import micropython
+
+# A shell that starts this in the background has Ctrl-C ignored, and every child would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 IN_CI = os.environ.get("CI") == "true"
 

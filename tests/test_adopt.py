@@ -442,6 +442,8 @@ def test_power_cut_at_any_operation_leaves_a_board_that_starts(
         snapshot = board.save()
         with Port(board) as port:
             board.start(port.hear)
+            # Until it is exec'ed, a new process holds a copy of any lock on the port.
+            assert board.wait(lambda one: OLD in one.console)
             if way == "back":
                 recorded(port, there)
                 assert board.wait(lambda one: one.console.count(OLD) > 1)
