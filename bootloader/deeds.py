@@ -96,12 +96,7 @@ def idle():
 
 
 def end(e, entry):
-    """`entry` has ended by the exception `e`. Ctrl-C is a person's wish and leads to the prompt."""
-    if isinstance(e, KeyboardInterrupt):
-        ota.mark(rtc.END, rtc.STOPPED)
-        ota.parked = True
-        ota.alarms = []
-        return
+    """`entry` has ended by the exception `e`: keep its traceback, and reset."""
     sys.print_exception(e)
     if entry.startswith("bootloader."):
         machine.reset()

@@ -93,6 +93,7 @@ def __getattr__(name):
 
 
 def go(entry):
+    global parked, alarms
     had = tuple(sys.modules)
     gc.collect()
     try:
@@ -103,6 +104,11 @@ def go(entry):
         else:
             __import__(entry)
             stage("deeds").idle()
+    except KeyboardInterrupt:
+        # A person's wish, and often pressed twice: at once, before a second one can interrupt.
+        parked = True
+        alarms = []
+        mark(0, 3)  # rtc.END is rtc.STOPPED
     except BaseException as e:
         try:
             for k in list(sys.modules):

@@ -135,6 +135,10 @@ class Repl:
             self._heard = b""
             self._stream.write(b"\r" + _ENTER)
             if self._arrives(_RAW, 0.7):
+                # What an earlier round asked for may be answered only now.
+                while self._stream.read(0.2):
+                    pass
+                self._heard = b""
                 return
         raise Failure(
             f"the board at {self._name} does not stop at Ctrl-C",
