@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -403,7 +404,9 @@ def typed(board: VirtualBoard, codes: list[str], cut: int | None, torn: bool) ->
     """Run pieces of code at the board's prompt in one life; returns its flash operations."""
     from mipy_ota.tools.remote import _FUNCTIONS
 
-    said = "\x01" + "".join(f"{code}\x04" for code in [_FUNCTIONS, *codes, "print('all', 'done')"])
+    # A Ctrl-C that came when the prompt was there already strikes the first piece: an idle one.
+    pieces = ["pass", _FUNCTIONS, *codes, "print('all', 'done')"]
+    said = "\x01" + "".join(f"{piece}\x04" for piece in pieces)
     lives, before = len(board.lives), len(board.console)
     board.start(cut=cut, torn=torn)
     assert board.wait(lambda one: OLD in one.console[before:], 20), board.console
@@ -415,6 +418,11 @@ def typed(board: VirtualBoard, codes: list[str], cut: int | None, torn: bool) ->
     ended = "all done"
     assert board.wait(lambda one: len(one.lives) > lives or ended in one.console[before:], 20)
     board.stop()
+    if cut is None:
+        heard = board.console[before:].rpartition("raw REPL")[2].split("OK", 2)[2]
+        assert not re.search("KeyboardInterrupt|NameError|SyntaxError", heard), heard
+    else:
+        assert board.lives[lives].cause == "cut", (cut, torn, board.lives[lives])
     return board.lives[lives].ops
 
 

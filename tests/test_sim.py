@@ -151,6 +151,14 @@ seven = 7
     assert board.wait(lambda b: b.stats.boots == 2)
 
 
+def test_ctrl_c_reaches_a_loop_that_calls_nothing(make: Make) -> None:
+    board = make("print('running')\nwhile True: pass")
+    board.start()
+    assert board.wait("running")
+    board.ctrl_c()
+    assert board.wait("KeyboardInterrupt") and board.wait(">>>")
+
+
 def test_ctrl_c_reaches_asyncio(make: Make) -> None:
     board = make(
         """

@@ -324,7 +324,7 @@ class VirtualBoard:
         """Press Ctrl-C at its console."""
         current = self._current
         if current and current.process.poll() is None:
-            current.process.send_signal(signal.SIGINT)
+            self._page.set("interrupt", 1)
 
     def type(self, text: str) -> None:
         """Type at its console."""

@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 _SIZE = 16384
-_FIELDS = {
-    name: 4 * n
-    for n, name in enumerate(
-        "ops erases programmed peak sent received cause sleep radio clock rtc wifi started".split()
-    )
-}
+_NAMES = (
+    "ops erases programmed peak sent received cause sleep radio clock rtc wifi started interrupt"
+)
+_FIELDS = {name: 4 * n for n, name in enumerate(_NAMES.split())}
 _RTC = 256
 _LEVEL_IN = 2560
 _LEVEL_OUT = 2624
@@ -65,6 +63,7 @@ class Page:
         self.set("cause", cause)
         self.set("clock", clock)
         self.set("sleep", 0)
+        self.set("interrupt", 0)
 
     def forget_rtc(self) -> None:
         """What a power cut takes: RTC memory and the pins' levels."""

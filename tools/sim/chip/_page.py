@@ -41,6 +41,7 @@ page = uctypes.struct(
         "rtc": 40 | uctypes.UINT32,
         "wifi": 44 | uctypes.UINT32,
         "started": 48 | uctypes.UINT32,
+        "interrupt": 52 | uctypes.UINT32,
     },
 )
 STATION = 64  # the SDK's own copy of the last credentials: length byte + 32, length byte + 64
@@ -48,6 +49,18 @@ RTC = 256
 LEVEL_IN = 2560  # one byte a pin: 0 not driven, 1 low, 2 high
 LEVEL_OUT = 2624
 AIR = 4096  # u32 length, JSON text
+
+_INTERRUPT = 52
+shut = bytearray(1)  # a scheduled callback runs: Ctrl-C waits until it has ended
+
+
+def check():
+    # Ctrl-C strikes where device code calls the simulator. The interpreter's own handler of SIGINT
+    # jumps out of whatever runs, a garbage collection too, and would leave the heap locked.
+    if memory[_INTERRUPT] and not shut[0]:
+        memory[_INTERRUPT] = 0
+        raise KeyboardInterrupt
+
 
 # prctl(PR_SET_PDEATHSIG, SIGKILL): no board outlives the tool that started it.
 libc.func("i", "prctl", "iiiii")(1, 9, 0, 0, 0)

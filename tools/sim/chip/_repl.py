@@ -1,8 +1,8 @@
 # The REPL on the serial line: lines for people, and the raw mode that tools speak, with raw-paste
-# (shared/runtime/pyexec.c). Ctrl-C is no byte here: the host turns it into a signal.
+# (shared/runtime/pyexec.c). Ctrl-C is no byte here: the host sets a flag in the shared memory.
 import uselect
 import usys
-from _page import ESP32, RESET, SOFT_RESET, die
+from _page import ESP32, RESET, SOFT_RESET, check, die
 from micropython import const
 
 _GREETING = "raw REPL; CTRL-B to exit\r\n>"
@@ -118,13 +118,14 @@ def _show(line, names):
 
 def _byte():
     while not _poll.poll(5):
-        pass
+        check()
     c = _stdin.read(1)
     while not c:
         # Nobody will type any more; the board stays on.
         _poll.unregister(usys.stdin)
         while True:
-            _poll.poll(1000)
+            _poll.poll(5)
+            check()
     return c
 
 

@@ -8,10 +8,14 @@ import utime
 from array import array
 from micropython import schedule
 
-from _page import LEVEL_IN, PROFILE, SPEED, libc, memory, page
+from _page import LEVEL_IN, PROFILE, SPEED, libc, memory, page, shut
 
 TIMERS = 16
 _PINS = 40
+_PATIENCE = 500  # milliseconds
+_SIGINT = 2
+_kill = libc.func("i", "kill", "ii")
+_me = libc.func("i", "getpid", "")()
 _due = array("i", [0] * TIMERS)
 _period = array("i", [0] * TIMERS)  # real milliseconds; 0: once
 _on = bytearray(TIMERS)
@@ -52,6 +56,14 @@ def watch(pin, callback):
 
 def _act(_):
     _flags[0] = 0
+    shut[0] += 1
+    try:
+        _serve()
+    finally:
+        shut[0] -= 1
+
+
+def _serve():
     if _flags[2]:
         _flags[2] = 0
         on_air[0]()
@@ -76,6 +88,7 @@ def _safely(callback):
 
 def _loop():
     air = page.radio
+    waited = 0
     while True:
         utime.sleep_ms(1)
         now = utime.ticks_ms()
@@ -98,6 +111,11 @@ def _loop():
             air = page.radio
             _flags[2] = 1
             ask = True
+        # Device code that never calls the simulator is struck by the signal after all.
+        waited = waited + 1 if page.interrupt else 0
+        if waited > _PATIENCE:
+            waited = page.interrupt = 0
+            _kill(_me, _SIGINT)
         if PROFILE:
             used = gc.mem_alloc()
             if used > page.peak:

@@ -67,7 +67,7 @@ def lightsleep(ms=0):
 
 
 def idle():
-    utime.sleep_ms(1)
+    time.sleep_ms(1)
 
 
 def freq(hz=None):

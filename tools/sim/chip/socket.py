@@ -7,7 +7,7 @@ import network
 import uselect
 import usocket
 import utime
-from _page import ADDRESS, SPEED, page
+from _page import ADDRESS, SPEED, check, page
 
 AF_INET = 2
 SOCK_STREAM = 1
@@ -126,6 +126,7 @@ class socket(io.IOBase):
             self._poll.modify(self._s, event)
         end = self._timeout and utime.ticks_add(utime.ticks_ms(), int(self._timeout * 1000))
         while not self._poll.poll(_SLICE):
+            check()
             if end and utime.ticks_diff(utime.ticks_ms(), end) >= 0:
                 raise OSError(errno.ETIMEDOUT)
 

@@ -2,10 +2,11 @@
 import utime
 from utime import *  # noqa: F403
 
-from _page import SPEED, page
+from _page import SPEED, check, page
 
 _EPOCH = 946684800
 _MASK = utime.ticks_add(0, -1)
+_SLICE = 20  # real milliseconds after which a sleeper looks for Ctrl-C
 _start = utime.ticks_ms()
 
 if SPEED > 1:
@@ -19,14 +20,22 @@ if SPEED > 1:
     def ticks_us():
         return (_us() * SPEED) & _MASK
 
-    def sleep_ms(ms):
-        if ms >= SPEED:
-            utime.sleep_ms(ms // SPEED)
-        elif ms > 0:
-            utime.sleep_us(ms * 1000 // SPEED)
-
     def sleep_us(us):
         utime.sleep_us(us // SPEED)
+
+
+def sleep_ms(ms):
+    check()
+    if ms < SPEED:
+        utime.sleep_us(max(0, ms) * 1000 // SPEED)
+        return
+    start, ms = utime.ticks_ms(), ms // SPEED
+    while True:
+        left = ms - utime.ticks_diff(utime.ticks_ms(), start)
+        if left <= 0:
+            return
+        utime.sleep_ms(min(left, _SLICE))
+        check()
 
 
 def sleep(seconds):
