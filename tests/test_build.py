@@ -112,7 +112,8 @@ def test_the_projects_own_app_builds_for_each_of_its_classes():
 
 def test_runtime_comes_from_the_project_unless_the_app_has_one_or_wants_none(app):
     with_it = 'name = "weather"\n'
-    assert "runtime/installer.mpy" in names(app({}, "a", facts=with_it))
+    keys = {"config.py": 'LOG_LEVEL = 1  #: 0..3\nSERVER = ""  #: url\n'}
+    assert "runtime/installer.mpy" in names(app(keys, "a", facts=with_it))
     own = app({"runtime/__init__.py": ""}, "b", facts=with_it)
     assert names(own) == ["main.py", "runtime/__init__.mpy"]
     assert names(app({"runtime/__init__.py": ""}, "c")) == ["main.py"]

@@ -2,8 +2,9 @@
 
 What goes into a slot: main.py and config.py as they are (unless everything is to be compiled),
 every other module as bytecode, everything else as it is. `runtime/` comes from the app or, if it
-has none, from this installation; of `drivers/` and `utilities/` only what is imported, from the
-app first. The same input gives the same bytes, wherever and whenever it is built.
+has none, from this installation: the loop and the installer, what these import, and what the app
+imports. Of `drivers/` and `utilities/` travels what is imported, from the app first. The same input
+gives the same bytes, wherever and whenever it is built.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ import typer
 
 from ..signing import bundle, limits, manifest
 from ..signing.reasons import Refused
-from . import console, places
+from . import config, console, places
 from .console import Failure
 from .files import write
 
@@ -34,6 +35,7 @@ BYTECODE_MAJOR = 6
 
 SOURCE_FILES = ("main.py", "config.py")  # stay readable on the board
 SHARED = ("drivers", "utilities")  # what is not imported stays at home
+RUNTIME = ("runtime/__init__.py", "runtime/loop.py", "runtime/installer.py")  # in any case
 NOT_FOR_BOARDS = re.compile(r"app\.toml|README.*|LICENSE.*|build|tests|Makefile", re.IGNORECASE)
 
 # Nothing secret may be in a release: whoever listens can read it.
@@ -184,8 +186,12 @@ def assemble(
     """
     about = facts(app_dir)
     sources = collect(app_dir, about.runtime)
+    # Without the runtime config.py is a module like any other.
+    warnings = config.check(sources) if about.runtime else []
     files = compiled(sources, cls, compile_all)
-    return packed(about.name, cls, seq, files, about.floor if floor is None else floor, note)
+    floor = about.floor if floor is None else floor
+    built = packed(about.name, cls, seq, files, floor, note)
+    return replace(built, warnings=(*warnings, *built.warnings))
 
 
 def packed(
@@ -233,13 +239,16 @@ def collect(app_dir: Path, with_runtime: bool) -> dict[str, Path]:
     own = dict(_walk(app_dir))
     if "main.py" not in own:
         raise Failure(f"{app_dir} is no app: it has no main.py", "start one with `mipy new DIR`")
-    project = dict(_walk(places.sources("app_slots")))
+    root = places.sources("app_slots")
+    project = own if app_dir.resolve() == root.resolve() else dict(_walk(root))
     chosen = {name: path for name, path in own.items() if _top(name) not in SHARED}
-    if not with_runtime:
-        chosen = {name: path for name, path in chosen.items() if _top(name) != "runtime"}
-    elif not any(_top(name) == "runtime" for name in own):
-        chosen |= {name: path for name, path in project.items() if _top(name) == "runtime"}
     offered = {name: path for name, path in project.items() if _top(name) in SHARED}
+    own_runtime = project is not own and any(_top(name) == "runtime" for name in own)
+    if not (with_runtime and own_runtime):
+        chosen = {name: path for name, path in chosen.items() if _top(name) != "runtime"}
+    if with_runtime and not own_runtime:
+        offered |= {name: path for name, path in project.items() if _top(name) == "runtime"}
+        chosen |= {name: offered[name] for name in RUNTIME if name in offered}
     for name in [name for name in own if _top(name) in SHARED]:
         offered = {
             other: path for other, path in offered.items() if _module(other) != _module(name)
@@ -284,6 +293,7 @@ def _module(name: str) -> str:
 def _imported(chosen: Mapping[str, Path], offered: Mapping[str, Path]) -> dict[str, Path]:
     """Those of `offered` that `chosen` imports, and what they import in turn."""
     taken: dict[str, Path] = {}
+    shared = {*SHARED, *map(_top, offered)}
     unread = dict(chosen)
     while unread:
         found: dict[str, Path] = {}
@@ -291,7 +301,8 @@ def _imported(chosen: Mapping[str, Path], offered: Mapping[str, Path]) -> dict[s
             if not name.endswith(".py") or _top(name) == "www":
                 continue
             for module in sorted(_imports(path)):
-                found |= _provide(module, path, offered)
+                if module.split(".")[0] in shared:
+                    found |= _provide(module, path, offered)
         unread = {name: path for name, path in found.items() if name not in taken}
         taken |= unread
     return taken
@@ -313,7 +324,7 @@ def _provide(module: str, path: Path, offered: Mapping[str, Path]) -> dict[str, 
 
 
 def _imports(path: Path) -> set[str]:
-    """Modules below the shared folders that a source file imports, wherever in it."""
+    """Modules that a source file imports, wherever in it."""
     try:
         tree = ast.parse(path.read_bytes(), str(path))
     except (SyntaxError, ValueError) as problem:
@@ -324,14 +335,16 @@ def _imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
-            if node.module in SHARED:
+            if node.module in (*SHARED, "runtime"):
                 names |= {f"{node.module}.{alias.name}" for alias in node.names}
             names.add(node.module)
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            first = node.args[0] if node.args else None
-            if node.func.id == "__import__" and isinstance(first, ast.Constant):
-                names.add(str(first.value))
-    return {name for name in names if name.split(".")[0] in SHARED}
+        elif isinstance(node, ast.Call):
+            match node.func, node.args:
+                case ast.Name(id="__import__"), [ast.Constant(value=module), *_]:
+                    names.add(str(module))
+                case ast.Attribute(attr="lend"), [ast.Constant(value=module)]:
+                    names.add(f"runtime.{module}")
+    return names
 
 
 def _check_twins(files: Mapping[str, Path]) -> None:

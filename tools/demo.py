@@ -52,8 +52,8 @@ CUT = 300
 ALIVE = '"%s is alive, '
 WELL = '"%s is alive and well, '
 AGAIN = '"%s is alive again, '
-RIGHT = "config.HEARTBEAT *"
-WRONG = "config.HEARTBEATS *"
+RIGHT = "app.every("
+WRONG = "app.evry("
 
 _FILE = re.compile(r"^file (\d+) \S+ (kept|copied|loaded)$", re.MULTILINE)
 _TRACEBACK = "Traceback (most recent call last)"

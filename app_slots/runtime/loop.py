@@ -4,6 +4,9 @@ A job or driver that raises is logged and counted and disturbs nobody else. An e
 loop itself leaves it and is a crash; Ctrl-C leaves it too and is none.
 """
 
+# config: LOG_LEVEL = 1  #: 0..3
+# config: SERVER = ""  #: url
+
 import asyncio
 import gc
 from micropython import const

@@ -1,5 +1,7 @@
 """What is rare: Wi-Fi comes or goes, the network or the server has moved. Loaded for the moment."""
 
+# config: PORTAL = 30  #: 0..
+
 from asyncio import sleep_ms
 from micropython import const
 
