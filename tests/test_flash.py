@@ -301,17 +301,26 @@ def test_a_board_starts_from_what_was_flashed(
 def test_flashed_again_it_stays_the_same_board(
     esp32: Rom, mipy: Mipy, release: Path, tmp_path: Path
 ) -> None:
-    """Id, name, key, passwords, settings and Wi-Fi stay; dev is for this flash only."""
+    """Id, name, key, passwords, settings, wiring, Wi-Fi stay; dev is for this flash only."""
     words = ("flash", esp32.port, "--firmware", stock.path("esp32"), "--release", release)
     esp32.starts()
-    assert mipy(*words, "--name", "kitchen", "--dev")[0] == 0
+    pins = tmp_path / "pins"
+    pins.write_text("led 2 0\n\nbutton  14\n5 1\n")
+    assert mipy(*words, "--name", "kitchen", "--dev", "--pins", pins)[0] == 0
+    wired = {"/state/pins": b"led 2 0\nbutton 14\n5 1\n"}
+    at = firmware.load(stock.path("esp32")).place(4 << 20)
+    assert plan.kept_from(esp32.flash[at.offset : at.offset + at.size]) == wired
     first = enrol.find("kitchen").board
     assert first.dev == PublicKey.of(fleet.key("dev"))
 
     # A life of its own: settings and networks that only the board has.
     settings = {"/data/settings/0": b"one", "/state/0/w": b"networks", "/data/log": b"x" * 5000}
     made = plan.make(
-        first, firmware.load(stock.path("esp32")), 4 << 20, release.read_bytes(), kept=settings
+        first,
+        firmware.load(stock.path("esp32")),
+        4 << 20,
+        release.read_bytes(),
+        kept=settings | wired,
     )
     chip.write(esp32.port, made.parts, lambda done: None)
     esp32.starts()
@@ -328,7 +337,7 @@ def test_flashed_again_it_stays_the_same_board(
     assert (again.dev, again.servers) == (None, ("http://192.0.2.9:80",))
     place = made.place
     kept = plan.kept_from(esp32.flash[place.offset : place.offset + place.size])
-    assert kept == {"/data/settings/0": b"one", "/state/0/w": b"networks"}
+    assert kept == {"/data/settings/0": b"one", "/state/0/w": b"networks", **wired}
 
 
 def test_dry_run_writes_nothing(esp32: Rom, fleet_up: Running, mipy: Mipy) -> None:
@@ -388,6 +397,23 @@ def failed(result: tuple[int, str, str], what: str, hint: str) -> None:
     assert what in lines[0]
     assert hint in lines[1]
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("led 2\n", "'led 2' is no line"),
+        ("5 high\n", "is no line"),
+        ("49 1\n", "is no line"),
+        ("5 1\nbutton 5\n", "pin 5 is there already"),
+        ("led 2 0\nled 4 0\n", "led is there already"),
+        ("5 1\n\xff\n", "cannot read"),
+    ],
+)
+def test_bad_wiring(mipy: Mipy, tmp_path: Path, text: str, what: str) -> None:
+    pins = tmp_path / "pins"
+    pins.write_text(text, "latin-1")
+    failed(mipy("flash", "/dev/null", "--pins", pins), what, "")
 
 
 def test_no_keys_yet(mipy: Mipy, monkeypatch: pytest.MonkeyPatch) -> None:

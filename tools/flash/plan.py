@@ -12,15 +12,15 @@ from ...signing.board_file import Board
 from ...signing.reasons import Refused
 from .. import console, image, keys, provision
 from ..console import Failure
-from . import layout
+from . import layout, wiring
 from .firmware import BUILDS, Firmware
 from .layout import BadLayout, Place
 
 if TYPE_CHECKING:
     from ...signing.rsa import PublicKey
 
-KEPT = ("/data/settings/", "/state/0/w", "/state/1/w")
-"""What a board that is flashed again keeps: its settings and its Wi-Fi networks."""
+KEPT = ("/data/settings/", "/state/0/w", "/state/1/w", wiring.PATH)
+"""What a board that is flashed again keeps: its settings, its Wi-Fi networks, its wiring."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,7 @@ def make(
     release: bytes,
     *,
     wifi: Mapping[str, str] | None = None,
+    pins: bytes | None = None,
     kept: Mapping[str, bytes] | None = None,
 ) -> Plan:
     """Put a board's flash together.
@@ -138,6 +139,7 @@ def make(
     Args:
         flash: its size in bytes.
         wifi: networks, SSID -> password.
+        pins: its wiring.
         kept: files of its former life, by path.
 
     Raises:
@@ -157,6 +159,8 @@ def make(
         # The boot stage carries version 1; what has been revoked since counts from the start.
         files[f"/trust/{copy}/trust"] = every[-1]
     files |= kept or {}
+    if pins is not None:
+        files[wiring.PATH] = pins
     return Plan(board, firmware, flash, place, files, _system(files, place))
 
 

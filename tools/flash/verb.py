@@ -22,6 +22,7 @@ from . import chip as chips
 from . import firmware as images
 from . import plan as plans
 from . import port as ports
+from . import wiring
 from .chip import Chip
 from .firmware import Firmware
 from .layout import BadLayout
@@ -44,6 +45,7 @@ class Wishes:
     name: str | None = None
     servers: tuple[str, ...] = ()
     wifi: dict[str, str] | None = None
+    pins: bytes | None = None
     dev: bool = False
 
 
@@ -77,6 +79,10 @@ def flash(
     wifi_password_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Read the network's password from a file.")
     ] = None,
+    pins: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Its wiring: safe pin levels, LED, button."),
+    ] = None,
     dev: Annotated[
         bool, typer.Option("--dev", help="A board for development: dev key, WebREPL on.")
     ] = False,
@@ -98,11 +104,18 @@ def flash(
     """Flash a board over USB: firmware, boot stage, keys, and a release to start with.
 
     Everything on the board is erased. A chip that was flashed from here before keeps its id,
-    name, key, passwords, settings and Wi-Fi.
+    name, key, passwords, settings, wiring and Wi-Fi.
     """
     keys.trust()
     wishes = Wishes(
-        firmware, release, cls, name, reachable(server), networks(wifi, wifi_password_file), dev
+        firmware,
+        release,
+        cls,
+        name,
+        reachable(server),
+        networks(wifi, wifi_password_file),
+        wiring.load(pins) if pins else None,
+        dev,
     )
     if batch:
         if name or image or dry_run:
@@ -215,7 +228,9 @@ def _plan(
     kept: dict[str, bytes] | None = None,
 ) -> Plan:
     release = plans.release_for(record.board, wishes.release)
-    return plans.make(record.board, firmware, flash, release, wifi=wishes.wifi, kept=kept)
+    return plans.make(
+        record.board, firmware, flash, release, wifi=wishes.wifi, pins=wishes.pins, kept=kept
+    )
 
 
 def _kept(port: str, chip: Chip, firmware: Firmware) -> dict[str, bytes]:
