@@ -293,9 +293,12 @@ def _on_path() -> list[str]:
 
 
 def main() -> int:
-    """Print how to start the interpreter, fetching it if needed."""
+    """Print how to start the interpreter, fetching it and what it lacks if needed."""
+    from . import umqtt
+
     try:
         found = interpreter()
+        umqtt.source()
     except console.Failure as failure:
         console.error(failure.text, failure.hint)
         return failure.code

