@@ -22,6 +22,7 @@ from runtime.updater import Updater
 from runtime.wifi import Wifi
 
 _REMEMBER = const(60)  # s after which a confirmed release's jobs have shown what they can do
+_LOOK = const(15)  # s between two looks at settings on trial
 _REPORTED = const(4)  # failing jobs in a report
 
 
@@ -58,8 +59,8 @@ class App(Scheduler):
 
     def sleep(self, ms):
         """Sleep deeply for `ms`. A trial is confirmed first when the server has answered."""
-        if runtime.trying and (self.updater.answered or not ota.server):
-            runtime.lend("settings").confirm()
+        if runtime.trying:
+            runtime.lend("settings").tick(self, True)
         self.stop()
         ota.sleep(ms)
 
@@ -76,10 +77,8 @@ class App(Scheduler):
         elif ota.settle() and not self._remembered and self.up >= _REMEMBER:
             runtime.lend("health").remember(self)
             self._remembered = True
-        if runtime.trying:
-            from runtime import settings
-
-            settings.tick(self.up, self.updater.answered)
+        if runtime.trying and not self.up % _LOOK:
+            runtime.lend("settings").tick(self)
 
     def _judge(self):
         if not self._health:

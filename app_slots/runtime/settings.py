@@ -21,8 +21,8 @@ _PATH = "/data/settings/"
 _MOST = const(2048)  # bytes of a copy
 _TRIES = const(3)
 _LASTS = const(60)  # s until a change is confirmed, once the server has answered
-_LASTS_ALONE = const(600)  # of a board that names no server
-_TIMEOUT = const(300)  # s until a trial without an answer costs a try
+_LASTS_ALONE = const(600)  # on a board that names no server
+_TIMEOUT = const(300)  # s until a trial that is not good costs a try
 
 
 class _Copy:
@@ -118,29 +118,33 @@ def load():
         setattr(config, key, value)
 
 
-def get(key):
-    """Return the value of `key` as the app sees it. Raises AttributeError when config has none."""
-    return getattr(config, key)
-
-
 def set(key, value):
     """Store `value` for `key`, on trial from the next start on; None goes back to the default.
 
+    Raises as change().
+    """
+    change({key: value})
+
+
+def change(values):
+    """Store several values at once, as {key: value}, in one trial.
+
     Raises ValueError for a key that config.py does not declare or a value that does not fit it,
-    OSError while a release is on trial: one trial at a time.
+    OSError while a release is on trial: one trial at a time. Then nothing is stored.
     """
     if ota.trial:
         raise OSError("a release is on trial, change settings when it is confirmed")
-    default = getattr(config, key, None)
-    if default is None or key.startswith("_"):
-        raise ValueError("config.py declares no %s" % key)
     copy = _newest()
-    if value is None:
-        copy.values.pop(key, None)
-    else:
+    for key, value in values.items():
+        default = getattr(config, key, None)
+        if default is None or key[0] == "_":
+            raise ValueError("config.py declares no %s" % key)
+        if value is None:
+            copy.values.pop(key, None)
+            continue
         text = str(value)
-        if "\n" in text or not text:
-            raise ValueError("a value is one line, not empty")
+        if "\n" in text:
+            raise ValueError("a value is one line")
         _parse(default, text)
         copy.values[key] = text
     if not copy.tries:
@@ -178,10 +182,39 @@ def rollback():
     runtime.trying = False
 
 
-def tick(up, answered):
-    """Confirm or end the trial when it is time; called each second with the seconds since start."""
-    if up >= _LASTS and answered or not ota.server and up >= _LASTS_ALONE:
-        confirm()
-    elif up >= _TIMEOUT and ota.server:
-        log.error("settings: no answer from the server since the change, starting again")
+def again():
+    """Give back the try that this start took: it is a person who ends it."""
+    copy = _newest()
+    if 0 < copy.tries <= _TRIES:
+        copy.tries += 1
+        _write(copy)
+
+
+def tick(app, sleeping=False):
+    """Confirm or end the trial when it is time; called now and then, and before a deep sleep.
+
+    It is good when the server has answered (a changed SERVER: at that address) and nothing that
+    would hold back the confirmation of a release is wrong.
+    """
+    if app.up < _LASTS and not sleeping:
+        return
+    url = app.updater.answered
+    new = _server_is_new()
+    lasts = _TIMEOUT if ota.server or new else _LASTS_ALONE
+    if url == config.SERVER if new else url or not ota.server and (sleeping or app.up >= lasts):
+        held = runtime.lend("health").Health(app).held()
+        if not held:
+            confirm()
+            return
+    else:
+        held = "no answer from the server"
+    if app.up >= lasts and not sleeping:
+        log.error("settings: the change has not proved itself (%s), starting again", held)
         ota.reset()
+
+
+def _server_is_new():
+    copy = _newest()
+    former = _read("1" if copy.place == "0" else "0")
+    server = former.values.get("SERVER") if former else None
+    return copy.values.get("SERVER") != server and config.SERVER

@@ -42,7 +42,8 @@ class Updater:
         self._unknown = []  # orders not understood
         self._sent = {}  # the failures that the server knows of
         self._since = None  # when the app was first too busy for an update
-        self.answered = False
+        self.answered = ""  # the address whose answer was the last one
+        self.time = None  # what it said: seconds since 1970, and the app's `up` then
 
     def soon(self):
         """Poll at the next opportunity."""
@@ -84,7 +85,8 @@ class Updater:
             return
         every = min(max(int(reply.get("every", 300)), 1), 86400)
         self._left = every - every // 10 + rand(every // 5)
-        self.answered = True
+        self.answered = url
+        self.time = reply.get("t"), self._app.up
         ota.answered()
         self._obey(reply)
 

@@ -181,9 +181,16 @@ def types():
     rejected("NAME", "x" * 3000)
     settings.set("HEARTBEAT", "25")
     settings.set("NAME", "kitchen  table ")
-    assert boot() == ("kitchen  table ", 25) and settings.get("HEARTBEAT") == 25
-    settings.set("NAME", None)
-    assert boot() == ("demo", 25)
+    assert boot() == ("kitchen  table ", 25)
+    settings.change({"NAME": None, "HEARTBEAT": 26})
+    assert boot() == ("demo", 26)
+    rejected("__name__", "x")
+    try:
+        settings.change({"NAME": "half", "HEARTBEAT": "x"})
+    except ValueError:
+        assert boot() == ("demo", 26)
+    settings.set("NAME", "")
+    assert boot() == ("", 26)
 
 
 def wrong_on_flash():
@@ -206,34 +213,142 @@ def garbage():
         assert boot() == ("demo", 10)
 
 
+class App:
+    """As much of one as settings and health look at."""
+
+    class updater:
+        answered = ""
+
+    jobs = []
+
+    def __init__(self):
+        self.checks = []
+        self.tallies = {}
+        self.up = 0
+
+    def tick(self, up, answered, sleeping=False):
+        self.up = up
+        self.updater.answered = answered
+        settings.tick(self, sleeping)
+
+
+def restarts(app, up, answered):
+    try:
+        app.tick(up, answered)
+    except SystemExit:
+        return True
+    return False
+
+
 def in_time():
     """Confirmed after 60 s with an answer; without one the board starts again, then goes back."""
+    app = App()
     base()
     settings.set("NAME", "two")
-    settings.tick(400, True)  # what runs now is no try
+    app.tick(400, "x")  # what runs now is no try
     boot()
-    settings.tick(59, True)
-    settings.tick(100, False)
+    app.tick(59, "x")
+    app.tick(100, "")
     assert runtime.trying
-    settings.tick(61, True)
+    app.tick(61, "x")
     assert not runtime.trying and boot() == ("two", 1)
     settings.set("NAME", "three")
     for _ in range(3):
         assert boot() == ("three", 1)
-        try:
-            settings.tick(300, False)
-        except SystemExit:
-            continue
-        raise AssertionError("no new start")
+        assert restarts(app, 300, "")
     assert boot() == ("two", 1)
     ota.trial = True
     try:
         settings.set("NAME", "four")
     except OSError:
+        ota.trial = False
         return
     raise AssertionError("a change while a release is on trial")
 
 
-for test in (cuts, types, wrong_on_flash, garbage, in_time):
+def held():
+    """What would hold back a release holds a change: a job that worked before, a check."""
+    app = App()
+    with open("/data/jobs", "w") as f:
+        f.write("00\nsensor")
+    base()
+    log.level = 1
+    settings.set("NAME", "two")
+    boot()
+    app.tallies["sensor"] = [0, 3, 3]
+    app.tick(60, "x")
+    assert runtime.trying and restarts(app, 300, "x") and "job sensor" in log.tail()
+    boot()
+    app.tallies["sensor"] = [1, 3, 0]
+    app.checks.append(lambda: False)
+    app.tick(60, "x")
+    assert runtime.trying
+    app.checks.clear()
+    app.tick(75, "x")
+    assert not runtime.trying and boot() == ("two", 1)
+    log.level = 9
+
+
+def new_server():
+    """A changed SERVER has to answer itself; an old one need not."""
+    app = App()
+    base()
+    settings.set("SERVER", "http://new")
+    boot()
+    app.tick(60, "http://old")
+    assert runtime.trying and restarts(app, 300, "http://old")
+    boot()
+    app.tick(60, "http://new")
+    assert not runtime.trying
+    boot()
+    assert config.SERVER == "http://new"
+    settings.set("HEARTBEAT", 2)
+    boot()
+    app.tick(60, "http://old")
+    assert not runtime.trying
+
+
+def sleepers():
+    """Before a deep sleep an answer is enough; none costs the try, and no reset."""
+    app = App()
+    base()
+    settings.set("NAME", "two")
+    boot()
+    app.tick(5, "", True)
+    assert runtime.trying
+    app.tick(5, "x", True)
+    assert not runtime.trying and boot() == ("two", 1)
+
+
+def stopped():
+    """A start that a person ends costs no try."""
+    base()
+    settings.set("NAME", "two")
+    for _ in range(9):
+        assert boot() == ("two", 1)
+        settings.again()
+    for _ in range(3):
+        assert boot() == ("two", 1)
+    assert boot() == ("one", 1)
+    settings.again()
+    assert boot() == ("one", 1)
+
+
+def alone():
+    """A board that names no server: ten minutes of running."""
+    app = App()
+    ota.server = False
+    base()
+    settings.set("NAME", "two")
+    boot()
+    app.tick(300, "")
+    assert runtime.trying
+    app.tick(600, "")
+    assert not runtime.trying
+    ota.server = True
+
+
+TESTS = (cuts, types, wrong_on_flash, garbage, in_time, held, new_server, sleepers, stopped, alone)
+for test in TESTS:
     test()
     print("passed", test.__name__)
