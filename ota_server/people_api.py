@@ -292,6 +292,9 @@ class PeopleApi:
         if any(release.seq == found.seq for release in newest):
             raise Problem(409, "same-seq", f"another release has seq {found.seq}", "build it again")
         now = time.time()
+        reset = self._store.reset_between(0, self._store.trust_version)
+        if reset is not None:
+            newest = [one for one in newest if one.withdrawn is None or one.seq <= reset]
         objection = policy.clear_of(found.seq, newest, now)
         if objection:
             raise Problem(409, "seq", objection, "build it again, or reissue it")

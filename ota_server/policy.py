@@ -9,7 +9,7 @@
 4. An order is repeated until a report shows its effect, to boards that listen to orders.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -152,7 +152,7 @@ class Outcome:
 
 
 def offer(
-    board: Board, report: Report, releases: Iterable[Release], rejected: frozenset[str]
+    board: Board, report: Report, releases: Sequence[Release], rejected: frozenset[str]
 ) -> Release | None:
     """The release to name in the reply, or None.
 
@@ -162,7 +162,9 @@ def offer(
     """
     if report.state == "trial":
         return None
-    bar = max(board.high, report.seq)
+    # What it runs may lie above its line: a trust file's `reset` brought that down.
+    published = any(release.short == report.digest for release in releases)
+    bar = board.high if published else max(board.high, report.seq)
     for release in releases:
         if release.withdrawn is not None or release.short in rejected:
             continue
@@ -211,7 +213,8 @@ def _judge_state(board: Board, report: Report, published: bool, outcome: Outcome
             if report.bad is None or report.bad.digest != board.confirmed:
                 outcome.events.append(Event("confirmed", report.seq, report.digest))
         # A dev-signed release does not raise the board's line, and is never published.
-        if published and report.seq > board.high:
+        news = report.digest != board.confirmed or not board.high
+        if published and news and report.seq > board.high:
             outcome.changes["high"] = report.seq
     elif (report.state, report.digest) != (board.state, board.digest):
         outcome.events.append(Event(report.state, report.seq, report.digest))
@@ -265,7 +268,7 @@ def clear_of(seq: int, newest: Sequence[Release], now: float) -> str | None:
     """Why a new release's seq will not do, in a sentence; None when it will.
 
     Args:
-        newest: the releases of the same app and class, newest first.
+        newest: the releases of the same app and class that it has to exceed, newest first.
         now: seconds since 1970.
     """
     ahead = seq - minutes_since_2020(now)

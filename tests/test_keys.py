@@ -148,6 +148,17 @@ def test_root_key_is_replaced_in_two_steps(fleet):
     assert trust.verify_chain(keys.trust_files()).version == 4
 
 
+def test_line_is_brought_down_and_the_server_named(fleet):
+    code, out, _ = fleet("keys", "reset", 500, 40)
+    assert code == 0 and "trust version 2" in out
+    assert keys.trust().reset == (500, 40)
+    assert fleet("keys", "server", "http://10.1.2.3:8266")[0] == 0
+    assert keys.trust().server == "http://10.1.2.3:8266" and keys.trust().reset is None
+    assert fleet("keys", "reset", 40, 500)[0] == 1, "the floor is above the seq"
+    assert fleet("keys", "server", "ftp://nowhere")[0] == 1
+    assert trust.verify_chain(keys.trust_files()).version == 3
+
+
 def test_last_key_of_a_role_cannot_be_revoked(fleet):
     for role in ("root", "release"):
         code, _, err = fleet("keys", "revoke", keys.usable(role)[0].id)

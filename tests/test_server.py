@@ -429,6 +429,26 @@ def test_reset_in_a_trust_file_lowers_what_counts_as_old(people: client.Client, 
     assert people.board("sim-01")["high"] == SEQ
 
 
+def test_after_a_reset_a_board_is_led_down_from_what_it_runs(
+    people: client.Client, board: FakeBoard
+):
+    high = SEQ + 900
+    digest, packed = release(high)
+    people.publish(packed)
+    board.poll(seq=high, m=digest[:32])
+    people.withdraw(digest)
+    lower, packed = release(SEQ + 5, note="lower")
+    assert refusal(people.publish, packed) == "seq"
+    old = trust.parse(vectors.first_trust())
+    raw = trust.add_signature(trust.following(old, reset=(SEQ, 0)).encode(), vectors.key("root"))
+    people.add_trust(raw)
+    people.publish(packed)
+    assert "m" not in board.poll(seq=high, m=digest[:32])
+    assert board.poll(seq=high, m=digest[:32], trust=2)["m"] == lower
+    assert board.poll(seq=high, m=digest[:32])["m"] == lower
+    assert people.board("sim-01")["high"] == SEQ
+
+
 # --- publishing ---
 
 

@@ -24,6 +24,8 @@ VERBS = (
     ("new", "new:new", "Start an app of your own in a new folder."),
     ("keys new", "keys:new", "Make the keys of a fleet."),
     ("keys revoke", "keys:revoke", "Make a key count no more."),
+    ("keys reset", "keys:reset", "Bring the boards' highest seq and floor down."),
+    ("keys server", "keys:server", "Name the server's address to every board."),
     ("keys publish", "keys:publish", "Send new trust versions to the server."),
     ("keys list", "keys:list_keys", "List the keys and what they may sign."),
     ("keys backup", "keys:backup", "Pack the keys into one encrypted file."),

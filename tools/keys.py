@@ -205,9 +205,9 @@ def add_key(role: str, passphrase: str | None = None, threshold: int | None = No
     return new
 
 
-def revoke_key(key_id: str) -> None:
-    """Make the trust version without this key. Raises Failure as `add_key`."""
-    _write(*_following({}, revoke=[key_id]))
+def amend(**change: Any) -> None:
+    """Make the trust version with this change (`trust.following`). Raises Failure as `add_key`."""
+    _write(*_following({}, **change))
 
 
 def _following(fresh: Mapping[str, RSAPrivateKey], **change: Any) -> tuple[Path, bytes]:
@@ -362,8 +362,32 @@ def revoke(
         raise Failure(
             f"'{key_id}' names {len(matching)} of the trusted keys", "see `mipy keys list`"
         )
-    revoke_key(matching[0])
+    amend(revoke=[matching[0]])
     console.say(f"{matching[0]} is revoked")
+    _tell_version()
+
+
+def reset(
+    seq: Annotated[int, typer.Argument(metavar="SEQ", min=0, help="The highest that counts.")],
+    floor: Annotated[
+        int, typer.Argument(metavar="[FLOOR]", min=0, help="Nothing below it is installed.")
+    ] = 0,
+) -> None:
+    """Make the trust version that brings every board's highest seq and floor down to these.
+
+    The way out after a release whose number is too high. Withdraw that release first.
+    """
+    amend(reset=(seq, floor))
+    console.say(f"boards will take what lies above seq {seq}")
+    _tell_version()
+
+
+def server(
+    url: Annotated[str, typer.Argument(metavar="URL", help="The server's new address.")],
+) -> None:
+    """Make the trust version that names the server's address to every board."""
+    amend(server=url)
+    console.say(f"boards will look for the server at {url} too")
     _tell_version()
 
 
