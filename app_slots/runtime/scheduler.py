@@ -141,6 +141,8 @@ class Scheduler:
         except Exception as e:
             job.failed(e)
         finally:
+            # asyncio's queue goes on pointing at the last task that slept for long.
+            coroutine = None
             job.busy = False
             self._ended = job.name
 
