@@ -42,6 +42,19 @@ VERBS = (
     ("wifi add", "wifi:add", "Let a board know a network."),
     ("wifi ls", "wifi:ls", "List the networks a board knows."),
     ("wifi rm", "wifi:rm", "Let a board forget a network."),
+    ("repl", "terminal:repl", "Open a board's terminal."),
+    ("exec", "run:execute", "Run a piece of Python on a board."),
+    ("run", "run:run", "Run a script on a board, without storing it."),
+    ("logs", "run:logs", "Show what a board prints."),
+    ("reset", "run:reset", "Reset a board."),
+    ("fs ls", "fs:ls", "List a folder."),
+    ("fs tree", "fs:tree", "List a folder and all that is in it."),
+    ("fs cat", "fs:cat", "Show a file."),
+    ("fs cp", "fs:cp", "Copy a file to or from a board."),
+    ("fs mkdir", "fs:mkdir", "Make a folder."),
+    ("fs rm", "fs:rm", "Remove a file or folder."),
+    ("fs df", "fs:df", "Show how full the flash is."),
+    ("fs sha256sum", "fs:sha256sum", "Show a file's hash."),
     ("label", "label:label", "Show a board's label and QR code."),
     ("sim", "sim.command:sim", "Run a virtual board with its console."),
     ("boards", "boards:boards", "List the boards and what they run."),
@@ -51,6 +64,7 @@ VERBS = (
 
 GROUPS = {
     "keys": "Make, list, back up and restore signing keys.",
+    "fs": "The files on a board.",
     "wifi": "The networks that a board knows.",
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -20,6 +20,15 @@ _CHUNK = 768
 _SLOWEST = 20_000
 """Bytes a second that the slowest board hashes and copies."""
 _PATIENCE = 10.0
+_PART = b"/.part"
+"""What is under way; on the same file system as everything else, so that a rename is one step."""
+
+Progress = Callable[[int], object]
+
+
+def _quiet(_: int) -> None:
+    """Nobody watches."""
+
 
 # One letter a function: each name lies on the board's heap.
 _FUNCTIONS = """\
@@ -101,18 +110,33 @@ class Remote:
         colons = ":".join(mac[at : at + 2] for at in range(0, len(mac), 2))
         return Facts(platform, version, mpy, machine, build, colons, block * blocks)
 
-    def tree(self) -> dict[bytes, int | None]:
-        """Every path with the file's size; None for a folder."""
-        return dict(self._below(b""))
+    def tree(self, folder: bytes = b"") -> dict[bytes, int | None]:
+        """Every path below `folder` with the file's size; None for a folder."""
+        return dict(self._below(folder))
 
     def _below(self, folder: bytes) -> Iterator[tuple[bytes, int | None]]:
-        # Of "/" itself MicroPython gives names as text, which need not be any.
-        for line in self._repl.run(f"L({folder + b'/.'!r})").splitlines():
-            name, is_folder, size = ast.literal_eval(line)
+        for name, size in self.list(folder).items():
             path = folder + b"/" + name
-            yield path, None if is_folder else size
-            if is_folder:
+            yield path, size
+            if size is None:
                 yield from self._below(path)
+
+    def list(self, folder: bytes) -> dict[bytes, int | None]:
+        """The names in a folder, with sizes as in `tree`."""
+        # Of "/" itself MicroPython gives names as text, which need not be any.
+        said = self._repl.run(f"L({folder.rstrip(b'/') + b'/.'!r})")
+        entries = map(ast.literal_eval, said.splitlines())
+        return {name: None if is_folder else size for name, is_folder, size in entries}
+
+    def size(self, path: bytes) -> int | None:
+        """A file's size; None for a folder."""
+        mode, size = self._repl.evaluate(f"(lambda s:(s[0],s[6]))(os.stat({path!r}))")
+        return None if mode & 0x4000 else size
+
+    def space(self) -> tuple[int, int]:
+        """Size of the file system and what is free of it, bytes."""
+        block, blocks, free = self._repl.evaluate("(lambda s:(s[0],s[2],s[3]))(os.statvfs('/'))")
+        return block * blocks, block * free
 
     def digest(self, path: bytes, size: int) -> str:
         """SHA-256 of a file of `size` bytes, hex."""
@@ -127,21 +151,35 @@ class Remote:
                 return False
             raise
 
-    def read(self, path: bytes, size: int) -> bytes:
-        """The content of a file of `size` bytes."""
-        content = b"".join(map(b64decode, self._repl.run(f"R({path!r})").splitlines()))
+    def read(self, path: bytes, size: int, progress: Progress = _quiet) -> bytes:
+        """The content of a file of `size` bytes; `progress` is told how many have come."""
+        said = bytearray()
+
+        def heard(more: bytes) -> None:
+            said.extend(more)
+            progress(min(len(said) * 3 // 4, size))
+
+        self._repl.follow(f"R({path!r})".encode(), heard)
+        content = b"".join(map(b64decode, said.splitlines()))
         if sha256(content).hexdigest() != self.digest(path, size):
             raise Failure(f"{show(path)} does not come through unharmed", "try another cable")
         return content
 
-    def write(self, path: bytes, content: bytes) -> None:
-        """Write a file where its folder is."""
+    def write(self, path: bytes, content: bytes, progress: Progress = _quiet) -> None:
+        """Write a file where its folder is; `progress` is told how many bytes have gone."""
         self._repl.run(f"f=open({path!r},'wb')")
         for at in range(0, len(content), _CHUNK):
             piece = b64encode(content[at : at + _CHUNK])
             self._repl.run(f"f.write(A({piece!r}));gc.collect()")
+            progress(min(at + _CHUNK, len(content)))
         self._repl.run("f.close()")
         self._check(path, content)
+
+    def put(self, path: bytes, content: bytes, progress: Progress = _quiet) -> None:
+        """Write a file that is there whole or not at all, and the folders it lies in."""
+        self.folder(path.rpartition(b"/")[0])
+        self.write(_PART, content, progress)
+        self.rename(_PART, path)
 
     def copy(self, path: bytes, target: bytes, content: bytes) -> None:
         """Copy a file, whose content is known, on the board."""
@@ -154,6 +192,8 @@ class Remote:
 
     def folder(self, path: bytes) -> None:
         """Make a folder, and those it lies in."""
+        if not path:
+            return
         at = path.find(b"/", 1)
         while at > 0:
             self._make(path[:at])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from .console import Failure
@@ -19,9 +20,14 @@ ANSWER_SECONDS = 10.0
 ATTENTION_SECONDS = 10.0
 """How long to try to interrupt the program that runs."""
 
+PROMPT_SECONDS = 0.6
+"""How long a prompt takes at most to come after Enter."""
+
 _RAW = b"raw REPL; CTRL-B to exit\r\n>"
 _INTERRUPT, _ENTER, _LEAVE, _END = b"\x03", b"\x01", b"\x02", b"\x04"
 _PASTE = b"\x05A\x01"
+_LOOK = 0.2
+"""Seconds between two looks for a Ctrl-C."""
 _CHUNK, _PAUSE = 128, 0.02
 """Without raw-paste nothing tells when a board is ready for more; its buffer has 256 bytes."""
 
@@ -35,6 +41,10 @@ class Stream(Protocol):
 
     def write(self, data: bytes) -> None:
         """Send all of it."""
+        ...
+
+    def fileno(self) -> int:
+        """For select(): readable when `read` has something."""
         ...
 
     def close(self) -> None:
@@ -92,6 +102,10 @@ class Serial:
         except (OSError, serial.SerialException) as problem:
             raise self._gone() from problem
 
+    def fileno(self) -> int:
+        """See `Stream`."""
+        return self._line.fileno()
+
     def close(self) -> None:
         """See `Stream`."""
         self._line.close()
@@ -111,6 +125,13 @@ class Repl:
         self._name = name
         self._heard = b""
         self._paste = True
+
+    def waiting(self, timeout: float = PROMPT_SECONDS) -> bool:
+        """Whether it is at its prompt for people: no program runs."""
+        self._stream.write(b"\r")
+        found = self._arrives(b">>> ", timeout)
+        self._heard = b""
+        return found
 
     def enter(self, soft_reset: bool = True, timeout: float = ATTENTION_SECONDS) -> None:
         """Interrupt what runs and enter raw mode.
@@ -161,6 +182,44 @@ class Repl:
         if trace:
             raise Raised(trace.decode(errors="replace"))
         return printed.decode(errors="replace").replace("\r\n", "\n")
+
+    def follow(self, code: bytes, heard: Callable[[bytes], None]) -> None:
+        """Run `code` for as long as it takes, and pass on what it prints as it comes.
+
+        Ctrl-C interrupts what runs on the board, and is raised here once that has ended.
+
+        Raises:
+            Raised: the code raised an exception.
+        """
+        self._send(code)
+        stopped = False
+        while True:
+            try:
+                before, mark, self._heard = self._heard.partition(_END)
+                heard(before)
+                if mark:
+                    break
+                self._heard += self._stream.read(_LOOK)
+            except KeyboardInterrupt:
+                stopped = True
+                self._stream.write(_INTERRUPT)
+        trace = self._until(_END, ANSWER_SECONDS)
+        self._until(b">", ANSWER_SECONDS)
+        if stopped:
+            raise KeyboardInterrupt
+        if trace:
+            raise Raised(trace.decode(errors="replace"))
+
+    def paste(self, code: bytes, heard: Callable[[bytes], None]) -> None:
+        """From the prompt for people: as `follow`; `prompt` goes back there."""
+        self._stream.write(_ENTER)
+        self._until(_RAW, ANSWER_SECONDS)
+        self.follow(code, heard)
+
+    def prompt(self) -> None:
+        """Back to the prompt for people, whose greeting is taken in."""
+        self._stream.write(_LEAVE)
+        self._until(b">>> ", ANSWER_SECONDS)
 
     def evaluate(self, expression: str, timeout: float = ANSWER_SECONDS) -> Any:
         """The value of an expression made of literals. Raises as `run`."""

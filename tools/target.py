@@ -1,0 +1,157 @@
+"""Which board is meant: by name, id, address or serial port, and how it is reached.
+
+A name or id is looked up in the fleet's records, which also hold the WebREPL password; where the
+board is on the network the server knows from its last poll, else `NAME.local` may (an ESP32
+answers to it). The password goes nowhere but to the board.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .console import Failure
+
+if TYPE_CHECKING:
+    from ..signing.board_file import Board
+    from .enrol import Record
+    from .repl import Stream
+
+_HOST = re.compile(r"(?P<host>[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+|localhost)(:(?P<port>\d{1,5}))?")
+_SERIAL = re.compile(r"/|COM\d+$")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One board, not connected to yet.
+
+    Attributes:
+        name: what messages call it.
+        port: its serial port, None when it is reached by WebREPL.
+        host, number: where its WebREPL is.
+        record: what the fleet knows of it, if anything.
+    """
+
+    name: str
+    port: str | None = None
+    host: str = ""
+    number: int = 0
+    record: Record | None = None
+
+    @property
+    def board(self) -> Board | None:
+        """Its board file."""
+        return self.record.board if self.record else None
+
+    def open(self) -> Stream:
+        """Connect to its console.
+
+        Raises:
+            Failure: it is not reached, or lets nobody in.
+        """
+        if self.port is not None:
+            from .repl import Serial
+
+            return Serial(self.port)
+        from .webrepl import WebRepl
+
+        return WebRepl(self.host, self._password, self.name, self.number)
+
+    def _password(self) -> str:
+        known = self.board.webrepl if self.board else None
+        if known:
+            return known
+        from getpass import getpass
+
+        try:
+            return getpass(f"WebREPL password of {self.name}: ")
+        except EOFError:
+            raise Failure(
+                f"the password of {self.name} is not known here",
+                "run it from a terminal; the board's label has it",
+            ) from None
+
+
+def find(board: str | None) -> Target:
+    """The board that is called so; None: the one on a USB port.
+
+    Raises:
+        Failure: there is none, or nobody knows where it is.
+    """
+    from .flash import port as ports
+
+    if board is None:
+        found = ports.choose(ports.find())
+        return Target(found, port=found)
+    if _SERIAL.match(board) or Path(board).exists():
+        return Target(board, port=board)
+    address = _HOST.fullmatch(board)
+    if address and not _known(board):
+        return _at(address["host"], int(address["port"] or _port()))
+    from . import enrol
+
+    record = enrol.find(board)
+    return Target(
+        record.board.name or record.board.id, host=_where(record), number=_port(), record=record
+    )
+
+
+def _known(board: str) -> bool:
+    """Whether a board is called so; its name may have dots like a host's."""
+    from . import enrol
+
+    return any(board in (one.board.id, one.board.name) for one in enrol.records())
+
+
+def _at(host: str, number: int) -> Target:
+    """The board at an address; the server may know which one that is."""
+    from . import enrol
+
+    ids = [board["id"] for board in _boards() if board["address"] == host]
+    records = [one for one in enrol.records() if one.board.id in ids]
+    record = records[0] if len(records) == 1 else None
+    return Target(host, host=host, number=number, record=record)
+
+
+def _where(record: Record) -> str:
+    """The host of a board of the fleet."""
+    board = record.board
+    told = [one["address"] for one in _boards() if one["id"] == board.id]
+    if told and _is_address(told[0]):
+        return told[0]
+    # As bootloader/wifi.py makes the host name.
+    name = f"{(board.name or board.id).replace('_', '-')[:32]}.local"
+    try:
+        return str(socket.getaddrinfo(name, None, socket.AF_INET)[0][4][0])
+    except OSError:
+        raise Failure(
+            f"nobody knows where {board.name or board.id} is: it has not polled the server yet",
+            "give its address or serial port instead of its name; see `mipy boards`",
+        ) from None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return not ipaddress.IPv4Address(text).is_unspecified
+    except ValueError:
+        return False
+
+
+def _boards() -> list[dict[str, str]]:
+    """What the server knows; empty when it cannot be asked, as on a bench without one."""
+    from .client import connect
+
+    try:
+        return connect().boards()
+    except Failure:
+        return []
+
+
+def _port() -> int:
+    from .webrepl import PORT
+
+    return PORT

@@ -1,0 +1,215 @@
+"""WebREPL: a board's console over the network, as a `repl.Stream`.
+
+The framing is `websockets`' (its protocol without I/O), the socket is ours: every wait has an end,
+small frames leave at once, and text frames are bytes, as MicroPython's REPL sends them. On top is
+what MicroPython's WebREPL says (docs/webrepl.md, "The protocol"): `Password: `, a line, and the
+console. The PyPI package `webrepl` was not taken: it waits for ever for a silent peer and does not
+notice a wrong password.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Callable
+
+from websockets.client import ClientProtocol
+from websockets.exceptions import WebSocketException
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Response
+from websockets.protocol import State
+from websockets.uri import WebSocketURI
+
+from .console import Failure
+
+PORT = 8266
+CONNECT_SECONDS = 5.0
+LOGIN_SECONDS = 10.0
+WRITE_SECONDS = 20.0
+"""Longest time a board may leave what was sent to it lying: it reads nothing while it is busy."""
+_PIECE = 1024
+"""Bytes of a frame; a board keeps the frame's rest in its few kilobytes of network buffer."""
+_PROMPT, _DENIED = b"Password: ", b"Access denied"
+_WELCOME = b"WebREPL connected\r\n>>> "
+"""The prompt in it says nothing: it comes while a program runs, too."""
+_DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
+
+
+class Unreachable(Failure):
+    """Nothing answers there: the board is off, elsewhere, or its WebREPL is closed."""
+
+
+class Refused(Failure):
+    """Somebody answers, and does not let us in."""
+
+
+class WebRepl:
+    """The console of the board at `host`, logged in.
+
+    Args:
+        host: name or IPv4 address.
+        password: a function that gives it, called when the board asks; never shown.
+        name: what messages call the board.
+        port: where its WebREPL listens.
+
+    Raises:
+        Unreachable: nothing answers there as WebREPL does.
+        Refused: the password is wrong, or somebody else is connected.
+    """
+
+    def __init__(self, host: str, password: Callable[[], str], name: str, port: int = PORT) -> None:
+        self._name = name
+        self._at = f"{name} ({host}:{port})" if name != host else f"{host}:{port}"
+        self._got = b""
+        try:
+            self._socket = socket.create_connection((host, port), CONNECT_SECONDS)
+        except OSError as problem:
+            raise self._unreachable(problem) from problem
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._protocol = ClientProtocol(WebSocketURI(False, host, port, "/", ""))
+        try:
+            self._shake_hands()
+            self._log_in(password)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def read(self, timeout: float) -> bytes:
+        """See `Stream`."""
+        end = time.monotonic() + timeout
+        while not self._got and self._arrived(max(0.0, end - time.monotonic())):
+            pass
+        got, self._got = self._got, b""
+        return got
+
+    def write(self, data: bytes) -> None:
+        """See `Stream`."""
+        for at in range(0, len(data), _PIECE):
+            if self._protocol.state is not State.OPEN:
+                raise self._gone()
+            self._protocol.send_text(data[at : at + _PIECE])
+            self._flush()
+
+    def fileno(self) -> int:
+        """For select(): readable when something has arrived."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """See `Stream`. The board is told, so that it lets the next one in."""
+        try:
+            if self._protocol.state is State.OPEN:
+                self._protocol.send_close()
+                self._flush()
+        except Failure:
+            pass  # it has gone before us
+        finally:
+            self._socket.close()
+
+    # --- inside
+
+    def _shake_hands(self) -> None:
+        self._protocol.send_request(self._protocol.connect())
+        self._flush()
+        end = time.monotonic() + CONNECT_SECONDS
+        while self._protocol.state is State.CONNECTING:
+            if not self._arrived(end - time.monotonic(), shaking=True):
+                raise Unreachable(
+                    f"what answers at {self._at} is no WebREPL", "is this the board's address?"
+                )
+
+    def _log_in(self, password: Callable[[], str]) -> None:
+        said = self._hear(b"", _PROMPT)
+        if _PROMPT not in said:
+            raise Refused(
+                f"somebody else is connected to the WebREPL of {self._at}",
+                "a board serves one at a time: close the other terminal, or wait until it is gone",
+            )
+        self.write(password().encode() + b"\r")
+        said = self._hear(said.partition(_PROMPT)[2], _WELCOME, _DENIED)
+        if _WELCOME not in said:
+            raise Refused(
+                f"the WebREPL of {self._at} does not take this password",
+                "it is in the fleet's record of the board and on its label: `mipy label`",
+            )
+        self._got = said.partition(_WELCOME)[2]
+
+    def _hear(self, said: bytes, *marks: bytes) -> bytes:
+        """What is said until one of the marks, or until the board closes."""
+        end = time.monotonic() + LOGIN_SECONDS
+        try:
+            while not any(mark in said for mark in marks):
+                more = self.read(end - time.monotonic())
+                if not more:
+                    raise Unreachable(
+                        f"the WebREPL of {self._at} does not answer",
+                        "its app may be blocking it: press reset and try again at once",
+                    )
+                said += more
+        except Unreachable:
+            raise
+        except Failure:
+            pass  # closed: what was said until then tells why
+        return said
+
+    def _arrived(self, timeout: float, shaking: bool = False) -> bool:
+        """Wait for bytes and take them in; False when none came.
+
+        Raises:
+            Failure: the board has closed the connection, and all that it said was read.
+        """
+        if not select.select([self._socket], [], [], max(0.0, timeout))[0]:
+            return False
+        try:
+            data = self._socket.recv(65536)
+        except OSError as problem:
+            raise self._gone() from problem
+        try:
+            if data:
+                self._protocol.receive_data(data)
+            else:
+                self._protocol.receive_eof()
+        except (WebSocketException, EOFError) as problem:
+            raise self._gone() from problem
+        for event in self._protocol.events_received():
+            if isinstance(event, Response):
+                continue
+            assert isinstance(event, Frame)
+            if event.opcode in _DATA:
+                self._got += bytes(event.data)
+        if self._protocol.handshake_exc is not None:
+            raise Unreachable(
+                f"what answers at {self._at} is no WebREPL", "is this the board's address?"
+            )
+        self._flush()
+        if not self._got and (not data or self._protocol.state is not State.OPEN) and not shaking:
+            raise self._gone()
+        return bool(data)
+
+    def _flush(self) -> None:
+        try:
+            self._socket.settimeout(WRITE_SECONDS)
+            for data in self._protocol.data_to_send():
+                if data:
+                    self._socket.sendall(data)
+                else:
+                    self._socket.shutdown(socket.SHUT_WR)
+        except OSError as problem:
+            raise self._gone() from problem
+
+    def _gone(self) -> Failure:
+        return Failure(
+            f"the connection to {self._at} has gone", "see that the board has power and Wi-Fi"
+        )
+
+    def _unreachable(self, problem: OSError) -> Unreachable:
+        if isinstance(problem, ConnectionRefusedError):
+            return Unreachable(
+                f"the WebREPL of {self._at} is closed",
+                "a production board opens it by its button or `mipy open`, a dev board when it has "
+                "Wi-Fi",
+            )
+        return Unreachable(
+            f"cannot reach {self._at}: {problem.strerror or problem}",
+            "see that the board has power and Wi-Fi, and `mipy boards` for its address",
+        )
