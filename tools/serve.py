@@ -164,12 +164,9 @@ def _reachable(host: str) -> str:
     """An address that boards can use, where the server listens on all of them."""
     if host not in ("0.0.0.0", "::"):
         return f"[{host}]" if ":" in host else host
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing: asks the routing table (RFC 5737)
-            return probe.getsockname()[0]
-        except OSError:
-            return "127.0.0.1"
+    from . import enrol
+
+    return enrol.lan_address() or "127.0.0.1"
 
 
 @dataclass
