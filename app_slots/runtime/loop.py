@@ -37,14 +37,14 @@ class App(Scheduler):
         self.updater = None  # type: Updater  # pyright: ignore # set by run()
         self.wifi = None  # type: Wifi  # pyright: ignore
         self.on_wifi = []  # functions that run as jobs when Wi-Fi came or went: wifi.up tells
-        self._drivers = []
+        self.drivers = []  # what stop() stops
         self._health = None  # the judge of a trial
         self._remembered = False
 
     def driver(self, driver, name=None):
         """Run `driver` (see runtime.driver) as a job called `name`, else like its class."""
         runner = Runner(driver)
-        self._drivers.append(runner)
+        self.drivers.append(runner)
         return self.every(driver.period, runner, name or type(driver).__name__)
 
     def check(self, fn):
@@ -54,7 +54,7 @@ class App(Scheduler):
 
     def stop(self):
         """Stop all drivers, before a reset."""
-        for runner in self._drivers:
+        for runner in self.drivers:
             runner.stop()
 
     def sleep(self, ms):

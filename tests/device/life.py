@@ -5,9 +5,10 @@ import os
 import time
 
 import fake  # first: the rest lies on its disk
+from loglines import tail
 
 import runtime
-from runtime import health, log, loop
+from runtime import health, loop
 from runtime.driver import Driver
 
 ota = fake.ota
@@ -75,7 +76,7 @@ def drivers():
     assert late.calls[:3] == ["start", "start", "start"] and late.polls > 5, late.calls
     assert flaky.calls == ["start", "stop", "start", "stop"] and flaky.polls > 10, flaky.calls
     assert app.tallies["good"][1] == 0 and app.tallies["flaky"][1] == 3
-    assert app.tallies["Part"][0] == 0 and "OSError: worn" in log.tail()
+    assert app.tallies["Part"][0] == 0 and "OSError: worn" in tail()
     worst = app.failures()
     assert worst["late"][0] == 2 and "good" not in worst, worst
 
@@ -109,7 +110,7 @@ def leaves():
         app.after(1500, slow_part)
 
     assert live(setup, 3200)[0] is KeyboardInterrupt
-    text = log.tail()
+    text = tail()
     assert "nobody waits for me" in text and len(runs) > 10, text
     assert "hog blocked the loop for 11" in text, text
     assert "slow_part blocked the loop for 1" in text, text

@@ -3,6 +3,7 @@
 import os
 
 import fake  # first: the rest lies on its disk
+from loglines import tail
 
 import config
 import runtime
@@ -199,7 +200,7 @@ def wrong_on_flash():
     log.level = 1
     DEFAULTS["NAME"] = 5
     assert boot() == (5, 1)
-    assert "NAME is no int" in log.tail() and "one" not in log.tail()
+    assert "NAME is no int" in tail() and "one" not in tail()
     DEFAULTS["NAME"] = "demo"
     log.level = 9
 
@@ -277,7 +278,7 @@ def held():
     boot()
     app.tallies["sensor"] = [0, 3, 3]
     app.tick(60, "x")
-    assert runtime.trying and restarts(app, 300, "x") and "job sensor" in log.tail()
+    assert runtime.trying and restarts(app, 300, "x") and "job sensor" in tail()
     boot()
     app.tallies["sensor"] = [1, 3, 0]
     app.checks.append(lambda: False)
