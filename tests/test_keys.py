@@ -1,8 +1,11 @@
 """`mipy keys`, `mipy sign` and `mipy verify`: a fleet's keys from the first to the lost laptop."""
 
 import json
+import os
+import pty
 import stat
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -336,6 +339,38 @@ def test_dev_signature_is_told_apart(fleet, tmp_path):
     version = places.keys_dir() / "trust.1"
     code, out, _ = fleet("verify", "r.ota", "--trust", version, "--json")
     assert code == 1 and json.loads(out)["code"] == "key"
+
+
+def at_a_keyboard(*words: str, typed: Mapping[str, str]) -> tuple[int, str]:
+    """Run `mipy` at a terminal, where each key of `typed` is a prompt; exit code and screen."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(sys.executable, [sys.executable, "-m", "mipy_ota.tools.cli", *words])
+    screen = b""
+    waiting = dict(typed)
+    while True:
+        try:
+            more = os.read(terminal, 1000)
+        except OSError:  # the other end is closed
+            break
+        screen += more
+        for prompt in list(waiting):
+            if prompt.encode() in screen:
+                os.write(terminal, waiting.pop(prompt).encode() + b"\n")
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), screen.decode()
+
+
+def test_passphrase_is_typed_twice_and_never_shown(fleet, tmp_path):
+    prompt = "Passphrase for the backup"
+    typed = {f"{prompt}: ": "tr0ub4dor", "Repeat for confirmation: ": "tr0ub4dor"}
+    code, screen = at_a_keyboard("keys", "backup", "b", typed=typed)
+    assert code == 0 and "nobody can open it" in screen and "tr0ub4dor" not in screen
+    typed = {"Passphrase of the backup: ": "another"}
+    code, screen = at_a_keyboard("keys", "restore", "b", typed=typed)
+    assert code == 1 and "the passphrase is wrong" in screen
+    typed = {"Passphrase of the backup: ": "tr0ub4dor"}
+    assert at_a_keyboard("keys", "restore", "b", typed=typed)[0] == 0
 
 
 def test_revoked_key_no_longer_verifies(fleet, tmp_path):
