@@ -1,7 +1,7 @@
-# Sockets that call back (option 20, as the chips' own WebREPL uses it). Asked of the kernel once for
-# each arrival, as lwIP tells the ESP8266: who leaves bytes unread is not called again for those.
+# Sockets that call back (option 20, as the chips' own WebREPL uses it). The kernel tells of each
+# arrival once, as lwIP tells the ESP8266: who leaves bytes unread is not called again for those.
 # The second thread of _tick.py waits here; it must not allocate.
-import uos
+import usys
 from _page import ESP32, libc, shut
 
 _MOST = 8
@@ -21,7 +21,9 @@ _calls = [None] * _MOST
 _sockets = [None] * _MOST
 _ready = bytearray(_MOST)
 _count = bytearray(1)
-_raised = bytearray(1)
+# What arrived first is served first; the thread writes at one end, the device's at the other.
+_queue = bytearray(2 * _MOST)
+_ends = bytearray(2)
 
 
 def call(socket, fd, callback):
@@ -52,17 +54,17 @@ def forget(fd):
             _arm(_REMOVE, n)
             _fds[n] = -1
             _calls[n] = _sockets[n] = None
-            _ready[n] = 0
             _count[0] -= 1
 
 
 def look():
     """Wait a millisecond; true when the device code has something to serve. For the thread."""
     n = _wait(_epoll, _got, 1, 1)
-    if n == 1:
+    if n == 1 and not _ready[_got[8]]:
         _ready[_got[8]] = 1
-        _raised[0] = 1
-    return _raised[0] and not ESP32
+        _queue[_ends[1]] = _got[8]
+        _ends[1] = (_ends[1] + 1) % len(_queue)
+    return _ends[0] != _ends[1] and not ESP32
 
 
 def waiting():
@@ -71,21 +73,24 @@ def waiting():
 
 def serve():
     """Call back for all that has arrived."""
-    _raised[0] = 0
-    for n in range(_MOST):
-        if _ready[n]:
-            _ready[n] = 0
-            callback, socket = _calls[n], _sockets[n]
+    while _ends[0] != _ends[1]:
+        n = _queue[_ends[0]]
+        _ends[0] = (_ends[0] + 1) % len(_queue)
+        _ready[n] = 0
+        callback, socket = _calls[n], _sockets[n]
+        try:
             if callback:
                 callback(socket)
-            if ESP32 and callback is _calls[n]:
-                # The ESP32 asks select(): what is left unread counts the next time as well.
-                _arm(_MODIFY, n)
+        except Exception as problem:
+            usys.print_exception(problem)
+        if ESP32 and callback and callback is _calls[n]:
+            # The ESP32 asks select(): what is left unread counts the next time as well.
+            _arm(_MODIFY, n)
 
 
 def idle():
     """Where an ESP32 serves them: while it sleeps, polls or waits for a key, and nowhere else."""
-    if ESP32 and _raised[0] and not shut[0]:
+    if ESP32 and _ends[0] != _ends[1] and not shut[0]:
         shut[0] += 1
         try:
             serve()

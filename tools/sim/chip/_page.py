@@ -62,6 +62,10 @@ def check():
         raise KeyboardInterrupt
 
 
+def interrupt():
+    memory[_INTERRUPT] = 1
+
+
 # prctl(PR_SET_PDEATHSIG, SIGKILL): no board outlives the tool that started it.
 libc.func("i", "prctl", "iiiii")(1, 9, 0, 0, 0)
 if libc.func("i", "getppid", "")() != int(uos.getenv("SIM_PARENT")):

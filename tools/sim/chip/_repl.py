@@ -1,16 +1,20 @@
-# The REPL on the serial line: lines for people, and the raw mode that tools speak, with raw-paste
-# (shared/runtime/pyexec.c). Ctrl-C is no byte here: the host sets a flag in the shared memory.
-import uselect
+# The REPL: lines for people, and the raw mode that tools speak, with raw-paste
+# (shared/runtime/pyexec.c, readline.c). It reads from the serial line, where Ctrl-C is no byte but
+# a flag in the shared memory, and from the terminal that dupterm adds. Only there it echoes: what
+# is typed at the console is shown by the host's own terminal.
+import builtins
+
 import usys
-from _page import ESP32, RESET, SOFT_RESET, check, die
+from _page import ESP32, RESET, SOFT_RESET, die
+from _term import key, local, print_exception, prompting, send, write
 from micropython import const
 
-_GREETING = "raw REPL; CTRL-B to exit\r\n>"
-_WINDOW = const(64)  # plain ASCII, as all that crosses this line
-_stdin = usys.stdin.buffer
-_stdout = usys.stdout.buffer
-_poll = uselect.poll()
-_poll.register(usys.stdin, uselect.POLLIN)
+_RAW = "raw REPL; CTRL-B to exit\r\n>"
+_PASTE = b"\r\npaste mode; Ctrl-C to cancel, Ctrl-D to finish\r\n=== "
+_WINDOW = const(64)  # plain ASCII, as all that crosses the serial line
+_HISTORY = const(8)
+_COMPOUND = ("if ", "while ", "for ", "try:", "with ", "def ", "class ", "async ", "@")
+_history = []
 
 
 def run(names, restart):
@@ -20,88 +24,185 @@ def run(names, restart):
         try:
             raw = (_raw if raw else _friendly)(names, restart)
         except KeyboardInterrupt:
-            _write("\r\n>" if raw else "\nKeyboardInterrupt\n")
+            write("\r\n>" if raw else "\nKeyboardInterrupt\n")
+
+
+# --- for people
 
 
 def _friendly(names, _):
-    _write(">>> ")
-    line = b""
+    end, line = _line(b">>> ", names)
+    if end == 1:
+        write(_RAW)
+        return True
+    if end == 2:
+        version = usys.version.split("; ")[-1]
+        write("\r\n%s; %s\r\n" % (version, usys.modules["sys"].implementation._machine))
+        write('Type "help()" for more information.\r\n')
+    elif end == 4:
+        write("\r\nMPY: soft reboot\r\n" if local[0] else "")
+        die(SOFT_RESET if ESP32 else RESET)
+    elif end == 5:
+        _execute_pasted(names)
+    elif line:
+        while _goes_on(line):
+            end, more = _line(b"... ", names)
+            if end == 3:
+                return False
+            line += b"\n" + more
+            if end == 4:
+                break
+        _show(line.decode(), names)
+    return False
+
+
+def _line(prompt, names):
+    """Read a line; (the control key that ended it, or 13; the line)."""
+    write(prompt)
+    line = bytearray()
+    at = 0
+    back = 0
     while True:
         c = _byte()
-        if c == b"\x01":
-            _write(_GREETING)
-            return True
-        if c == b"\x04":
-            die(SOFT_RESET if ESP32 else RESET)
-        if c == b"\x02":
-            line = b""
-        elif c in b"\r\n":
-            if line:
-                _show(line.decode(), names)
-            return False
-        else:
-            line += c
+        if c in (1, 2, 4, 5) and not line or c == 3:
+            _echo(b"\r\n" if c in (3, 4) else b"")
+            return c, b""
+        if c in b"\r\n":
+            _echo(b"\r\n")
+            if line and local[0] and _history[:1] != [bytes(line)]:
+                _history.insert(0, bytes(line))
+                del _history[_HISTORY:]
+            return 13, bytes(line)
+        start, before = at, len(line)
+        if c == 27:
+            c = _escape()
+            if c in b"AB":
+                back = min(max(back + (1 if c == 65 else -1), 0), len(_history))
+                line = bytearray(_history[back - 1] if back else b"")
+                at = len(line)
+                _echo(b"\x1b[%dD" % start if start else b"")
+                _echo(line + b"\x1b[K")
+                continue
+            c = {67: 6, 68: 16, 72: 1, 70: 5, 51: 4}.get(c, 0)
+        if c == 1:
+            at = 0
+        elif c == 5:
+            at = len(line)
+        elif c == 6:
+            at = min(at + 1, len(line))
+        elif c == 16:
+            at = max(at - 1, 0)
+        elif c == 2:
+            line, at = bytearray(), 0
+        elif c in (8, 127):
+            if at:
+                at -= 1
+                line[at:] = line[at + 1 :]
+        elif c == 4:
+            line[at:] = line[at + 1 :]
+        elif c == 9 and line.strip():
+            added = _complete(line[:at].decode(), names, prompt, line)
+            line[at:at] = added
+            at += len(added)
+        elif c >= 32 or c == 9:
+            line[at:at] = bytes((c,))
+            at += 1
+        if at == start + 1 == len(line) == before + 1:
+            _echo(line[start:])
+        elif at != start or len(line) != before:
+            _echo(b"\x1b[%dD" % start if start else b"")
+            _echo(line + b"\x1b[K")
+            _echo(b"\x1b[%dD" % (len(line) - at) if at < len(line) else b"")
 
 
-def _raw(names, restart):
-    code = b""
-    while True:
-        c = _byte()
-        if c == b"\x01":
-            code = b""
-            _write(_GREETING)
-        elif c == b"\x02":
-            _write("\r\n")
-            return False
-        elif c == b"\x05" and not code:
-            code = _paste()
-            if code is not None:
-                _execute(code, names)
-                return True
-            code = b""
-        elif c == b"\x04":
-            _write("OK")
-            if code:
-                _execute(code, names)
-            else:
-                _write("\r\nMPY: soft reboot\r\n")
-                restart()
-                _write(_GREETING)
-            return True
-        elif c != b"\r" or code:
-            code += c
+def _escape():
+    c = _byte()
+    if c not in b"[O":
+        return 0
+    c = _byte()
+    if c in b"134":
+        _byte()  # the ~
+        return {49: 72, 51: 51, 52: 70}[c]
+    return c
 
 
-def _paste():
-    if _byte() != b"A":
-        return None
-    _byte()
-    _write(b"R\x01" + bytes((_WINDOW, 0)) + b"\x01")
+def _complete(text, names, prompt, line):
+    start = len(text)
+    while start and (text[start - 1] in "_." or text[start - 1].isalpha()):
+        start -= 1
+    path = text[start:].split(".")
+    last = path.pop()
+    try:
+        known = dir(eval(".".join(path), names)) if path else list(names) + dir(builtins)
+    except Exception:
+        return b""
+    found = sorted(set(name for name in known if name.startswith(last)))
+    if not found:
+        return b""
+    common = found[0]
+    for name in found:
+        while not name.startswith(common):
+            common = common[:-1]
+    if len(found) > 1 and common == last:
+        _echo(b"\r\n" + "    ".join(found).encode() + b"\r\n" + prompt + line)
+    return common[len(last) :].encode()
+
+
+def _goes_on(line):
+    """Whether the statement has more lines to come."""
+    text = line.decode()
+    if text.startswith(_COMPOUND) and not text.endswith("\n"):
+        return True
+    depth = 0
+    quote = ""
+    i = 0
+    while i < len(text):
+        c = text[i]
+        if quote:
+            if c == "\\":
+                i += 1
+            elif text.startswith(quote, i):
+                i += len(quote) - 1
+                quote = ""
+        elif c in "'\"":
+            quote = c * 3 if text.startswith(c * 3, i) else c
+            i += len(quote) - 1
+        elif c == "#":
+            while i < len(text) and text[i] != "\n":
+                i += 1
+        elif c in "([{":
+            depth += 1
+        elif c in ")]}":
+            depth -= 1
+        i += 1
+    return depth > 0 or len(quote) == 3 or text.endswith("\\")
+
+
+def _execute_pasted(names):
+    _echo(_PASTE)
     code = bytearray()
     while True:
         c = _byte()
-        if c == b"\x04":
-            _write(b"\x04")
-            return bytes(code)
-        code += c
-        if len(code) % _WINDOW == 0:
-            _write(b"\x01")
-
-
-def _execute(code, names):
+        if c == 3:
+            _echo(b"\r\n")
+            return
+        if c == 4:
+            break
+        code.append(10 if c == 13 else c)
+        _echo(b"\r\n=== " if c == 13 else bytes((c,)))
+    _echo(b"\r\n")
     try:
-        exec(compile(code, "<stdin>", "exec"), names)
-        _write("\x04\x04>")
+        prompting[0] = 0
+        exec(compile(bytes(code), "<stdin>", "exec"), names)
     except SystemExit:
         die(SOFT_RESET if ESP32 else RESET)
     except BaseException as problem:
-        _write("\x04")
-        usys.print_exception(problem)
-        _write("\x04>")
+        print_exception(problem)
 
 
 def _show(line, names):
     try:
+        prompting[0] = 0
         try:
             code = compile(line, "<stdin>", "eval")
         except SyntaxError:
@@ -109,25 +210,82 @@ def _show(line, names):
             return
         value = eval(code, names)
         if value is not None:
-            print(repr(value))
+            names["_"] = value
+            write(repr(value) + "\n")
     except SystemExit:
         die(SOFT_RESET if ESP32 else RESET)
     except BaseException as problem:
-        usys.print_exception(problem)
+        print_exception(problem)
+
+
+# --- for tools
+
+
+def _raw(names, restart):
+    code = bytearray()
+    while True:
+        c = _byte()
+        if c == 1:
+            code = bytearray()
+            write(_RAW)
+        elif c == 2:
+            write("\r\n")
+            return False
+        elif c == 3:
+            code = bytearray()
+        elif c == 5 and not code:
+            code = _paste()
+            if code is not None:
+                _execute(code, names)
+                return True
+            code = bytearray()
+        elif c == 4:
+            write("OK")
+            if code:
+                _execute(bytes(code), names)
+            else:
+                write("\r\nMPY: soft reboot\r\n")
+                restart()
+                write(_RAW)
+            return True
+        elif c != 13 or code:
+            code.append(c)
+
+
+def _paste():
+    if _byte() != 65:
+        return None
+    _byte()
+    write(b"R\x01" + bytes((_WINDOW, 0)) + b"\x01")
+    code = bytearray()
+    while True:
+        c = _byte()
+        if c == 4:
+            write(b"\x04")
+            return bytes(code)
+        code.append(c)
+        if len(code) % _WINDOW == 0:
+            write(b"\x01")
+
+
+def _execute(code, names):
+    try:
+        prompting[0] = 0
+        exec(compile(code, "<stdin>", "exec"), names)
+        write("\x04\x04>")
+    except SystemExit:
+        die(SOFT_RESET if ESP32 else RESET)
+    except BaseException as problem:
+        write("\x04")
+        print_exception(problem)
+        write("\x04>")
 
 
 def _byte():
-    while not _poll.poll(5):
-        check()
-    c = _stdin.read(1)
-    while not c:
-        # Nobody will type any more; the board stays on.
-        _poll.unregister(usys.stdin)
-        while True:
-            _poll.poll(5)
-            check()
-    return c
+    prompting[0] = 1
+    return key()
 
 
-def _write(text):
-    _stdout.write(text)
+def _echo(data):
+    if local[0]:
+        send(data)

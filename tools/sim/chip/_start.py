@@ -7,6 +7,7 @@ import _flash
 import _page
 import _repl
 import _sys
+import _term
 import _tick
 import esp
 import machine
@@ -15,9 +16,11 @@ import os
 import select
 import socket
 import time
+import uctypes
 import uos
 import usys
 import vfs
+import webrepl
 
 # Frozen into every image with asyncio. Its sockets are to be the board's, not the host's.
 try:
@@ -30,6 +33,7 @@ except ImportError:
 _STORAGE = uos.getenv("SIM_STORAGE")
 _IMAGE = uos.getenv("SIM_IMAGE")
 _STAY = uos.getenv("SIM_STAY") == "1"
+_HOLES = [None] * 2048
 _OURS = []  # modules that a soft reset leaves: the simulator's
 if _STORAGE == "model":
     from _model import Model
@@ -43,6 +47,7 @@ def main():
     names = __main__.__dict__
     _tick.start()
     _make_room_for_names()
+    _fill_holes()
     if uos.getenv("SIM_MEASURE"):
         gc.collect()
         print(gc.mem_free(), gc.mem_alloc())
@@ -74,6 +79,25 @@ def _make_room_for_names():
         n += 1
 
 
+def _fill_holes():
+    # Loading the simulator leaves holes between what stays of it. A chip's heap is one piece, so
+    # they are filled for good, and the heap is so much larger (interpreter.py measures it).
+    gc.collect()
+    try:
+        rest = uctypes.addressof(bytearray(16384))
+    except MemoryError:
+        return  # less than any chip has
+    n = 0
+    for size in (2048, 1024, 512, 256, 128, 64, 32, 16, 16):
+        gc.collect()
+        while n < len(_HOLES):
+            filling = bytearray(size)
+            if uctypes.addressof(filling) >= rest:
+                break
+            _HOLES[n] = filling
+            n += 1
+
+
 def _mount():
     vfs.umount("/")
     if _STORAGE == "model":
@@ -99,7 +123,7 @@ def _run(name, names):
         if _page.ESP32:
             _page.die(_page.SOFT_RESET)
     except BaseException as problem:
-        usys.print_exception(problem)
+        _term.print_exception(problem)
         return False
     return True
 

@@ -3,11 +3,15 @@
 from collections import namedtuple
 
 import usys
+import _term
 from _page import CHIP, ESP32
 
 
 class _Sys:
     platform = CHIP
+    stdin = _term.stdin
+    stdout = _term.stdout
+    print_exception = staticmethod(_term.print_exception)
     implementation = namedtuple("implementation", ("name", "version", "_machine", "_mpy"))(
         "micropython",
         usys.implementation.version,

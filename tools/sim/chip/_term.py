@@ -1,5 +1,5 @@
-# os.dupterm (extmod/os_dupterm.c): a second terminal beside the console. All that is printed goes to
-# it as well, what comes from it is typed at the REPL, Ctrl-C interrupts. The interpreter's own
+# os.dupterm (extmod/os_dupterm.c): a second terminal beside the console. All that is printed goes
+# to it as well, what comes from it is typed at the REPL, Ctrl-C interrupts. The interpreter's own
 # print knows nothing of that, so while there is such a terminal, one that does stands in for it.
 import builtins
 import io
@@ -95,9 +95,12 @@ def send(data):
     stream = _terms[0]
     if stream is None:
         return
-    data = bytes(data).replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
     try:
-        stream.write(data)
+        for n, line in enumerate(bytes(data).replace(b"\r\n", b"\n").split(b"\n")):
+            if n:
+                stream.write(b"\r\n")
+            if line:
+                stream.write(line)
     except Exception as problem:
         _gone("dupterm: Exception in write() method, deactivating: ", problem)
 

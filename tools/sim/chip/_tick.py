@@ -2,13 +2,14 @@
 # watches the clock and only ever asks the main thread to act (micropython.schedule), so that
 # callbacks run where a chip runs them. The thread must not allocate: nothing stops it for the GC.
 import _thread
+import _event
 import gc
 import usys
 import utime
 from array import array
 from micropython import schedule
 
-from _page import LEVEL_IN, PROFILE, SPEED, libc, memory, page, shut
+from _page import ESP32, LEVEL_IN, PROFILE, SPEED, libc, memory, page, shut
 
 TIMERS = 16
 _PINS = 40
@@ -67,6 +68,8 @@ def _serve():
     if _flags[2]:
         _flags[2] = 0
         on_air[0]()
+    if not ESP32:
+        _event.serve()
     for n in range(TIMERS):
         if _fired[n]:
             _fired[n] = 0
@@ -90,9 +93,12 @@ def _loop():
     air = page.radio
     waited = 0
     while True:
-        utime.sleep_ms(1)
-        now = utime.ticks_ms()
         ask = False
+        if _event.waiting():
+            ask = _event.look()
+        else:
+            utime.sleep_ms(1)
+        now = utime.ticks_ms()
         for n in range(TIMERS):
             if _on[n] and utime.ticks_diff(now, _due[n]) >= 0:
                 _fired[n] = 1

@@ -114,12 +114,15 @@ class _webrepl(io.IOBase):
         size = 1
         if self._data:
             n = self._socket.readinto(_view[1 : 1 + min(511, self._data)])
-            # Nothing there yet: the C module counts that as an error too, but writes no byte twice.
-            n = n or 0
+            if n is None:
+                return None  # and the byte before is lost: as it is in the C module
             self._data -= n
             size += n
         if _header[2] == _PUT:
-            self._file.write(_view[:size])
+            try:
+                self._file.write(_view[:size])
+            except OSError:
+                pass  # a full disk goes unnoticed there
         elif self._send():
             self._data = 1
         self._finish()

@@ -4,6 +4,7 @@ import usys
 from uos import *  # noqa: F403
 
 from _page import CHIP
+from _term import dupterm, dupterm_notify
 
 _release = "%d.%d.%d" % usys.implementation.version[:3]
 _uname = namedtuple("uname", ("sysname", "nodename", "release", "version", "machine"))(

@@ -3,6 +3,7 @@
 import uselect
 import utime
 
+from _event import idle
 from _page import SPEED, check
 
 POLLIN = uselect.POLLIN
@@ -23,6 +24,7 @@ class poll:
         left = -1 if timeout is None or timeout < 0 else -(-timeout // SPEED)
         start = utime.ticks_ms()
         while True:
+            idle()
             check()
             passed = utime.ticks_diff(utime.ticks_ms(), start)
             wait = _SLICE if left < 0 else max(0, min(_SLICE, left - passed))

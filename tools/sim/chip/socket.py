@@ -3,6 +3,7 @@
 import errno
 import io
 
+import _event
 import network
 import uselect
 import usocket
@@ -18,6 +19,7 @@ SOL_SOCKET = 1
 SO_REUSEADDR = 2
 SO_BROADCAST = 6
 _TCP_NODELAY = 1
+_CALLBACK = 20  # a function to call when something has arrived
 _SLICE = 5
 # Ports below 1024 need root on the host.
 _PRIVILEGED = 1024
@@ -55,6 +57,7 @@ class socket(io.IOBase):
         self._timeout = None  # seconds; None waits for ever, 0 never
         self._bound = _native is not None
         self._poll = None
+        self._open = True
 
     # -- set-up
     def settimeout(self, seconds):
@@ -64,7 +67,9 @@ class socket(io.IOBase):
         self._timeout = None if flag else 0
 
     def setsockopt(self, level, option, value):
-        if level == SOL_SOCKET and option in (SO_REUSEADDR, SO_BROADCAST):
+        if level == SOL_SOCKET and option == _CALLBACK:
+            _event.call(self, self._s.fileno(), value)
+        elif level == SOL_SOCKET and option in (SO_REUSEADDR, SO_BROADCAST):
             self._s.setsockopt(level, option, value)
 
     def bind(self, address):
@@ -236,13 +241,16 @@ class socket(io.IOBase):
         return n
 
     def close(self):
-        self._s.close()
+        if self._open:
+            self._open = False
+            _event.forget(self._s.fileno())
+            self._s.close()
 
     def ioctl(self, request, argument):
         if request == 10:  # MP_STREAM_GET_FILENO: the C side polls the host's own socket
             return self._s.fileno()
         if request == 4:  # MP_STREAM_CLOSE
-            self._s.close()
+            self.close()
             return 0
         return -errno.EINVAL
 

@@ -2,6 +2,7 @@
 import utime
 from utime import *  # noqa: F403
 
+from _event import idle
 from _page import SPEED, check, page
 
 _EPOCH = 946684800
@@ -35,6 +36,7 @@ def sleep_ms(ms):
         if left <= 0:
             return
         utime.sleep_ms(min(left, _SLICE))
+        idle()
         check()
 
 
