@@ -31,13 +31,13 @@ spins = [0, 0]
 
 
 def setup(app):
-    app.updater._left = 0
+    app.updater.left = 0
     seconds = int(mode[0])
 
     def watch():
         spins[0] += 1
         lowest[0] = min(lowest[0], gc.mem_free())
-        if app.updater._fails >= 12:
+        if app.updater.fails >= 12:
             raise KeyboardInterrupt
 
     app.every(50, watch)
