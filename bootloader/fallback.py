@@ -21,6 +21,7 @@ def trial(r, end, want):
         _, dev = admit.verify(slots.manifest(r.trial), board.load())
         record.confirm(r, digest, (0, 0) if dev else (m.seq, m.floor))
         record.store(r)
+        print("ota: confirmed", m.seq)
         return None
     if todo != decide.AGAIN:
         # Before the trial is verified: were that to hang, it would cost a try.

@@ -80,7 +80,7 @@ def once(b, r, state, target, active, own=None):
             raise Refused("hash")
         if r.trial != record.NONE:
             raise Refused("busy")
-        of = _make_room(target)
+        of = make_room(target)
         _fill(url, b, r, state, target, active, own or ota.stage("fetch").fetch, of)
         slots.check_files(target, _INCOMING)
     except Refused as e:
@@ -88,6 +88,12 @@ def once(b, r, state, target, active, own=None):
         # What is refused in the middle of its transfer, offer.py alone can name.
         ota.stage("offer").refuse(b, r, state, (e.args + (wanted,))[1], e.args[0])
         raise
+    open_trial(r, target, digest)
+    return True
+
+
+def open_trial(r, target, digest):
+    """Make the slot `target`, whose files are checked, what boots next."""
     ota.stage("why").drop()
     os.rename(_INCOMING, slots.manifest(target))
     r.trial = target
@@ -95,10 +101,9 @@ def once(b, r, state, target, active, own=None):
     r.left = record.TRIES
     r.fault = 0
     record.store(r)
-    return True
 
 
-def _make_room(target):
+def make_room(target):
     """Take the slot's manifest away, then what the new release does not list; count its files.
 
     From here until the manifest is back the slot cannot boot.
@@ -113,7 +118,7 @@ def _make_room(target):
             # LittleFS keeps up to 128 bytes inside the folder, which takes blocks too.
             need += size // _BLOCK + 1
     root = slots.path(target)
-    _folder(root + "/")
+    folder(root + "/")
     if "manifest" in os.listdir(root):
         os.remove(slots.manifest(target))
     if need > os.statvfs("/")[3] + _taken(root):
@@ -139,7 +144,7 @@ def _fill(url, b, r, state, target, active, fetch, of):
         with open(_INCOMING, "rb") as f:
             for name, size, sha in Manifest(f).files():
                 count += 1
-                _folder(slots.path(target) + "/" + name)
+                folder(slots.path(target) + "/" + name)
                 how = fetch(link, "ab"[target], "ab"[active], name, size, sha)
                 print("file", count, name, how)
                 if how == "loaded":
@@ -154,7 +159,7 @@ def _fill(url, b, r, state, target, active, fetch, of):
         link.close()
 
 
-def _folder(name):
+def folder(name):
     """Make the folders above the file `name`."""
     i = name.find("/", 1)
     while i > 0:

@@ -15,6 +15,8 @@ def run():
     ready = rtc.CHECKED
     if ota.dev:
         ready |= rtc.DEV
+        if ota.stage("held").held():
+            ready |= rtc.HEARD  # whoever has pushed it is there
     if ota.offline:
         ready |= rtc.OFFLINE
     if b["server"]:
@@ -26,7 +28,7 @@ def run():
         led.show(led.CONNECTING)
         if not ota.stage("wifi").connect():
             ota.mark(rtc.WANT, rtc.PORTAL)
-        elif b["server"]:
+        elif b["server"] and not ready & rtc.HEARD:
             ota.stage("plain").poll(b)
             if ota.heard:
                 ready |= rtc.HEARD

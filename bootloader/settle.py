@@ -10,6 +10,7 @@ def settle():
     if r.trial != record.NONE:
         record.confirm(r, ota.digest, ota.raises)
         record.store(r)
+        print("ota: confirmed", ota.seq)
     ota.trial = False
     ota.alarms = []
     ota.answered()

@@ -71,11 +71,11 @@ MUTANTS = (
         (
             (
                 "install.py",
-                "        of = _make_room(target)\n",
+                "        of = make_room(target)\n",
                 "        r.trial = target\n"
                 "        r.left = record.TRIES\n"
                 "        record.store(r)\n"
-                "        of = _make_room(target)\n",
+                "        of = make_room(target)\n",
             ),
         ),
     ),
@@ -154,8 +154,8 @@ MUTANTS = (
         (
             (
                 "install.py",
-                "        of = _make_room(target)\n",
-                "        of = _make_room(target)\n"
+                "        of = make_room(target)\n",
+                "        of = make_room(target)\n"
                 '        ota.stage("step")._copy(_INCOMING, slots.manifest(target))\n',
             ),
         ),

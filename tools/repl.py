@@ -125,6 +125,8 @@ class Repl:
         self._name = name
         self._heard = b""
         self._paste = True
+        self.gone = False
+        """The board was reset: what it says from now on is its own."""
 
     def waiting(self, timeout: float = PROMPT_SECONDS) -> bool:
         """Whether it is at its prompt for people: no program runs."""
@@ -232,6 +234,12 @@ class Repl:
     def reset(self) -> None:
         """Reset the board as its button would; what it says after that is not ours."""
         self._send(b"import machine; machine.reset()")
+        self.gone = True
+
+    @property
+    def stream(self) -> Stream:
+        """What carries the bytes; after `reset`, for whoever listens to the board then."""
+        return self._stream
 
     def leave(self) -> None:
         """Back to the prompt for people."""

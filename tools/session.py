@@ -39,7 +39,7 @@ gc.collect()
 
 
 @contextmanager
-def opened(board: Target, drop: bool = True) -> Iterator[Repl]:
+def opened(board: Target, drop: bool = True, restart: bool = False) -> Iterator[Repl]:
     """The raw REPL of `board`.
 
     A program that runs is stopped, people are told, and the board is reset at the end so that it
@@ -47,13 +47,14 @@ def opened(board: Target, drop: bool = True) -> Iterator[Repl]:
 
     Args:
         drop: free the memory of the app that was stopped.
+        restart: reset it at the end in any case, which saves the time to find out.
 
     Raises:
         Failure: the board is not reached, or does not answer.
     """
     repl = Repl(board.open(), board.name)
     try:
-        running = not repl.waiting()
+        running = restart or not repl.waiting()
         repl.enter(soft_reset=False)
         if running:
             console.note(f"the app of {board.name} is stopped meanwhile")
@@ -71,6 +72,8 @@ def opened(board: Target, drop: bool = True) -> Iterator[Repl]:
 
 def _end(repl: Repl, running: bool, quiet: bool) -> None:
     """Start the app again, or leave the prompt as it was; a board that has gone cannot."""
+    if repl.gone:
+        return
     try:
         if running:
             repl.reset()
