@@ -20,12 +20,13 @@ _STAY = const(25)  # turns of 20 ms without a client after which this is over
 _MOST = const(8000)  # ms for a request ...
 _CROWD = const(200)  # ... while others wait, ...
 _ANSWER = const(3000)  # and so much more for the answer
-_LINES = const(4096)  # bytes before the body; of a line 64 are kept
+_LINES = const(4096)  # bytes before the body
+_LINE = const(65)  # bytes kept of a line: after `authorization: Basic ` whole words of base64
 _BODY = const(1024)
 
 _HEAD = (
-    b"HTTP/1.1 %d\r\nconnection:close\r\nx-frame-options:DENY\r\n"
-    b"cache-control:%s\r\ncontent-type:%s\r\n\r\n"
+    b"HTTP/1.1 %d \r\nconnection:close\r\nx-frame-options:DENY\r\n"
+    b"cache-control:%s\r\ncontent-type:%s;charset=utf-8\r\n\r\n"
 )
 
 
@@ -62,7 +63,7 @@ def _client(web, s, client):
             line = part = yield from _read(s.readline)
             while part[-1] != 10 and left > 0:
                 part = yield from _read(s.readline)
-                line = (line + part)[:64]
+                line = (line + part)[:_LINE]
                 left -= len(part)
             left -= len(line)
             words = line.split()
@@ -88,7 +89,7 @@ def _client(web, s, client):
                     yield True
                 else:
                     part = part[n:]
-            part = _filled(web, f.readline(), values) if values else f.read(256)
+            part = _filled(web, f.readline(), values) if values else f.read(256)  # pyright: ignore
     except (LookupError, MemoryError, OSError, ValueError):
         pass  # gone, or no browser
     except Exception as e:
@@ -96,10 +97,10 @@ def _client(web, s, client):
     finally:
         s.close()
         if f:
-            f.close()
+            f.close()  # pyright: ignore
 
 
-def _read(read, most=64):
+def _read(read, most=_LINE):
     """Return what `read` has, at most so many bytes."""
     while True:
         part = read(most)
@@ -115,7 +116,7 @@ def _answer(web, seen, body):
     post = seen.get(b"post")
     path = (post or seen[b"get"])[1].split(b"?")[0]
     # A name that anybody could own may be a foreign page's, pointed at this board meanwhile.
-    name = seen.get(b"host:", b"--")[1].split(b":")[0].lower()
+    name = seen.get(b"host:", (0, b""))[1].split(b":")[0].lower()
     if name.strip(b"0123456789.") and name.split(b".")[-1] not in (name, b"local", b"lan"):
         return _note(403, "Wrong host")
     if web.password:
@@ -130,7 +131,7 @@ def _answer(web, seen, body):
     if path == b"/":
         path = b"/index.html"
     try:
-        if path[:1] != b"/" or b"/." in path:
+        if path[:1] != b"/" or b"/." in path or b"\0" in path:
             raise OSError
         f = open("/app_slots/%s/www%s" % (ota.slot, path.decode()), "rb")
     except OSError:

@@ -13,7 +13,7 @@ from micropython import const
 import runtime
 from runtime import log
 
-_LONGEST = const(20)  # bytes of a password: of a header's line only the first 64 are kept
+_LONGEST = const(20)  # bytes of a password: pages.py keeps 65 bytes of a line
 
 
 class Web:
