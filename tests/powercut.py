@@ -462,8 +462,9 @@ class Violated(Exception):
 class Watch:
     """What is known of a board on its course, and the invariants."""
 
-    def __init__(self, scenario: Scenario, again: bool = False) -> None:
+    def __init__(self, scenario: Scenario, storage: Storage, again: bool = False) -> None:
         self._scenario = scenario
+        self._atomic = storage == "littlefs"
         slots = scenario.slots[:1] if scenario.forged else scenario.slots
         self._releases = {r.seq: r for r in (*slots, *scenario.offered)}
         self._again = again
@@ -473,6 +474,7 @@ class Watch:
         self._line = 0
         self._trust = 0
         self._setting = ""
+        self._proven = False  # the setting is no trial any more
         self._running: Release | None = None
         self._record: Record | None = None
         # What was broken before the course is the board's to find out.
@@ -537,9 +539,13 @@ class Watch:
     def _see_setting(self, value: str, trying: bool) -> None:
         if value not in ("one", "two") or (value == "one" and trying):
             raise Violated("settings", f"the value is {value}")
-        if self._setting == "two" and value == "one" and "two" in self._scenario.setting:
+        lost = self._setting == "two" and value == "one" and "two" in self._scenario.setting
+        # Where a write can be torn, the one that confirms takes the trial with it: the former
+        # values are the safe ones then.
+        if lost and (self._atomic or self._proven):
             raise Violated("settings", "a change that works is lost")
         self._setting = value
+        self._proven = value == "two" and not trying
         self._tries[0] += trying
         if self._tries[0] > TRIES:
             raise Violated("settings", "a change ran on trial more than three times")
@@ -675,6 +681,7 @@ class Bench:
 
     def __init__(self, scenario: Scenario, storage: Storage, edits: Edits = ()) -> None:
         self._scenario = scenario
+        self._storage: Storage = storage
         self.tally = Tally()
         self._stack = ExitStack()
         self._count = 0
@@ -785,7 +792,7 @@ class Bench:
         """Run it whole; the flash operations of each life. Raises Violated."""
         self.tally.runs += 1
         who = self._begin(self._who, self._start)
-        watch = Watch(self._scenario)
+        watch = Watch(self._scenario, self._storage)
         watch.start(self._board.files())
         self.steps = []
         for _ in range(self._scenario.lives):
@@ -837,7 +844,7 @@ class Bench:
         self.tally.runs += 1
         chance = random.Random(seed)
         self._begin(self._who, self._start)
-        watch = Watch(self._scenario, again=True)
+        watch = Watch(self._scenario, self._storage, again=True)
         watch.start(self._board.files())
         for n in range(chance.randint(2, 4)):
             former = self._scenario.final
