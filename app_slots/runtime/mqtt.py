@@ -1,0 +1,346 @@
+"""MQTT 3.1.1 on the firmware's own umqtt.simple, which never waits here (docs/mqtt.md).
+
+umqtt.simple makes the packets: they go into an outbox, and where it would wait for an answer it is
+left by an exception. Answers, pings, time limits and new attempts are the business of one coroutine
+that looks at the socket every 50 ms. What is needed at a new connection alone is in mqtt_open.py.
+"""
+
+from asyncio import sleep_ms
+from errno import ECONNRESET, EINPROGRESS, ETIMEDOUT
+from micropython import const
+from time import ticks_diff, ticks_ms
+from umqtt.simple import MQTTClient, MQTTException
+
+import config
+import runtime
+from runtime import log
+from runtime.scheduler import Job, rand
+
+_STEP = const(50)  # ms between two looks at the socket
+_TIMEOUT = const(10000)  # ms for a connection, its acceptance, and each acknowledgement
+_SILENT = const(60000)  # ms without a packet after which the broker is gone; twice in it a ping
+_LASTS = const(10000)  # ms after which a connection was a good one
+_LONGEST = const(6)  # the pause before a new attempt doubles so often, from 1 s
+_OUTBOX = const(512)  # bytes in the outbox beyond which the queue waits
+_COSTS = const(64)  # bytes of heap that a queued message takes beside its text
+
+
+class _Left(Exception):
+    """umqtt.simple has written what it had to."""
+
+
+class _Wire:
+    """What umqtt.simple takes for a socket: it never waits."""
+
+    def __init__(self, s):
+        self.s = s
+        self.out = b""
+
+    def settimeout(self, _):
+        self.s.setblocking(False)
+
+    def connect(self, address):
+        self.s.setblocking(False)
+        try:
+            self.s.connect(address)
+        except OSError as e:
+            if e.errno != EINPROGRESS:
+                raise
+
+    def write(self, data, n=None):
+        self.out += data if n is None else data[:n]
+
+    def read(self, _):
+        raise _Left
+
+    def flush(self):
+        """Send what the peer takes."""
+        if self.out:
+            self.out = self.out[self.s.write(self.out) or 0 :]
+
+    def close(self):
+        self.s.close()
+
+
+def matches(pattern, topic):
+    """Whether a topic is meant by a filter with + and # (MQTT 3.1.1, 4.7)."""
+    if topic[0] == "$" and pattern[0] in "+#":
+        return False
+    topic = topic.split("/")
+    pattern = pattern.split("/")
+    for i, level in enumerate(pattern):
+        if level == "#":
+            return True
+        if i == len(topic) or level != "+" and level != topic[i]:
+            return False
+    return len(topic) == len(pattern)
+
+
+class Mqtt(MQTTClient):
+    """The board's connection to the broker that config.py names.
+
+    In topics a "~" at the beginning stands for the board's own, `mipy/<id>`. `most` is the length
+    in bytes (topic and payload) of the longest message that is taken in, `room` the bytes of heap
+    for messages that wait to be sent.
+    """
+
+    def __init__(self, app, most=512, room=2048):
+        self.app = app
+        self.base = "mipy/" + app.wifi.board["id"]
+        self.host = getattr(config, "MQTT_HOST", "")
+        password = getattr(config, "MQTT_PASSWORD", "")
+        if password:
+            log.secrets.append(password)
+        super().__init__(
+            app.wifi.board["id"].encode(),
+            self.host,
+            getattr(config, "MQTT_PORT", 0) or 1883,
+            getattr(config, "MQTT_USER", "").encode() or None,
+            password.encode(),
+            _SILENT // 1000,
+        )
+        self.will = self.base.encode() + b"/status"
+        self.set_last_will(self.will, b"offline", True)
+        self.set_callback(_call)
+        self.up = False
+        self.dropped = 0  # messages that found no room
+        self.calls = []  # (qos, job) of what was subscribed to
+        self.on_up = []  # jobs to do when the broker has accepted the board
+        self.buffer = memoryview(bytearray(most))
+        self._queue = []
+        self._room = self._free = room
+        self._flying = 0  # id of the queue's first message while it is not acknowledged
+        self._fails = 0  # connections in a row that did not last
+        self._own = self._job(None, "mqtt")
+        app.drivers.append(self)  # for stop()
+        if self.host:
+            app.once(self._life, "mqtt")
+
+    # --- for the app
+
+    def publish(self, topic, msg, retain=False, qos=0):
+        """Queue a message (str, bytes or a number) for `topic`; qos 0 or 1.
+
+        Where there is no room the oldest message of QoS 0 is dropped, or the oldest of all.
+        Raises ValueError for one that never finds room.
+        """
+        topic = self._full(topic).encode()
+        if not isinstance(msg, bytes):
+            msg = str(msg).encode()
+        size = len(topic) + len(msg) + _COSTS
+        if size > self._room:
+            raise ValueError("a message of %d bytes" % size)
+        while size > self._free:
+            self._drop()
+        self._free -= size
+        self._queue.append((topic, msg, retain, qos))
+
+    def on(self, topic, fn, qos=0):
+        """Call `fn(topic, payload)`, str and bytes, with what comes for `topic`, + and # allowed.
+
+        To be called in setup: the board subscribes when it connects.
+        """
+        self.calls.append((qos, self._job(fn, self._full(topic))))
+
+    def when_up(self, fn, name):
+        """Call `fn()` at each connection, after the board has subscribed to everything."""
+        self.on_up.append(self._job(fn, name))
+
+    async def drain(self, ms=10000):
+        """Wait until all that was published is sent and acknowledged; False after `ms`."""
+        begin = ticks_ms()
+        while self._queue or not self.up or self.sock.out:
+            if ticks_diff(ticks_ms(), begin) > ms:
+                return False
+            await sleep_ms(_STEP)
+        return True
+
+    def stop(self):
+        """Say good-bye, before a reset or sleep, as far as that goes without waiting."""
+        if self.up:
+            self.say(MQTTClient.publish, self.will, b"offline", True)
+            self.say(MQTTClient.disconnect)
+
+    def _full(self, topic):
+        return self.base + topic[1:] if topic[0] == "~" else topic
+
+    def _job(self, fn, name):
+        return Job(fn, name, 0, 0, 0, self.app.tallies.setdefault(name, [0, 0, 0]))
+
+    # --- the queue
+
+    def _drop(self):
+        queue = self._queue
+        last = len(queue) - 1
+        first = min(1 if self._flying else 0, last)
+        i = first
+        while i < last and queue[i][3]:
+            i += 1
+        self._take_out(first if queue[i][3] else i)
+        self.dropped += 1
+
+    def _take_out(self, i):
+        topic, msg = self._queue.pop(i)[:2]
+        self._free += len(topic) + len(msg) + _COSTS
+        if not i:
+            self._flying = 0
+
+    # --- the connection
+
+    @property
+    def sock(self):
+        return self._wire
+
+    @sock.setter
+    def sock(self, s):  # where umqtt.simple keeps its socket
+        self._wire = s and _Wire(s)
+
+    def wait_msg(self):
+        raise _Left
+
+    def say(self, method, *args):
+        """Let umqtt.simple write what `method` is for."""
+        self.pid %= 65535
+        try:
+            method(self, *args)
+        except _Left:
+            pass
+
+    async def _life(self):
+        """One connection, from the attempt to its end, which is always an exception."""
+        while not self.app.wifi.up:
+            await sleep_ms(1000)
+        begun = None
+        try:
+            self._limit = _TIMEOUT
+            self._heard = self._pinged = ticks_ms()
+            await runtime.lend("mqtt_open").connect(self)
+            begun = self._heard
+            self._limit = _SILENT
+            self.up = True
+            self._own.good()
+            for job in self.on_up:
+                _run(job)
+            while True:
+                await self._packet()
+        finally:
+            if self.sock:
+                self.sock.close()
+                self.sock = None
+            self.up = False
+            self._flying = 0
+            if begun is not None and ticks_diff(ticks_ms(), begun) > _LASTS:
+                self._fails = 0
+            pause = 1000 << self._fails
+            if self._fails < _LONGEST:
+                self._fails += 1
+            self.app.after(pause // 2 + rand(pause), self._life, "mqtt")
+
+    def work(self):
+        """Send what is to be sent. Raises OSError when the broker is silent for too long."""
+        now = ticks_ms()
+        if ticks_diff(now, self._heard) > self._limit:
+            raise OSError(ETIMEDOUT)
+        wire = self.sock
+        if self.up:
+            if ticks_diff(now, self._pinged) >= self._limit // 2:
+                self._pinged = now
+                self.ping()
+            if self._flying and ticks_diff(now, self._flown) > _TIMEOUT:
+                raise OSError(ETIMEDOUT)
+            while self._queue and not self._flying and len(wire.out) < _OUTBOX:
+                message = self._queue[0]
+                self.say(MQTTClient.publish, *message)
+                if message[3]:
+                    self._flying = self.pid
+                    self._flown = now
+                else:
+                    self._take_out(0)
+        wire.flush()
+
+    async def _read(self, view):
+        """Fill `view`."""
+        s = self.sock.s
+        while view:
+            n = s.readinto(view)
+            if n is None:
+                self.work()
+                await sleep_ms(_STEP)
+            elif n:
+                view = view[n:]
+            else:
+                raise OSError(ECONNRESET)
+
+    async def read(self):
+        """Read one packet; return its first byte and length.
+
+        What follows is in the buffer, the beginning of it if that is too short.
+        """
+        buffer = self.buffer
+        one = buffer[:1]
+        await self._read(one)
+        kind = one[0]
+        n = shift = 0
+        while True:
+            await self._read(one)
+            n |= (one[0] & 127) << shift
+            if one[0] < 128:
+                break
+            shift += 7
+            if shift > 21:
+                raise MQTTException("no MQTT")
+        most = len(buffer)
+        await self._read(buffer[: min(n, most)])
+        left = n - most
+        while left > 0:
+            part = memoryview(bytearray(min(left, 64)))
+            await self._read(part)
+            left -= len(part)
+        self._heard = ticks_ms()
+        return kind, n
+
+    async def _packet(self):
+        kind, n = await self.read()
+        buffer = self.buffer
+        if kind & 0xF4 == 0x30:
+            self._message(kind, n)
+        elif kind == 0x40 and n == 2:
+            if buffer[0] << 8 | buffer[1] == self._flying:
+                self._take_out(0)
+        elif kind == 0x90 and n == 3:
+            if buffer[2] > 2:
+                log.error("mqtt: the broker refuses a subscription")
+        elif kind != 0xD0:
+            raise MQTTException("no MQTT")
+        self.work()
+        await sleep_ms(0)  # however much comes, the loop has its turns
+
+    def _message(self, kind, n):
+        buffer = self.buffer
+        end = 2 + (buffer[0] << 8 | buffer[1])
+        at = end + (kind & 2)
+        if at > min(n, len(buffer)):
+            raise MQTTException("no MQTT")
+        topic = str(buffer[2:end], "utf-8")
+        if n > len(buffer):
+            log.warning("mqtt: %d bytes for %s skipped", n - at, topic)
+        else:
+            payload = bytes(buffer[at:n])
+            for _, job in self.calls:
+                if matches(job.name, topic):
+                    _run(job, topic, payload)
+        if kind & 2:
+            self.sock.write(b"\x40\x02")
+            self.sock.write(buffer[end:at])
+
+
+def _run(job, *args):
+    try:
+        job.fn(*args)
+        job.good()
+    except Exception as e:
+        job.failed(e)
+
+
+def _call(*_):
+    """What umqtt.simple wants to have; messages are given out by _message."""
