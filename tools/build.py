@@ -24,7 +24,7 @@ import typer
 
 from ..signing import bundle, limits, manifest
 from ..signing.reasons import Refused
-from . import config, console, places
+from . import config, console, mip, places
 from .console import Failure
 from .files import write
 
@@ -35,8 +35,11 @@ BYTECODE_MAJOR = 6
 
 SOURCE_FILES = ("main.py", "config.py")  # stay readable on the board
 SHARED = ("drivers", "utilities")  # what is not imported stays at home
-RUNTIME = ("runtime/__init__.py", "runtime/loop.py", "runtime/installer.py")  # in any case
-NOT_FOR_BOARDS = re.compile(r"app\.toml|README.*|LICENSE.*|build|tests|Makefile", re.IGNORECASE)
+# In any case: the loop and the installer, and what stands in the place of the firmware's mip.
+RUNTIME = ("runtime/__init__.py", "runtime/loop.py", "runtime/installer.py", "lib/mip.py")
+NOT_FOR_BOARDS = re.compile(
+    r"app\.toml|mip\.lock|README.*|LICENSE.*|build|tests|Makefile", re.IGNORECASE
+)
 
 # Nothing secret may be in a release: whoever listens can read it.
 SECRETS = (
@@ -248,7 +251,12 @@ def collect(app_dir: Path, with_runtime: bool) -> dict[str, Path]:
         chosen = {name: path for name, path in chosen.items() if _top(name) != "runtime"}
     if with_runtime and not own_runtime:
         offered |= {name: path for name, path in project.items() if _top(name) == "runtime"}
-        chosen |= {name: offered[name] for name in RUNTIME if name in offered}
+        taken = {_module(name) for name in chosen}
+        chosen |= {
+            name: project[name]
+            for name in RUNTIME
+            if name in project and _module(name) not in taken
+        }
     for name in [name for name in own if _top(name) in SHARED]:
         offered = {
             other: path for other, path in offered.items() if _module(other) != _module(name)
@@ -256,6 +264,7 @@ def collect(app_dir: Path, with_runtime: bool) -> dict[str, Path]:
     offered |= {name: path for name, path in own.items() if _top(name) in SHARED}
     chosen |= _imported(chosen, offered)
     _check_twins(chosen)
+    mip.check(app_dir)
     return chosen
 
 

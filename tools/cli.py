@@ -30,6 +30,8 @@ VERBS = (
     ("keys list", "keys:list_keys", "List the keys and what they may sign."),
     ("keys backup", "keys:backup", "Pack the keys into one encrypted file."),
     ("keys restore", "keys:restore", "Bring the keys back from a backup."),
+    ("mip install", "mip:install", "Put third-party modules into an app's lib/."),
+    ("mip rm", "mip:rm", "Remove third-party modules from an app's lib/."),
     ("build", "build:build", "Compile an app into an unsigned release."),
     ("sign", "sign:sign", "Sign a release."),
     ("verify", "sign:verify", "Check a release or trust file as a board would."),
@@ -58,6 +60,8 @@ VERBS = (
     ("fs rm", "fs:rm", "Remove a file or folder."),
     ("fs df", "fs:df", "Show how full the flash is."),
     ("fs sha256sum", "fs:sha256sum", "Show a file's hash."),
+    ("get", "settings:get", "Show a board's settings."),
+    ("set", "settings:set_", "Change a board's settings, on trial."),
     ("label", "label:label", "Show a board's label and QR code."),
     ("sim", "sim.command:sim", "Run a virtual board with its console."),
     ("boards", "boards:boards", "List the boards and what they run."),
@@ -68,6 +72,7 @@ VERBS = (
 GROUPS = {
     "keys": "Make, list, back up and restore signing keys.",
     "fs": "The files on a board.",
+    "mip": "Third-party modules of an app.",
     "wifi": "The networks that a board knows.",
 }
 
