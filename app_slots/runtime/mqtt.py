@@ -103,6 +103,7 @@ class Mqtt(MQTTClient):
         self.set_last_will(self.will, b"offline", True)
         self.set_callback(_call)
         self.up = False
+        self.retained = False  # whether the message that is given out was kept by the broker
         self.dropped = 0  # messages that found no room
         self.calls = []  # (qos, job) of what was subscribed to
         self.on_up = []  # jobs to do when the broker has accepted the board
@@ -326,6 +327,7 @@ class Mqtt(MQTTClient):
             log.warning("mqtt: %d bytes for %s skipped", n - at, topic)
         else:
             payload = bytes(buffer[at:n])
+            self.retained = bool(kind & 1)
             for _, job in self.calls:
                 if matches(job.name, topic):
                     _run(job, topic, payload)

@@ -3,15 +3,20 @@
 import json
 import sys
 from binascii import hexlify
+from micropython import const
 
 import ota
 from runtime import log
+
+_TEXT = const(500)  # characters
+_LINES = const(240)  # bytes of the log's ring file
 
 
 def fill(message, address, most):
     """Add the facts about this board and the last rejection; return the trust file's version.
 
-    The message is kept within `most` bytes; a long traceback loses its beginning.
+    The message is kept within `most` bytes. The text of a rejection is the log's last lines, where
+    the app keeps them (logfile.py), and the traceback; too long a text loses its beginning.
     """
     board = ota.stage("board").load()
     implementation = sys.implementation
@@ -30,7 +35,7 @@ def fill(message, address, most):
         digest, why, soft = ota.bad
         bad = message["bad"] = {"m": hexlify(digest).decode(), "why": why, "soft": int(bool(soft))}
         room = most - len(json.dumps(message)) - len(', "trace": ')
-        trace = _why()
+        trace = (_log() + _why())[-_TEXT:]
         while len(json.dumps(trace).encode()) > room:
             trace = trace[20:]
         bad["trace"] = trace
@@ -55,6 +60,21 @@ def _why():
     """The text that the boot stage kept about the last failure."""
     try:
         with open("/state/why") as f:
-            return f.read(500)
+            return f.read(_TEXT)
     except (OSError, ValueError):  # none, or cut inside a character
         return ""
+
+
+def _log():
+    try:
+        f = open("/data/log0", "rb")
+    except OSError:
+        return ""
+    try:
+        f.seek(max(f.seek(0, 2) - _LINES, 0))
+        text = f.read()
+        return text[text.find(b"\n") + 1 :].decode()
+    except (OSError, ValueError):
+        return ""
+    finally:
+        f.close()
