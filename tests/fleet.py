@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from mipy_ota.signing import board_file, bundle, keys, manifest, rsa, trust
 from mipy_ota.signing.rsa import PublicKey
-from mipy_ota.tools import provision
+from mipy_ota.tools import build, places, provision
 from mipy_ota.tools.serve import Running
 from mipy_ota.tools.sim.board import VirtualBoard
 
@@ -76,6 +76,12 @@ def release(
     slot = compiled(files)
     raw = manifest.make(app, cls, seq, slot, floor=floor, note=note)
     return bundle.write(manifest.add_signature(raw, key(signer)), slot)
+
+
+def runtime() -> dict[str, str | bytes]:
+    """The runtime as a release without options has it, as source."""
+    found = build.collect(places.sources("app_slots"), True)
+    return {name: path.read_text() for name, path in found.items() if name.startswith("runtime/")}
 
 
 def digest(release: bytes) -> str:
@@ -160,4 +166,5 @@ __all__ = [
     "keys",
     "mpy",
     "release",
+    "runtime",
 ]

@@ -150,12 +150,11 @@ def demo(first: str = FREE) -> dict[str, str | bytes]:
     """The app of app_slots/ as a release holds it, with some lines before its first."""
     root = places.sources("app_slots")
     names = ["main.py", "config.py", "drivers/led.py"]
-    names += [f"runtime/{path.name}" for path in (root / "runtime").glob("*.py")]
     found = {name: (root / name).read_text() for name in names}
     # The app proper is loaded behind the first line, which shall find nothing of it.
     blink = "led.blink()\n"
     told = found["main.py"].replace(blink, blink + " " * 8 + TELL + "\n")
-    return {**found, "main.py": first + "import app", "app.py": told}
+    return {**fleet.runtime(), **found, "main.py": first + "import app", "app.py": told}
 
 
 def plain(first: str = FREE) -> dict[str, str | bytes]:

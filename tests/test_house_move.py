@@ -25,8 +25,7 @@ def runtime() -> dict[str, str | bytes]:
     """The demo on the runtime, which opens its portal after two minutes without Wi-Fi."""
     root = places.sources("app_slots")
     names = ["main.py", "config.py", "drivers/led.py"]
-    names += [f"runtime/{path.name}" for path in (root / "runtime").glob("*.py")]
-    files: dict[str, str | bytes] = {name: (root / name).read_text() for name in names}
+    files = fleet.runtime() | {name: (root / name).read_text() for name in names}
     files["config.py"] = str(files["config.py"]).replace("PORTAL = 30", "PORTAL = 2")
     files["main.py"] = "print('app runs')\n" + str(files["main.py"])
     return files

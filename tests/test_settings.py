@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mipy_ota.tools import places, settings
+from mipy_ota.tools import settings
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.serve import running
 from mipy_ota.tools.sim.board import VirtualBoard
@@ -52,15 +52,6 @@ runtime.run(setup)
 """
 
 
-def files() -> dict[str, str | bytes]:
-    root = places.sources("app_slots")
-    names = [f"runtime/{path.name}" for path in (root / "runtime").glob("*.py")]
-    return {name: (root / name).read_text() for name in names} | {
-        "main.py": MAIN,
-        "config.py": CONFIG,
-    }
-
-
 class Bench:
     """A board with the app on a serial cable."""
 
@@ -89,7 +80,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     folder = tmp_path_factory.mktemp("bench")
     with running(folder / "server", interval=15) as server:
         known = fleet.Fleet(server)
-        release = fleet.release(files(), 1000)
+        files = fleet.runtime() | {"main.py": MAIN, "config.py": CONFIG}
+        release = fleet.release(files, 1000)
         with known.board(folder / "board", release, "b1", speed=50) as board, Port(board) as port:
             board.start(port.hear)
             made = Bench(board, port)
