@@ -32,7 +32,8 @@ from . import backup, build, console, enrol, keys, places, provision
 from .backup import Backup
 from .console import Failure
 from .remote import Facts, Remote, show
-from .repl import Raised, Repl, Serial, Stream
+from .repl import Raised, Repl, Stream
+from .target import find
 
 OLDEST = (1, 22, 0)
 SEQ = 1
@@ -176,7 +177,10 @@ def _as_module(source: bytes) -> bytes:
 
 def adopt(
     board: Annotated[
-        str | None, typer.Argument(metavar="[PORT]", help="Its serial port, if there are several.")
+        str | None,
+        typer.Argument(
+            metavar="[BOARD]", help="Its serial port, if there are several, or WebREPL's address."
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="What people call it.")] = None,
     app: Annotated[
@@ -217,8 +221,8 @@ def adopt(
     if not undo:
         keys.trust()
     servers, networks = verb.reachable(server), verb.networks(wifi, wifi_password_file)
-    port = board or ports.choose(ports.find())
-    with connected(Serial(port), port) as remote:
+    found = find(board)
+    with connected(found.open(), found.name, soft_reset=found.port is not None) as remote:
         facts = remote.facts()
         if undo:
             give_back(remote, facts)
@@ -228,8 +232,11 @@ def adopt(
             console.say("nothing was written")
             return
         join(remote, facts, app=app, cls=cls, name=name, servers=servers, dev=dev, wifi=networks)
+    if found.port is None:
+        console.say("the board starts its program as a release of the fleet: see `mipy boards`")
+        return
     with console.busy("waiting for the board to start its program"):
-        ports.follow(port, lambda line: None)
+        ports.follow(found.port, lambda line: None)
     console.say("the board runs its program as a release of the fleet")
     console.note("`mipy adopt --undo` brings the old files back")
 
@@ -238,15 +245,18 @@ class connected:
     """The files of the board behind `stream`; it is reset at the end, however that comes.
 
     A boot stage that runs already feeds the watchdog by a timer, which a soft reset would stop.
+    Otherwise the program's memory is freed by one, but over WebREPL, which would end with it.
     """
 
-    def __init__(self, stream: Stream, name: str) -> None:
+    def __init__(self, stream: Stream, name: str, soft_reset: bool = True) -> None:
         self._repl = Repl(stream, name)
+        self._soft_reset = soft_reset
 
     def __enter__(self) -> Remote:
         try:
             self._repl.enter(soft_reset=False)
-            if not self._repl.evaluate("'ota' in __import__('sys').modules"):
+            ours = self._repl.evaluate("'ota' in __import__('sys').modules")
+            if self._soft_reset and not ours:
                 self._repl.enter()
             return Remote(self._repl)
         except BaseException:

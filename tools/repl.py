@@ -26,6 +26,8 @@ PROMPT_SECONDS = 0.6
 _RAW = b"raw REPL; CTRL-B to exit\r\n>"
 _INTERRUPT, _ENTER, _LEAVE, _END = b"\x03", b"\x01", b"\x02", b"\x04"
 _PASTE = b"\x05A\x01"
+_PASTE_ANSWERS = b"R\x01", b"R\x00", _RAW
+"""The last by a firmware without raw-paste, which took Ctrl-A as usual."""
 _LOOK = 0.2
 """Seconds between two looks for a Ctrl-C."""
 _CHUNK, _PAUSE = 128, 0.02
@@ -252,13 +254,9 @@ class Repl:
     def _send(self, code: bytes) -> None:
         if self._paste:
             self._stream.write(_PASTE)
-            answer = self._exactly(2)
-            if answer == b"R\x01":
+            if self._first(*_PASTE_ANSWERS) == b"R\x01":
                 return self._send_pasted(code)
             self._paste = False
-            if answer != b"R\x00":
-                # A firmware without raw-paste took Ctrl-A as usual and says its greeting again.
-                self._until(_RAW, ANSWER_SECONDS)
         for start in range(0, len(code), _CHUNK):
             self._stream.write(code[start : start + _CHUNK])
             time.sleep(_PAUSE)
@@ -309,6 +307,17 @@ class Repl:
             self._heard += more
         before, _, self._heard = self._heard.partition(mark)
         return before
+
+    def _first(self, *marks: bytes) -> bytes:
+        """Which of the marks comes first; before it, a board's own doings may print a line."""
+        while not (found := [mark for mark in marks if mark in self._heard]):
+            more = self._stream.read(ANSWER_SECONDS)
+            if not more:
+                raise self._silent()
+            self._heard += more
+        first = min(found, key=self._heard.index)
+        self._heard = self._heard.partition(first)[2]
+        return first
 
     def _arrives(self, mark: bytes, timeout: float) -> bool:
         end = time.monotonic() + timeout

@@ -1,4 +1,4 @@
-"""`mipy wifi`: the networks that a board knows, over its USB port.
+"""`mipy wifi`: the networks that a board knows, over its USB port or WebREPL.
 
 The work is done by bootloader/known.py on the board; in raw mode nothing that is sent is echoed.
 """
@@ -12,18 +12,24 @@ from typing import Annotated
 
 import typer
 
-from . import console
-from .repl import Raised, Repl, Serial
+from . import console, session, target
+from .repl import Raised, Repl
 
 _KNOWN = "import sys\nsys.path.insert(0, '/')\nfrom bootloader import known\n"
-Port = Annotated[
-    str | None, typer.Option("--port", metavar="PORT", help="The board's; found if not given.")
+Board = Annotated[
+    str | None,
+    typer.Option(
+        "--board",
+        "--port",
+        metavar="BOARD",
+        help="Its name, id, address or serial port; the one on USB if not given.",
+    ),
 ]
 
 
 def add(
     ssid: Annotated[str, typer.Argument(help="The network's name.")],
-    port: Port = None,
+    on: Board = None,
     password_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Read the network's password from a file.")
     ] = None,
@@ -32,7 +38,7 @@ def add(
     from .flash import verb
 
     password = (verb.networks(ssid, password_file) or {})[ssid]
-    with board(port) as repl:
+    with board(on) as repl:
         try:
             repl.run(f"known.add({ssid.encode()!r}, {password.encode()!r})")
         except Raised as problem:
@@ -44,45 +50,36 @@ def add(
     console.say(f"the board knows {ssid!r}")
 
 
-def ls(port: Port = None) -> None:
+def ls(on: Board = None) -> None:
     """List the networks a board knows, newest first."""
-    with board(port) as repl:
+    with board(on) as repl:
         for ssid in repl.evaluate("[ssid for ssid, _ in known.load()]"):
             console.say(ssid.decode(errors="backslashreplace"))
 
 
-def rm(ssid: Annotated[str, typer.Argument(help="The network's name.")], port: Port = None) -> None:
+def rm(ssid: Annotated[str, typer.Argument(help="The network's name.")], on: Board = None) -> None:
     """Let a board forget a network."""
-    with board(port) as repl:
+    with board(on) as repl:
         if not repl.evaluate(f"known.remove({ssid.encode()!r})"):
             raise console.Failure(f"the board does not know {ssid!r}", "see `mipy wifi ls`")
     console.say(f"the board has forgotten {ssid!r}")
 
 
 @contextmanager
-def board(port: str | None) -> Iterator[Repl]:
+def board(name: str | None) -> Iterator[Repl]:
     """The board's REPL with `known` at hand; the board starts again at the end.
 
     Raises:
         Failure: no board, or none with a boot stage.
     """
-    from .flash import port as ports
-
-    name = port or ports.choose(ports.find())
-    repl = Repl(Serial(name), name)
-    try:
-        # The boot stage's timer feeds the watchdog meanwhile, so no soft reset.
-        repl.enter(soft_reset=False)
+    # The boot stage's timer feeds the watchdog meanwhile.
+    with session.opened(target.find(name), restart=True) as repl:
         try:
             repl.run(_KNOWN)
-            yield repl
         except Raised as problem:
             if problem.kind != "ImportError":
                 raise
             raise console.Failure(
                 "this board has no boot stage", "flash it: `mipy flash`"
             ) from problem
-        finally:
-            repl.reset()
-    finally:
-        repl.close()
+        yield repl
