@@ -86,7 +86,8 @@ test: browser setup lint ## Lint, type-check and test everything.
 
 .PHONY: browser
 browser:
-	@scripts/apt-install.sh chromium=chromium chromedriver=chromium-driver npm=npm
+	@scripts/apt-install.sh chromium=chromium chromedriver=chromium-driver npm=npm \
+	  /usr/sbin/mosquitto=mosquitto
 
 .PHONY: lint
 lint: $(READY) $(STUBS) ## Check style, types and what a chip lacks.
@@ -104,6 +105,10 @@ format: $(READY) ## Sort imports and format the sources.
 .PHONY: sweep
 sweep: setup ## Cut the power at every flash operation (takes long).
 	@$(BIN)/python -m tests.powercut $(ARGS)
+
+.PHONY: soak
+soak: setup ## MQTT for long, with a broker that fails in every way (12 minutes).
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 .PHONY: bench
 bench: setup ## Measure: polls per second, then every budget (bytes, heap, flash operations).

@@ -94,7 +94,6 @@ class Client:
 
     def __init__(self, port: int, name: str = "watcher") -> None:
         self.messages: list[tuple[str, bytes, bool]] = []
-        self.retained: dict[str, bytes] = {}
         self._s = socket.create_connection(("127.0.0.1", port), SECONDS)
         self._s.settimeout(None)
         self._file = self._s.makefile("rb")
@@ -128,8 +127,6 @@ class Client:
             if kind & 6:
                 self._s.sendall(_packet(0x40, body[end : end + 2]))
                 at += 2
-            if kind & 1:
-                self.retained[topic] = body[at:]
             self.messages.append((topic, body[at:], bool(kind & 1)))
 
     def publish(self, topic: str, payload: str | bytes, qos: int = 0, retain: bool = False) -> None:
@@ -139,6 +136,11 @@ class Client:
             self._id = self._id % 65535 + 1
             number = struct.pack("!H", self._id)
         self._s.sendall(_packet(0x30 | qos << 1 | retain, _text(topic) + number + payload))
+
+    @property
+    def topics(self) -> set[str]:
+        """Of all that came."""
+        return {topic for topic, _, _ in self.messages}
 
     def payloads(self, topic: str) -> list[bytes]:
         return [payload for name, payload, _ in self.messages if name == topic]
@@ -212,6 +214,11 @@ class Line:
             with contextlib.suppress(OSError):
                 s.shutdown(socket.SHUT_RDWR)
             s.close()
+
+    @property
+    def whole(self) -> bool:
+        """Whether no cut is still to come."""
+        return self._left is None
 
     def cut(self, after: int = 0) -> None:
         if after:

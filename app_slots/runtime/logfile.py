@@ -72,21 +72,3 @@ class LogFile:
         self._remember(b"")
 
     stop = flush
-
-
-def tail(n):
-    """Return the last `n` bytes of what is on flash, from the beginning of a line on."""
-    text = b""
-    for path in (_NEWER, _OLDER):
-        try:
-            f = open(path, "rb")
-        except OSError:
-            continue
-        try:
-            f.seek(max(os.stat(path)[6] - (n - len(text)), 0))
-            text = f.read(n - len(text)) + text
-        finally:
-            f.close()
-        if len(text) >= n:
-            return text[text.find(b"\n") + 1 :]
-    return text

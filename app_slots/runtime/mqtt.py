@@ -59,12 +59,15 @@ class _Wire:
             self.out = self.out[self.s.write(self.out) or 0 :]
 
     def close(self):
-        self.s.close()
+        try:
+            self.flush()
+        finally:
+            self.s.close()
 
 
 def matches(pattern, topic):
     """Whether a topic is meant by a filter with + and # (MQTT 3.1.1, 4.7)."""
-    if topic[0] == "$" and pattern[0] in "+#":
+    if topic[:1] == "$" and pattern[:1] in "+#":
         return False
     topic = topic.split("/")
     pattern = pattern.split("/")
@@ -123,8 +126,11 @@ class Mqtt(MQTTClient):
         """Queue a message (str, bytes or a number) for `topic`; qos 0 or 1.
 
         Where there is no room the oldest message of QoS 0 is dropped, or the oldest of all.
-        Raises ValueError for one that never finds room.
+        Raises ValueError for one that never finds room. Without a broker in the settings nothing
+        is kept.
         """
+        if not self.host:
+            return
         topic = self._full(topic).encode()
         if not isinstance(msg, bytes):
             msg = str(msg).encode()
@@ -159,6 +165,7 @@ class Mqtt(MQTTClient):
     def stop(self):
         """Say good-bye, before a reset or sleep, as far as that goes without waiting."""
         if self.up:
+            self.up = False
             self.say(MQTTClient.publish, self.will, b"offline", True)
             self.say(MQTTClient.disconnect)
 
@@ -226,7 +233,7 @@ class Mqtt(MQTTClient):
                 await self._packet()
         finally:
             if self.sock:
-                self.sock.close()
+                self.sock.s.close()
                 self.sock = None
             self.up = False
             self._flying = 0

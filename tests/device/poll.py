@@ -14,6 +14,9 @@ if "bad" in mode or "soft" in mode:
     ota.bad = (bytes([0xAB] * 16), "exception", "soft" in mode)
     with open("/state/why", "w") as f:
         f.write('Traceback "x"\n' * 40)
+if "lines" in mode:
+    with open("/data/log0", "w") as f:
+        f.write("1 I an older line\n" * 20 + "9 W the newest line\n")
 if "fails" in mode:
     ota.fails = 3
 if "offline" in mode:
