@@ -9,13 +9,14 @@ from bootloader.lines import hexa
 def load():
     """Return the board file's values as a dict, of the first whole copy.
 
-    `server` is a list; before those of the file stands the address learned since. Raises OSError
-    when no copy is whole.
+    `server` is a list; before those of the file stands the address learned since. `dev` is the
+    path of the file that has the key, which is long. Raises OSError when no copy is whole.
     """
     for copy in (0, 1):
+        path = "/trust/%d/board" % copy
         try:
-            with open("/trust/%d/board" % copy) as f:
-                b = _read(f)
+            with open(path, "rb") as f:
+                b = _read(f, path)
         except (OSError, ValueError) as e:
             print("board file", copy, repr(e))
             continue
@@ -27,17 +28,21 @@ def load():
     raise OSError("no board file: flash the board again")
 
 
-def _read(f):
+def _read(f, path):
     board = {"server": []}
     h = sha256()
     while True:
         line = f.readline()
-        key, value = line.rstrip("\n").split(" ", 1)
+        if line.startswith(b"dev "):
+            h.update(line)
+            board["dev"] = path
+            continue
+        key, value = line.decode().rstrip("\n").split(" ", 1)
         if key == "end":
             if value != hexa(h.digest())[:8]:
                 raise ValueError("damaged")
             return board
-        h.update(line.encode())
+        h.update(line)
         if key == "server":
             board[key].append(value)
         else:

@@ -10,7 +10,7 @@ import machine
 import sys
 
 version = 1  # of the boot stage
-TICK = 500  # ms
+clock = 500  # ms between two ticks; the timer, once it runs
 ticks = beat = heard = due = misses = fails = lasts = 0
 ripe = 1 << 29  # the tick at which a trial may be confirmed; not before an answer
 trial = parked = plain = False
@@ -23,6 +23,7 @@ slot = "a"
 seq = 0
 digest = bad = None
 alarms = []  # (tick, RTC byte, value, reset the board), soonest first
+more = {}  # what polls say beside the usual: of WebREPL, where it is open
 
 
 def mark(i, value):

@@ -18,7 +18,7 @@ from bootloader.refused import Refused
 
 _INCOMING = "/state/incoming"
 _FAILS = const(3)  # after so many the plain fetch steps in
-_LIMIT = const(3600)  # ticks of guard.TICK: half an hour
+_LIMIT = const(3600)  # ticks of guard.py: half an hour
 _BLOCK = const(4096)
 _SPARE = const(8)  # blocks
 _TELL = const(8)  # progress goes to the server after so many downloads

@@ -10,6 +10,8 @@ try:
     del start
     import ota
 
+    if ota.more:
+        ota.webrepl(app)
     ota.go(app)
 except Exception as e:
     sys.print_exception(e)

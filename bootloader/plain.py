@@ -64,6 +64,8 @@ def poll(b):
             ota.rollback()
         if order.startswith("retry "):
             ota.forget(bytes.fromhex(order[6:]))
+        if order.startswith("ota-open 1\n"):
+            ota.unlock(order)
     if not ota.trial and (reply.get("m") or reply["trust"] > version) and not _early(reply):
         ota.install()
     return reply["every"] * 2

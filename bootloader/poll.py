@@ -77,6 +77,9 @@ class Poll:
             "trust": trust_version(),
             "addr": network.WLAN(network.STA_IF).ifconfig()[0],
         }
+        facts["life"] = ota.__dict__.get("nonce") or hexa(os.urandom(8))
+        ota.nonce = facts["life"]  # pyright: ignore
+        facts.update(ota.more)
         if more:
             facts.update(more)
         elif r.bad != record.ZERO:

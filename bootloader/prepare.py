@@ -12,7 +12,7 @@ _LIMIT = const(240)  # ticks of guard.py: two minutes
 def run():
     """Poll for an app that does not poll by itself; hand what is known to the next life."""
     b = board.load()
-    ready = rtc.CHECKED
+    ready = rtc.load()[rtc.READY] | rtc.CHECKED
     if ota.dev:
         ready |= rtc.DEV
         if ota.stage("held").held():

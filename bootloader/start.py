@@ -15,6 +15,7 @@ _CALM = const(1200)  # a life of ten minutes is no crash
 _LASTS = const(120)  # so long a trial must have lasted: 60 s
 _LASTS_ALONE = const(1200)  # on a board that names no server: 10 minutes
 _DOUBLE = const(10)  # two presses of the reset button within five seconds
+_OPEN = const(224)  # bits of READY
 _NEXT = const(30)  # a plain app polls again after that, and then as the server says
 
 
@@ -23,10 +24,11 @@ def run():
     life = rtc.load()
     end = _ended(life)
     want = life[rtc.WANT]
-    ready = life[rtc.READY]
+    ready = life[rtc.READY] & ~_OPEN
     # Whatever ends this life before the hand-over is neither the app's fault nor its merit.
     life[rtc.END] = rtc.POWER
-    life[rtc.WANT] = life[rtc.READY] = 0
+    life[rtc.WANT] = 0
+    life[rtc.READY] &= _OPEN
     life[rtc.PRESSES] += machine.reset_cause() == 6  # ESP8266: the reset button
     rtc.save(life)
     sys.modules["ota"] = guard
@@ -75,6 +77,8 @@ def run():
     else:
         entry = m.entry
         _hand_over(m, slots.path(slot), life, ready)
+    if life[rtc.READY] or "open" in os.listdir("/"):
+        guard.more = {"open": 0}
     print("ota:", guard.slot, guard.seq, entry)
     timer(guard)
     _leave(sys.modules)
@@ -152,7 +156,9 @@ def timer(guard):
         kind = sys.implementation._machine.split("ESP32")[-1]
         number = 0 if kind[:1] in ("C", "H") else 3
     periodic = machine.Timer.PERIODIC
-    machine.Timer(number).init(period=guard.TICK, mode=periodic, callback=guard.tick)
+    ms = guard.clock
+    guard.clock = machine.Timer(number)  # an ESP8266 lets the collector take it otherwise
+    guard.clock.init(period=ms, mode=periodic, callback=guard.tick)
 
 
 def _leave(modules):

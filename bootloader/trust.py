@@ -85,7 +85,7 @@ def _key(path, role, wanted):
                     found = n
 
 
-def _signers(f, most, trust, role, digest, also=None):
+def signers(f, most, trust, role, digest, also=None):
     """Return the ids of `trust`'s keys of that role whose signature of `digest` follows in `f`.
 
     `also` is one more accepted modulus, a board's dev key, reported as "dev". Raises Refused when
@@ -115,7 +115,7 @@ def check(new, by):
         _, digest = signed(f, _PREFIX, _LINE)
         need = number(by, b"threshold root ")
         try:
-            good = _signers(f, _SIGS, by, "root", digest)
+            good = signers(f, _SIGS, by, "root", digest)
         except Refused as e:
             raise Refused("syntax" if e.args[0] == "syntax" else "trust-sig")
     if not 0 < need <= len(good):
@@ -143,11 +143,11 @@ def verify(source, prefix, board):
 
     Raises Refused: "unsigned", "key", "revoked", "threshold", "size", "syntax".
     """
-    dev = a2b_base64(board["dev"]) if "dev" in board else None
+    dev = a2b_base64(value(board["dev"], b"dev ")) if "dev" in board else None
     keys = load()[0]
     with open(source, "rb") as f:
         digest, what = signed(f, prefix, _LINE)
-        good = _signers(f, _MANIFEST_SIGS, keys, "release", what, dev)
+        good = signers(f, _MANIFEST_SIGS, keys, "release", what, dev)
     if "dev" in good:
         return digest, True
     if len(good) < number(keys, b"threshold release "):

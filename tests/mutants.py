@@ -58,8 +58,8 @@ MUTANTS = (
         (
             (
                 "start.py",
-                "    life[rtc.WANT] = life[rtc.READY] = 0\n",
-                "    life[rtc.WANT] = 0\n",
+                "    life[rtc.READY] &= _OPEN\n",
+                "",
             ),
         ),
     ),

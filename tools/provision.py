@@ -96,6 +96,8 @@ def board_files(
     files["/state/0/r"] = record(digest, seq, floor, number=1)
     files["/state/1/r"] = record(digest, seq, floor, number=2)
     files["/data/.keep"] = b""
+    if board.dev:
+        files["/open"] = b""  # WebREPL, always (docs/webrepl.md)
     if wifi:
         files["/wifi.json"] = json.dumps(dict(wifi)).encode()
     return files

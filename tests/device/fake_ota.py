@@ -11,6 +11,7 @@ version = 1
 ripe = True  # a trial may be confirmed
 heard = False
 offline = 0
+more = {}
 events = []
 board = {"id": "sim-01", "app": "demo", "class": "unix", "key": "11" * 32, "server": []}
 

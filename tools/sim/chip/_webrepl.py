@@ -36,7 +36,7 @@ class _webrepl(io.IOBase):
         self._header = _HEADER  # bytes of it to come
         self._data = 0  # bytes of the file, or of the password so far
         self._file = None
-        socket.write("Password: ")
+        socket.write(b"Password: ")
 
     def readinto(self, into, size=None):
         # dupterm asks for one byte at a time.
@@ -86,10 +86,10 @@ class _webrepl(io.IOBase):
         said = bytes(_typed[: self._data])
         self._data = 0
         if said.split(b"\0")[0] != _password[0]:
-            self._socket.write("\r\nAccess denied\r\n")
+            self._socket.write(b"\r\nAccess denied\r\n")
             return 0
         self._state = _NORMAL
-        self._socket.write("\r\nWebREPL connected\r\n>>> ")
+        self._socket.write(b"\r\nWebREPL connected\r\n>>> ")
         return -2
 
     def _begin(self):

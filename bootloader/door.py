@@ -1,0 +1,164 @@
+"""What stays in memory of an open WebREPL (webrepl.py): who is let in, and for how long.
+
+All of it runs in callbacks, perhaps in the middle of a flash operation, so it touches nothing but
+RAM. It waits for nobody: a client is read as its bytes arrive.
+"""
+
+import _webrepl  # pyright: ignore[reportMissingImports] # no stub has it
+import gc
+import machine
+import os
+import sys
+from binascii import b2a_base64
+from hashlib import sha1
+from io import IOBase
+from micropython import const
+from websocket import websocket
+
+import ota
+
+_CALLBACK = const(20)  # socket option: a function to call when something has arrived
+_HEAD = const(1024)  # bytes
+_UNIT = const(1200)  # ticks of guard.py in what rtc.py counts of the time left: 10 min
+# Ticks
+_SILENT = const(2)  # for the head of a request
+_TYPING = const(60)  # for the password
+_DOUBLED = const(6)  # the pause after a wrong password doubles so often, from a second on
+
+guest = user = None  # before and after the password
+end = 0  # the tick at which it closes; 0: never
+late = 0  # the tick before which no password is taken
+wrong = 0  # passwords in a row
+
+
+def tick(t):
+    """guard.tick(), and what is due here."""
+    ota.tick(t)
+    now = ota.ticks
+    if guest and now > guest.end:
+        guest.close()
+    if end:
+        ota.more["open"] = left = max(0, end - now) // 2
+        if not now & 63:
+            ota.mark(5, left * 2 // _UNIT << 5)  # rtc.READY
+        if not left and not ota.trial:
+            ota.mark(5, 0)
+            if not ota.parked:
+                ota.mark(0, 5)  # rtc.END is rtc.ASKED
+            machine.reset()  # which gives the app its memory back
+
+
+def accept(door):
+    """Somebody knocks."""
+    global guest
+    s, address = door.accept()
+    if guest:
+        s.close()  # one at a time: who is in between has little time
+    else:
+        guest = Visitor(s, address[0])
+
+
+class Visitor(IOBase):
+    """A client: what lies between the firmware's WebREPL and the websocket."""
+
+    def __init__(self, s, address):
+        self.s = s
+        self.address = address
+        self.end = ota.ticks + _SILENT
+        self.data = b""  # the head of the request; None when the password is right
+        self.repl = None
+        s.setblocking(False)
+        s.setsockopt(1, _CALLBACK, self.read)
+
+    def read(self, s):
+        """Something has arrived from who has not given the password yet."""
+        try:
+            if not self.repl:
+                self.data += s.recv(256) or bytes(_HEAD)
+                if b"\r\n\r\n" in self.data:
+                    self.start()
+                elif len(self.data) >= _HEAD:
+                    self.close()
+            elif self.repl.read(1) == b"":
+                self.close()
+        except OSError as e:
+            if e.args[0] != 11:  # EAGAIN
+                self.close()
+
+    def start(self):
+        """Answer the request, and ask for the password."""
+        key = b""
+        for line in self.data.split(b"\r\n"):
+            if line[:18].lower() == b"sec-websocket-key:":
+                key = line[18:].strip()
+        h = sha1(key)
+        h.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11")
+        self.s.send(
+            b"HTTP/1.1 101 WebREPL\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: %s\r\n\r\n" % b2a_base64(h.digest())[:-1]
+        )
+        self.ws = websocket(self.s)
+        self.end = ota.ticks + _TYPING
+        if late > ota.ticks:
+            self.close("wrong passwords, wait %d s" % ((late - ota.ticks) // 2 + 1))
+            return
+        if user:
+            self.write(user.address + " is here, the password takes over\r\n")
+        gc.collect()  # a file that a client left half written is closed now, not later
+        self.data = b""
+        self.repl = _webrepl._webrepl(self)
+
+    def close(self, text=None):
+        """Hang up, with a last word."""
+        global guest, user
+        if text:
+            self.write("\r\n%s\r\n" % text)
+        self.s.close()
+        self.repl = None
+        if guest is self:
+            guest = None
+        if user is self:
+            user = None
+            os.dupterm(None)
+
+    # What the firmware's WebREPL calls
+
+    def readinto(self, buf):
+        global guest, user
+        if self.data is None and user is not self:
+            # Nobody reads on behind the password but the terminal.
+            if user:
+                user.close(self.address + " has taken over")
+            user = self
+            guest = None
+            self.s.setsockopt(1, _CALLBACK, os.dupterm_notify)
+            os.dupterm(self.repl)
+        n = self.ws.readinto(buf)
+        if n and user is self and self.ws.ioctl(8, 0) == 2 and not ota.parked:
+            if sys.platform == "esp8266":
+                # A file. The flash driver is Python there: the app may be in the midst of it.
+                self.close("stop the app first (Ctrl-C)")
+                return 0
+        return n
+
+    def write(self, buf):
+        global late, wrong
+        if self.repl and self.data is not None:
+            if buf[2] == 87:  # "\r\nWebREPL connected"
+                self.data = None
+                wrong = 0
+            else:  # "\r\nAccess denied"
+                wrong += 1
+                late = ota.ticks + (2 << min(wrong, _DOUBLED))
+                ota.more["wrong"] = ota.more.get("wrong", 0) + 1
+        # Who takes nothing for a second is gone: no client makes the board wait.
+        self.s.settimeout(1)
+        n = self.ws.write(buf)
+        self.s.setblocking(False)
+        return n
+
+    def ioctl(self, request, value):
+        if request == 4:
+            self.close()
+            return 0
+        return self.ws.ioctl(request, value)
