@@ -48,6 +48,7 @@ VERBS = (
     ("watch", "push:watch", "Push an app each time it is saved."),
     ("follow", "push:follow", "Have a board take the server's releases again."),
     ("repl", "terminal:repl", "Open a board's terminal."),
+    ("bridge", "bridge:bridge", "Give a board a serial port, for mpremote."),
     ("exec", "run:execute", "Run a piece of Python on a board."),
     ("run", "run:run", "Run a script on a board, without storing it."),
     ("logs", "run:logs", "Show what a board prints."),

@@ -16,7 +16,7 @@ from .target import Target
 
 # The app's modules take most of an ESP8266's heap. Emptied, not just dropped: what is left on an
 # old stack frame would keep them. The boot stage and WebREPL stay.
-_DROP = """\
+DROP = """\
 import sys,gc,os
 def _d():
  try:
@@ -59,7 +59,7 @@ def opened(board: Target, drop: bool = True, restart: bool = False) -> Iterator[
         if running:
             console.note(f"the app of {board.name} is stopped meanwhile")
             if drop:
-                repl.run(_DROP)
+                repl.run(DROP)
         try:
             yield repl
         except BaseException:

@@ -9,6 +9,7 @@ notice a wrong password.
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 import struct
@@ -29,6 +30,8 @@ CONNECT_SECONDS = 5.0
 LOGIN_SECONDS = 10.0
 WRITE_SECONDS = 20.0
 """Longest time a board may leave what was sent to it lying: it reads nothing while it is busy."""
+_INTERRUPT_SECONDS = 0.1
+"""An ESP8266 leaves what arrives together with a Ctrl-C lying until more comes."""
 _CHUNK = 512
 """Bytes of a file in a frame: what a board takes at once."""
 _PIECE = 1024
@@ -97,8 +100,11 @@ class WebRepl:
 
     def write(self, data: bytes) -> None:
         """See `Stream`."""
-        for at in range(0, len(data), _PIECE):
-            self._send(data[at : at + _PIECE], text=True)
+        for part in re.split(b"(?<=\x03)", data):
+            for at in range(0, len(part), _PIECE):
+                self._send(part[at : at + _PIECE], text=True)
+            if part.endswith(b"\x03"):
+                time.sleep(_INTERRUPT_SECONDS)
 
     def fileno(self) -> int:
         """For select(): readable when something has arrived."""
