@@ -68,7 +68,7 @@ def device(mpy: list[str], modules: Path, tmp_path: Path) -> Device:
 
 def test_scheduler(device: Device) -> None:
     out = device.run("jobs.py")
-    assert out.count("passed") == 8, out
+    assert out.count("passed") == 9, out
     sys.stdout.write(out)
 
 
@@ -182,6 +182,15 @@ def test_stale_tells_everything_again(device: Device, serve: Callable[..., Serve
         assert poll["proto"] == 1
         assert poll["bad"]["m"] == "ab" * 16 and poll["bad"]["why"] == "exception"
         assert poll["bad"]["soft"] == 0 and 'Traceback "x"\n' in poll["bad"]["trace"]
+
+
+def test_the_last_lines_go_with_the_report(device: Device, serve: Callable[..., Server]) -> None:
+    server = serve(lambda n, poll: {"k": f"{n:016x}", "every": 60, "trust": 1})
+    device.run("poll.py", server.url, "4", "bad", "lines", heap=ESP8266)
+    trace = server.polls[0]["bad"]["trace"]
+    lines, _, rest = trace.partition('Traceback "x"\n')
+    assert len(trace) <= 500 and rest, trace
+    assert lines.endswith("line\n9 W the newest line\n") or not lines
 
 
 def test_an_offer_is_installed(device: Device, serve: Callable[..., Server]) -> None:
@@ -326,7 +335,7 @@ def test_loop(device: Device) -> None:
 def test_sizes(device: Device, modules: Path) -> None:
     """The budget of the core: what stays in memory while an app runs."""
     sizes = {path.stem: path.stat().st_size for path in (modules / "runtime").glob("*.mpy")}
-    lent = {"settings", "health", "report", "roam", "installer", "poll"}
+    lent = {"settings", "health", "report", "roam", "installer", "poll", "orders"}
     core = {Path(name).stem for name in build.collect(ROOT / "app_slots", True)} & set(sizes) - lent
     print(sizes, "resident", sum(sizes[name] for name in core))
     assert sum(sizes[name] for name in core) <= 9 * 1024

@@ -19,6 +19,7 @@ def run(setup):
 
 def lend(name):
     """Import and return `runtime.<name>` without keeping it: its heap is free after use."""
+    gc.collect()  # what is loaded shall lie close together
     __import__("runtime." + name)
     globals().pop(name)
     return sys.modules.pop("runtime." + name)

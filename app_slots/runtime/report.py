@@ -1,5 +1,6 @@
-"""What the first message of a boot that counts says beside the usual; loaded for that alone."""
+"""What a poll says (docs/protocol.md); loaded for each. `u` is the Updater."""
 
+import gc
 import json
 import sys
 from binascii import hexlify
@@ -8,14 +9,40 @@ from micropython import const
 import ota
 from runtime import log
 
+_MOST = const(1024)  # bytes of a message
 _TEXT = const(500)  # characters
 _LINES = const(240)  # bytes of the log's ring file
 
 
-def fill(message, address, most):
-    """Add the facts about this board and the last rejection; return the trust file's version.
+def make(u, nonce):
+    """Return the message as bytes, and the failures that it tells of."""
+    app = u.app
+    message = {
+        "id": u.board["id"],
+        "n": nonce,
+        "k": u.ticket,
+        "seq": ota.seq,
+        "m": hexlify(ota.digest).decode(),
+        "state": "trial" if ota.trial else "ok",
+        "heap": gc.mem_free(),
+        "up": app.up,
+    }
+    if u.unknown:
+        message["unk"] = u.unknown
+    if app.held:
+        message["held"] = 1
+    failures = app.failures()
+    if app.held or failures != u.sent:
+        message["jobs"] = failures
+    if u.ticket and u.trust is None:
+        u.trust = _fill(message, u.wifi.address())
+    return json.dumps(message, separators=(",", ":")).encode(), failures
 
-    The message is kept within `most` bytes. The text of a rejection is the log's last lines, where
+
+def _fill(message, address):
+    """Add what the first message of a boot that counts says; return the trust file's version.
+
+    The message is kept within `_MOST` bytes. The text of a rejection is the log's last lines, where
     the app keeps them (logfile.py), and the traceback; too long a text loses its beginning.
     """
     board = ota.stage("board").load()
@@ -34,7 +61,7 @@ def fill(message, address, most):
     if ota.bad:
         digest, why, soft = ota.bad
         bad = message["bad"] = {"m": hexlify(digest).decode(), "why": why, "soft": int(bool(soft))}
-        room = most - len(json.dumps(message)) - len(', "trace": ')
+        room = _MOST - len(json.dumps(message)) - len(', "trace": ')
         trace = (_log() + _why())[-_TEXT:]
         while len(json.dumps(trace).encode()) > room:
             trace = trace[20:]

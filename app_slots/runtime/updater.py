@@ -1,6 +1,11 @@
-"""When the server is asked what this board should run; how, is in poll.py (docs/protocol.md)."""
+"""Asks the server what this board should run (docs/protocol.md), and reports.
 
-from binascii import unhexlify
+When, is said here. A poll's parts are loaded one after the other, so that the heap has to hold
+one at a time: report.py, poll.py, orders.py.
+"""
+
+import os
+from binascii import hexlify, unhexlify
 from micropython import const
 
 import runtime
@@ -39,4 +44,16 @@ class Updater:
         if self.left >= 0:
             return None
         self.left = _LONGEST
-        return runtime.lend("poll").poll(self)
+        return self._poll(self.servers[self.at])
+
+    async def _poll(self, url):
+        nonce = hexlify(os.urandom(8))
+        try:
+            body, failures = runtime.lend("report").make(self, nonce.decode())
+            reply = await runtime.lend("poll").ask(self.key, url, nonce, body)
+        except (OSError, ValueError, MemoryError) as e:
+            runtime.lend("orders").missed(self, url, e)
+            return
+        self.sent = failures
+        del body, failures
+        runtime.lend("orders").take(self, url, reply)

@@ -1,0 +1,93 @@
+"""What follows from a poll; loaded for each. `u` is the Updater.
+
+What an answer asks for is done by the boot stage, after a reset.
+"""
+
+from binascii import unhexlify
+from micropython import const
+
+import ota
+import runtime
+from runtime import log
+from runtime.scheduler import rand
+
+_LONGEST = const(600)  # s between two polls of a server that does not answer
+_LONGEST_TRIAL = const(60)
+_BUSY = const(3600)  # s an app may put an update off
+
+
+def missed(u, url, e):
+    """No answer came from `url`: the next one has its turn, after a pause."""
+    servers = u.servers
+    u.at = (u.at + 1) % len(servers)
+    # The pause doubles when all addresses had their turn.
+    pause = min(4 << min(u.fails // len(servers), 9), _LONGEST_TRIAL if ota.trial else _LONGEST)
+    u.fails += 1
+    if not u.fails % (4 * len(servers)):
+        u.app.once(lambda: runtime.lend("roam").search(u.board, servers), "search")
+    u.left = pause // 2 + rand(pause)
+    log.warning("updater: no answer from %s (%r), again in %d s", url, e, u.left)
+
+
+def take(u, url, reply):
+    """Do what the reply from `url` says."""
+    u.fails = 0
+    moved = reply.get("moved")
+    if moved or url not in u.board["server"]:
+        u.at = runtime.lend("roam").learn(u.board, u.servers, url, moved)
+    u.ticket = str(reply.get("k", ""))
+    if reply.get("stale") or u.trust is None:
+        # Only a message with the ticket of the last reply counts: all of it again, with this.
+        u.trust = None
+        u.left = 0
+        return
+    every = min(max(int(reply.get("every", 300)), 1), 86400)
+    u.left = every - every // 10 + rand(every // 5)
+    u.answered = url
+    u.time = reply.get("t"), u.app.up
+    ota.answered()
+    _obey(u, reply)
+
+
+def _obey(u, reply):
+    u.unknown = []
+    for order in reply.get("do", ()):
+        if order == "rollback":
+            _leave(u, ota.rollback)
+        elif order[:6] == "retry ":
+            ota.forget(unhexlify(order[6:38]))
+        else:
+            u.unknown.append(order[:40])
+    del u.unknown[4:]
+    wanted = reply.get("m", "")
+    if not ota.trial and (wanted or int(reply.get("trust", 0)) > u.trust):
+        _install(u, unhexlify(wanted)[:16])
+    else:
+        u.since = None
+
+
+def _install(u, digest):
+    """Hand over to the boot stage's installer, unless it is too early for that."""
+    up = u.app.up
+    bad = ota.bad
+    if bad and digest == bad[0]:
+        # Rejected for good, or softly: then again after 1, 2, 4 ... 24 h.
+        if not bad[2] or up < 3600 * min(1 << (bad[2] - 1), 24):
+            return
+    # After an install that failed, the pause grows from half a minute to an hour.
+    if runtime.trying or (ota.fails and up < min(15 << min(ota.fails, 8), 3600)):
+        return
+    busy = u.app.busy
+    if busy and busy():
+        if u.since is None:
+            u.since = up
+        if up - u.since < _BUSY:
+            log.info("updater: the app is busy, an update waits")
+            return
+    _leave(u, ota.install)
+
+
+def _leave(u, how):
+    log.info("updater: leaving for the boot stage")
+    u.app.stop()
+    how()
