@@ -44,7 +44,7 @@ class Health:
     def __init__(self, app):
         self._app = app
         # Who pushes a release with a dev key, which raises no seq, does not wait for every job.
-        self._names = _former()[1] if ota.raises[0] or not ota.trial else []
+        self._names = _former()[1] if not ota.trial or ota.raises[0] else []
 
     def held(self):
         """Return what holds the confirmation back, "" when nothing does."""

@@ -4,6 +4,7 @@ slot = "a"
 seq = 7
 digest = bytes(range(16))
 trial = False
+raises = (7, 0)
 bad = None
 fails = 0
 server = True

@@ -115,11 +115,42 @@ def others_go_on():
     assert len(runs) == 10 and once == [2, 1], (runs, once)
     assert s.tallies["bad"][:2] == [0, 10]
     assert len(s.jobs) == 2
+    the_right_one_ends()
     try:
         s.every(0, bad)
     except ValueError:
         return
     raise AssertionError("a period of 0")
+
+
+def the_right_one_ends():
+    """A job that is over, or cancelled by another in the same step, takes nobody along."""
+    global now
+    s = Scheduler()
+    runs = {}
+
+    def make(name, period, then=None):
+        def fn():
+            runs[name] = runs.get(name, 0) + 1
+            if then:
+                then()
+
+        return s.every(period, fn, name) if period else s.once(fn, name)
+
+    for i in range(10):
+        make("once%d" % i, 0)
+        make("every%d" % i, 10)
+    victim = make("victim", 10)
+    make("killer", 10, lambda: victim.cancel())
+    make("suicide", 10, lambda: mine.cancel())
+    mine = s.jobs[-1]
+    for _ in range(10):
+        now += 10
+        s.step()
+    assert [runs["once%d" % i] for i in range(10)] == [1] * 10
+    assert [runs["every%d" % i] for i in range(10)] == [10] * 10
+    assert runs["victim"] == 1 and runs["killer"] == 10 and runs["suicide"] == 1
+    assert len(s.jobs) == 11
 
 
 def nested():

@@ -127,13 +127,39 @@ def ordered_back():
     boot()
 
 
+def looked_at():
+    settings.set("NAME", "two")
+    for _ in range(4):
+        boot()
+        settings.again()
+    boot()
+    settings.confirm()
+    boot()
+
+
+def both():
+    settings.change({"NAME": "two", "HEARTBEAT": 2})
+    boot()
+    settings.confirm()
+    boot()
+
+
+LIVES = (
+    (good_life, ("two", 1), ("two", 1)),
+    (bad_life, ("two", 1), ("one", 1)),
+    (ordered_back, ("two", 1), ("one", 1)),
+    (looked_at, ("two", 1), ("two", 1)),
+    (both, ("two", 2), ("two", 2)),
+)
+
+
 def cuts():
     runs = 0
-    for life, ends in ((good_life, "two"), (bad_life, "one"), (ordered_back, "one")):
+    for life, new, ends in LIVES:
         base()
         use(Storage())
         life()
-        assert boot() == (ends, 1), (life, boot())
+        assert boot() == ends, (life, boot())
         for how in ("clean", "torn", "after"):
             at = 0
             while True:
@@ -147,7 +173,7 @@ def cuts():
                     pass
                 use(Storage())
                 seen = boot()
-                assert seen in (("one", 1), ("two", 1)), (life, how, at, seen)
+                assert seen in (("one", 1), new), (life, how, at, seen)
                 if at % 2:  # then all is well
                     settings.confirm()
                     assert boot() == seen
@@ -157,7 +183,7 @@ def cuts():
                         seen_later = boot()
                     assert seen_later == (("one", 1) if trying else seen), (life, how, at)
                 assert not runtime.trying
-                settings.set("NAME", "three")
+                settings.change({"NAME": "three", "HEARTBEAT": 1})
                 assert boot() == ("three", 1)
                 at += 1
                 runs += 1
