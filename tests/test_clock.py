@@ -5,15 +5,21 @@ from __future__ import annotations
 import datetime
 import io
 import random
+import re
 import socketserver
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 from zoneinfo import ZoneInfo
 
+from mipy_ota.tools import places
+from mipy_ota.tools.serve import running
+from mipy_ota.tools.sim.board import VirtualBoard
+from tests import fleet
 from tests.test_runtime import Device, device, modules
 
 __all__ = ["device", "modules"]
@@ -158,6 +164,69 @@ def test_ntp(device: Device) -> None:
         assert "Error" in said[name] and 8 <= int(said[name].split()[-1]) <= 10, (name, said)
     assert "OSError" in said["silent"]
     assert int(out.split()[-1]) > 100, out
+
+
+CLOCKED = """
+import gc
+import runtime
+import time
+from runtime import log
+from utilities import clock, daily
+
+
+def setup(app):
+    clock.start(app)
+
+    def tell():
+        gc.collect()
+        log.info("it is %s by %s", clock.text(), clock.source or "nobody")
+        log.info("in UTC %d-%02d-%02d %02d, free %d", *(time.gmtime()[:4] + (gc.mem_free(),)))
+
+    app.every(3000, tell)
+
+
+runtime.run(setup)
+"""
+
+
+def test_a_board_learns_the_time(tmp_path: Path) -> None:
+    """From its server; from NTP when that answers, which it does at the third question."""
+    asked = []
+
+    def answer(request: bytes, _: int) -> list[bytes]:
+        asked.append(1)
+        return [reply(request, int(time.time()) + SINCE_1900)] if len(asked) > 2 else []
+
+    files = fleet.runtime()
+    root = places.sources("app_slots")
+    for name in ("clock", "daily", "tz"):
+        files[f"utilities/{name}.py"] = (root / f"utilities/{name}.py").read_text()
+    ntp = Ntp(answer)
+    files |= {
+        "main.py": CLOCKED,
+        "config.py": 'LOG_LEVEL = 1\nSERVER = ""\nTIMEZONE = "CET-1CEST,M3.5.0,M10.5.0/3"\n'
+        f'NTP = "127.0.0.1:{ntp.server_address[1]}"\n',
+    }
+    with running(tmp_path / "server", interval=5) as server:
+        known = fleet.Fleet(server)
+        with known.board(tmp_path / "board", fleet.release(files, 1000), "b1", speed=20) as board:
+            board.start()
+            for by in ("nobody", "server", "ntp"):
+                assert board.wait(lambda b, by=by: f" by {by}\n" in _lines(b), 60), board.console
+            board.stop()
+            said = board.console
+    ntp.shutdown()
+    ntp.server_close()
+    here = datetime.datetime.now(zone("CET-1CEST,M3.5.0,M10.5.0/3"))
+    day = re.findall(r"it is (\S+) \S+ by ntp", _lines(board))[-1]
+    assert abs(datetime.date.fromisoformat(day) - here.date()) <= datetime.timedelta(1)
+    assert re.search(r"in UTC 20[2-9]\d-", said)
+    assert "failed" not in said, said
+    sys.stdout.write(said[-300:])
+
+
+def _lines(board: VirtualBoard) -> str:
+    return board.console.replace("\r\n", "\n")
 
 
 def test_the_host_knows_a_rule_when_it_sees_one() -> None:
