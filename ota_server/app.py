@@ -19,8 +19,11 @@ from .device_api import DeviceApi
 from .limits import IDLE_SECONDS, GuardedProtocol
 from .people_api import PeopleApi, Problem
 from .store import Store
+from .terminal import Terminals
 
 TOKEN_BYTES = 32
+KEYS_BYTES = 4096
+"""The longest message of a terminal's page; it sends a board a few keys at a time."""
 log = logging.getLogger(__name__)
 _WORDS = {
     404: ("path", "there is no such path"),
@@ -54,6 +57,7 @@ def make_app(
     store = Store(data_dir)
     devices = DeviceApi(store, every, moved)
     people = PeopleApi(store, token or read_token(data_dir / "token"))
+    terminals = Terminals(store, people, devices.peers)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -68,7 +72,12 @@ def make_app(
             store.close()
 
     app = Starlette(
-        routes=[*devices.routes(), *people.routes(), *flash_page.routes()],
+        routes=[
+            *devices.routes(),
+            *people.routes(),
+            *terminals.routes(),
+            *flash_page.routes(),
+        ],
         lifespan=lifespan,
         exception_handlers={
             HTTPException: _refusal,
@@ -88,7 +97,9 @@ def uvicorn_config(app: Starlette, protocol: type[GuardedProtocol] = GuardedProt
     return Config(
         app,
         http=protocol,
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=KEYS_BYTES,
+        ws_per_message_deflate=False,
         lifespan="on",
         server_header=False,
         date_header=False,

@@ -70,6 +70,8 @@ class DeviceApi:
         # board -> (ticket of our last reply, orders that this reply carried)
         self._issued: dict[str, tuple[str, tuple[int, ...]]] = {}
         self._commit: asyncio.Future[None] | None = None
+        self.peers: dict[str, str] = {}
+        """Where the last poll that counted came from, by board; empty when the server starts."""
 
     def routes(self) -> list[Route]:
         """The device routes, under `/d/v1`."""
@@ -107,6 +109,7 @@ class DeviceApi:
             reply["moved"] = self._moved
         orders: list[Order] = []
         if ticket and ticket == issued:
+            self.peers[board.id] = request.client.host if request.client else ""
             orders = await self._take(board, report, carried, reply, now)
         else:
             reply["stale"] = 1

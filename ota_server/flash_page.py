@@ -4,13 +4,10 @@ It needs no login, since it shows nothing of the fleet: the image, which holds t
 a file of the visitor's and stays in his browser. Nothing here reaches any other host.
 """
 
-from pathlib import Path
-
-from starlette.requests import Request
-from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-_HERE = Path(__file__).parent
+from . import assets
+
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self';"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -24,7 +21,6 @@ FILES = {
     "/flash/page.css": ("pages/style.css", "text/css"),
     "/flash/page.js": ("pages/flash.js", "text/javascript"),
     "/flash/image.js": ("pages/flash_image.js", "text/javascript"),
-    # From npm, copied by `make setup` with their licences.
     "/flash/esptool.js": ("static/esptool.js", "text/javascript"),
     "/flash/md5.js": ("static/md5.js", "text/javascript"),
     "/flash/licenses.txt": ("static/licenses.txt", "text/plain"),
@@ -33,12 +29,4 @@ FILES = {
 
 def routes() -> list[Route]:
     """The page and what it loads; nothing else of the folders is served."""
-    return [Route(path, _serve, methods=["GET"]) for path in FILES]
-
-
-async def _serve(request: Request) -> Response:
-    name, kind = FILES[request.url.path]
-    path = _HERE / name
-    if not path.is_file():
-        return Response(status_code=404, headers=_HEADERS)
-    return FileResponse(path, media_type=kind, headers=_HEADERS)
+    return assets.routes(FILES, _HEADERS)

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs
 
 from jinja2 import Environment, PackageLoader
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
@@ -45,9 +45,11 @@ FAILURES_A_MINUTE = 10
 """Wrong tokens that one address may send in a minute."""
 
 _RETRY = re.compile(r"retry ([0-9a-f]{8,64})")
+_PAGE_POLICY = (
+    "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none';"
+    " frame-ancestors 'none'"
+)
 _PAGE_HEADERS = {
-    "content-security-policy": "default-src 'none'; style-src 'self'; form-action 'self';"
-    " base-uri 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
@@ -157,6 +159,10 @@ class PeopleApi:
         self._failures[address] += 1
         return False
 
+    def knows(self, connection: HTTPConnection) -> bool:
+        """Whether who asks has logged in on a page, and not logged out since."""
+        return connection.cookies.get(COOKIE) in self._sessions
+
     # --- boards ---
 
     async def status(self, _: Request) -> Response:
@@ -224,14 +230,19 @@ class PeopleApi:
             )
         return JSONResponse({"id": board.id, "order": order}, 202)
 
-    def _board(self, request: Request) -> Board:
-        board_id = request.path_params["id"]
-        board = self._store.board(board_id)
+    def find(self, name: str) -> Board | None:
+        """The board of this id or, if only one has it, of this name."""
+        board = self._store.board(name)
         if board is None:
-            named = [board for board in self._store.boards() if board.name == board_id]
-            if len(named) != 1:
-                raise Problem(404, "board", f"there is no board '{board_id}'", "see `mipy boards`")
-            board = named[0]
+            named = [board for board in self._store.boards() if board.name == name]
+            board = named[0] if len(named) == 1 else None
+        return board
+
+    def _board(self, request: Request) -> Board:
+        name = request.path_params["id"]
+        board = self.find(name)
+        if board is None:
+            raise Problem(404, "board", f"there is no board '{name}'", "see `mipy boards`")
         return board
 
     def _rejected(self, board: Board, start: str) -> str:
@@ -374,11 +385,11 @@ class PeopleApi:
 
     async def page(self, request: Request) -> Response:
         """Boards and releases."""
-        if request.cookies.get(COOKIE) not in self._sessions:
+        if not self.knows(request):
             return RedirectResponse("/login", 303)
         releases = self._store.releases()
         names = {release.short: release for release in releases}
-        return self._html(
+        return self.html(
             "boards.html",
             boards=self._store.boards(),
             releases=releases,
@@ -388,7 +399,7 @@ class PeopleApi:
 
     async def login_page(self, _: Request) -> Response:
         """The form for the token."""
-        return self._html("login.html")
+        return self.html("login.html")
 
     async def login(self, request: Request) -> Response:
         """Change the token for a session."""
@@ -396,9 +407,9 @@ class PeopleApi:
         try:
             admitted = self._admits(request, form.get("token", [""])[0].strip())
         except Problem as problem:
-            return self._html("login.html", problem.status, text=f"{problem.text}: {problem.hint}")
+            return self.html("login.html", problem.status, text=f"{problem.text}: {problem.hint}")
         if not admitted:
-            return self._html("login.html", 401, text="That is not the token.")
+            return self.html("login.html", 401, text="That is not the token.")
         while len(self._sessions) >= SESSIONS:
             del self._sessions[next(iter(self._sessions))]
         session = secrets.token_urlsafe(32)
@@ -423,9 +434,12 @@ class PeopleApi:
         css = (Path(__file__).parent / "pages" / "style.css").read_bytes()
         return Response(css, media_type="text/css")
 
-    def _html(self, name: str, status: int = 200, **values: Any) -> Response:
+    def html(
+        self, name: str, status: int = 200, csp: str = _PAGE_POLICY, **values: Any
+    ) -> Response:
+        """A page made of a template, with its content security policy."""
         page = self._pages.get_template(name).render(now=time.time(), **values)
-        return HTMLResponse(page, status, _PAGE_HEADERS)
+        return HTMLResponse(page, status, _PAGE_HEADERS | {"content-security-policy": csp})
 
 
 async def _small_body(request: Request, limit: int = JSON_BYTES) -> bytes:

@@ -213,6 +213,11 @@ class Store:
             db.execute("UPDATE boards SET follow = ? WHERE id = ?", [follow, board_id])
             self._add_event(board_id, now, Event("follow" if follow else "hold"))
 
+    def note(self, board_id: str, event: Event, now: float) -> None:
+        """Add to a board's history what people did."""
+        with self._transaction():
+            self._add_event(board_id, now, event)
+
     # --- reports ---
 
     def put(self, board_id: str, outcome: Outcome, now: float) -> None:

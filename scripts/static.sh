@@ -6,12 +6,12 @@ cd "$(dirname "$0")/.."
 
 target=ota_server/static
 scratch=.cache/npm
-if [ -d offline ] && [ -e "$target/esptool.js" ]; then
+if [ -d offline ] && [ -e "$target/xterm.js" ]; then
   touch "$target/.ready" # brought along by `make offline`
   exit 0
 fi
 if ! command -v npm >/dev/null; then
-  echo "no npm here: the page for the first flash lacks its flasher; what to do: install npm, make setup"
+  echo "no npm here: the server's pages lack flasher and terminal; what to do: install npm, make setup"
   exit 0
 fi
 echo "fetching the parts of the server's pages from npm, once"
@@ -21,8 +21,11 @@ npm ci --prefix "$scratch" --ignore-scripts --no-audit --no-fund --silent
 modules=$scratch/node_modules
 cp "$modules/esptool-js/bundle.js" "$target/esptool.js"
 cp "$modules/js-md5/build/md5.min.js" "$target/md5.js"
-for licence in "$modules"/{esptool-js,pako,atob-lite,js-md5}/LICENSE*; do
-  package=$(basename "$(dirname "$licence")")
+cp "$modules/@xterm/xterm/lib/xterm.mjs" "$target/xterm.js"
+cp "$modules/@xterm/xterm/css/xterm.css" "$target/xterm.css"
+cp "$modules/@xterm/addon-fit/lib/addon-fit.mjs" "$target/fit.js"
+for licence in "$modules"/{esptool-js,pako,atob-lite,js-md5,@xterm/{xterm,addon-fit}}/LICENSE*; do
+  package=$(dirname "${licence#"$modules"/}")
   printf '=== %s\n\n' "$package"
   cat "$licence"
   printf '\n'

@@ -62,7 +62,7 @@ def _project(target: Path) -> None:
     if (ROOT / STATIC / ".ready").exists():
         shutil.copytree(ROOT / STATIC, target / STATIC)
     else:
-        console.warn("the page for the first flash lacks its flasher: install npm, `make setup`")
+        console.warn("the server's pages lack flasher and terminal: install npm, `make setup`")
 
 
 def _wheels(target: Path) -> None:
