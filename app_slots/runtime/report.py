@@ -35,29 +35,28 @@ def make(u, nonce):
     if app.held or failures != u.sent:
         message["jobs"] = failures
     if u.ticket and u.trust is None:
-        u.trust = _fill(message, u.wifi.address())
+        u.trust = _fill(message, u)
     return json.dumps(message, separators=(",", ":")).encode(), failures
 
 
-def _fill(message, address):
+def _fill(message, u):
     """Add what the first message of a boot that counts says; return the trust file's version.
 
     The message is kept within `_MOST` bytes. The text of a rejection is the log's last lines, where
     the app keeps them (logfile.py), and the traceback; too long a text loses its beginning.
     """
-    board = ota.stage("board").load()
     implementation = sys.implementation
     mpy = implementation._mpy
     trust = _trust()
     message["proto"] = 1
-    message["app"] = board["app"]
-    message["class"] = board["class"]
+    message["app"] = u.board["app"]
+    message["class"] = u.board["class"]
     message["chip"] = sys.platform
     message["boot"] = ota.version
     message["fw"] = "%d.%d.%d" % implementation[1][:3]
     message["mpy"] = "%d.%d" % (mpy & 255, mpy >> 8 & 3)
     message["trust"] = trust
-    message["addr"] = address
+    message["addr"] = u.wifi.address()
     if ota.bad:
         digest, why, soft = ota.bad
         bad = message["bad"] = {"m": hexlify(digest).decode(), "why": why, "soft": int(bool(soft))}
