@@ -136,21 +136,48 @@ SERVERS: dict[str, Callable[[bytes, int], list[bytes]]] = {
 }
 
 
+class Names(socketserver.BaseRequestHandler):
+    """A name server (RFC 1035): a plain answer, one behind an alias, none, and a broken one."""
+
+    def handle(self) -> None:
+        query, sock = self.request
+        address = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4\x0a\1\2\3"
+        alias = b"\xc0\x0c\0\5\0\1\0\0\0\x3c\0\7\4host\xc0\x12"
+        host = b"\4host\xc0\x12" + address[2:]
+        count, answers = {
+            b"\4time": (1, address),
+            b"\5alias": (2, alias + host),
+            b"\4none": (0, b""),
+        }.get(query[12 : 13 + query[12]], (9, address[:9]))
+        head = query[:2] + b"\x81\x80\0\1\0" + bytes((count, 0, 0, 0, 0))
+        sock.sendto(b"\0\0" + (head + query[12:] + answers)[2:], self.client_address)
+        sock.sendto(head + query[12:] + answers, self.client_address)
+
+
 def test_ntp(device: Device) -> None:
     """Good answers are taken, others cost a pause; the loop goes on meanwhile."""
     servers = {name: Ntp(answer) for name, answer in SERVERS.items()}
+    names = socketserver.UDPServer(("127.0.0.1", 0), Names)
+    threading.Thread(target=names.serve_forever, args=(0.05,), daemon=True).start()
     try:
         out = device.run(
             "ntp.py",
+            str(names.server_address[1]),
             *(
                 f"{one.server_address[1]}:{n}:{NOW if name == 'an hour off' else ''}"
                 for n, (name, one) in enumerate(servers.items())
             ),
         )
     finally:
-        for one in servers.values():
+        for one in (names, *servers.values()):
             one.shutdown()
             one.server_close()
+    assert re.findall(r"^name (\w+)\S+ (.*)$", out, re.M) == [
+        ("time", "10.1.2.3"),
+        ("alias", "10.1.2.3"),
+        ("none", "ValueError('no such name',)"),
+        ("bad", "IndexError('bytes index out of range',)"),
+    ]
     lines = [line.split("| ")[1] for line in out.splitlines() if "| " in line]
     said = dict(zip(SERVERS, lines, strict=True))
     good = ["good", "after what is none", "a year of 2040"]
@@ -199,7 +226,7 @@ def test_a_board_learns_the_time(tmp_path: Path) -> None:
 
     files = fleet.runtime()
     root = places.sources("app_slots")
-    for name in ("clock", "daily", "tz"):
+    for name in ("clock", "daily", "ntp", "tz"):
         files[f"utilities/{name}.py"] = (root / f"utilities/{name}.py").read_text()
     ntp = Ntp(answer)
     files |= {

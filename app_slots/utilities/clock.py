@@ -1,18 +1,15 @@
-"""The time of day, from an NTP server (RFC 5905), else from the answers of the OTA server.
+"""The time of day, from an NTP server (ntp.py), else from the answers of the OTA server.
 
-It runs on the ticks between two answers, and nothing waits for it: the socket does not block. What
-`machine.RTC` and `time` say follows, in UTC. Jobs do not depend on any of this (runtime.scheduler);
-those at a time of day are in daily.py.
+It runs on the ticks between two answers, and nothing waits for it. What `machine.RTC` and `time`
+say follows, in UTC. Jobs do not depend on any of this (runtime.scheduler); those at a time of day
+are in daily.py.
 """
 
 # config: NTP = "pool.ntp.org"
 # config: TIMEZONE = "UTC0"  #: tz
 
 import machine
-import os
-import socket
-from asyncio import sleep_ms
-from errno import EAGAIN
+import sys
 from micropython import const
 from time import ticks_diff, ticks_ms
 
@@ -24,10 +21,7 @@ from utilities.tz import Zone
 
 _EVERY = const(14400)  # s between two questions when they are answered
 _LONGEST = const(3600)  # s between two that are not
-_SLOW = const(2000)  # ms after which an answer says too little
-_STEP = const(20)  # ms between two looks for it
 _NEAR = const(300)  # s that NTP may be away from what the OTA server said, which is authentic
-_SINCE_1900 = 2208988800
 _SINCE_2020 = 1577836800
 
 zone = Zone("UTC0")
@@ -101,52 +95,21 @@ def _plausible(t):
 async def _question():
     global _left, _fails
     try:
-        await _ask()
+        __import__("utilities.ntp")
+        ask = sys.modules.pop("utilities.ntp").ask
+        sys.modules["utilities"].__dict__.pop("ntp")
+        ms = await ask(_host)
+        t = ms // 1000
+        if not _plausible(t) or _server is not None and abs(_server + _app.up - t) > _NEAR:
+            raise ValueError("it is wrong")
+        _set(ms, "ntp")
         _fails = 0
         _left = _EVERY
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, IndexError) as e:
         _left = min(8 << min(_fails, 9), _LONGEST)
         _fails += 1
         log.warning("clock: no time from %s (%r), again in %d s", _host, e, _left)
     _left += rand(_left // 4)
-
-
-async def _ask():
-    """Ask the NTP server once. Raises OSError without an answer, ValueError for one of no use."""
-    host, port = (_host + ":123").split(":")[:2]
-    address = socket.getaddrinfo(host, int(port), 0, socket.SOCK_DGRAM)[0]
-    s = socket.socket(*address[:3])
-    try:
-        s.setblocking(False)
-        # A random number in the place of our time, which nobody needs, tells answers apart.
-        nonce = os.urandom(8)
-        begin = ticks_ms()
-        s.sendto(b"\x23" + bytes(39) + nonce, address[-1])
-        while True:
-            await sleep_ms(_STEP)
-            took = ticks_diff(ticks_ms(), begin)
-            try:
-                answer = s.recv(64)
-            except OSError as e:
-                if e.errno != EAGAIN or took > _SLOW:
-                    raise
-                continue
-            if took > _SLOW:
-                raise ValueError("slow")
-            if len(answer) >= 48 and answer[24:32] == nonce:
-                break
-    finally:
-        s.close()
-    seconds = int.from_bytes(answer[40:44], "big")
-    # No server, its clock has no source, or none that is near enough.
-    if answer[0] & 7 != 4 or answer[0] >> 6 == 3 or not 0 < answer[1] < 16 or not seconds:
-        raise ValueError("it does not know either")
-    if seconds < 1 << 31:  # its count began anew in 2036
-        seconds += 1 << 32
-    t = seconds - _SINCE_1900
-    if not _plausible(t) or _server is not None and abs(_server + _app.up - t) > _NEAR:
-        raise ValueError("it is wrong")
-    _set(t * 1000 + (int.from_bytes(answer[44:48], "big") * 1000 >> 32) + took // 2, "ntp")
 
 
 def _set(ms, by):

@@ -38,6 +38,26 @@ class App(Scheduler):
         up = True
 
 
+class WLAN(fake.WLAN):
+    def ifconfig(self):
+        return ("127.0.0.1",) * 4
+
+
+fake.network.WLAN = WLAN
+
+
+async def names(port):
+    """By a name server at `port`, which knows one of three."""
+    from utilities import ntp
+
+    ntp.name_port = port
+    for name in ("time.example.org", "alias.example.org", "none.example.org", "bad.example.org"):
+        try:
+            print("name", name, await ntp._address(name))
+        except (OSError, ValueError, IndexError) as e:
+            print("name", name, repr(e))
+
+
 async def main(words):
     app = App()
     clock.start(app)
@@ -50,7 +70,8 @@ async def main(words):
             beats.append(time.ticks_diff(time.ticks_ms(), before))
 
     task = asyncio.create_task(beat())
-    for word in words:
+    await names(int(words[0]))
+    for word in words[1:]:
         port, number, server = word.split(":")
         clock._host = "127.0.0.1:" + port
         clock.source = ""
