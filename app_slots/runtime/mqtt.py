@@ -6,7 +6,7 @@ that looks at the socket every 50 ms. What is needed at a new connection alone i
 """
 
 from asyncio import sleep_ms
-from errno import ECONNRESET, EINPROGRESS, ETIMEDOUT
+from errno import ECONNRESET, ETIMEDOUT
 from micropython import const
 from time import ticks_diff, ticks_ms
 from umqtt.simple import MQTTClient, MQTTException
@@ -25,44 +25,24 @@ _OUTBOX = const(512)  # bytes in the outbox beyond which the queue waits
 _COSTS = const(64)  # bytes of heap that a queued message takes beside its text
 
 
-class _Left(Exception):
-    """umqtt.simple has written what it had to."""
+class Left(Exception):
+    """umqtt.simple has written what it had to, and is left where it would wait."""
 
 
-class _Wire:
-    """What umqtt.simple takes for a socket: it never waits."""
+class Wire:
+    """What umqtt.simple takes for a socket: an outbox before the real one, `s`."""
 
     def __init__(self, s):
         self.s = s
         self.out = b""
 
-    def settimeout(self, _):
-        self.s.setblocking(False)
-
-    def connect(self, address):
-        self.s.setblocking(False)
-        try:
-            self.s.connect(address)
-        except OSError as e:
-            if e.errno != EINPROGRESS:
-                raise
-
     def write(self, data, n=None):
         self.out += data if n is None else data[:n]
-
-    def read(self, _):
-        raise _Left
 
     def flush(self):
         """Send what the peer takes."""
         if self.out:
             self.out = self.out[self.s.write(self.out) or 0 :]
-
-    def close(self):
-        try:
-            self.flush()
-        finally:
-            self.s.close()
 
 
 def matches(pattern, topic):
@@ -88,23 +68,11 @@ class Mqtt(MQTTClient):
     """
 
     def __init__(self, app, most=512, room=2048):
+        super().__init__(b"", b"")  # mqtt_open.py knows whom to connect to, and as whom
+        self.sock = None  # type: Wire  # pyright: ignore # while there is a connection
+        self.cb = matches  # umqtt.simple subscribes for nobody; messages are given out below
         self.app = app
         self.base = "mipy/" + app.wifi.board["id"]
-        self.host = getattr(config, "MQTT_HOST", "")
-        password = getattr(config, "MQTT_PASSWORD", "")
-        if password:
-            log.secrets.append(password)
-        super().__init__(
-            app.wifi.board["id"].encode(),
-            self.host,
-            getattr(config, "MQTT_PORT", 0) or 1883,
-            getattr(config, "MQTT_USER", "").encode() or None,
-            password.encode(),
-            _SILENT // 1000,
-        )
-        self.will = self.base.encode() + b"/status"
-        self.set_last_will(self.will, b"offline", True)
-        self.set_callback(_call)
         self.up = False
         self.retained = False  # whether the message that is given out was kept by the broker
         self.dropped = 0  # messages that found no room
@@ -117,8 +85,10 @@ class Mqtt(MQTTClient):
         self._fails = 0  # connections in a row that did not last
         self._own = self._job(None, "mqtt")
         app.drivers.append(self)  # for stop()
-        if self.host:
+        if getattr(config, "MQTT_HOST", ""):
             app.once(self._life, "mqtt")
+        else:
+            self._room = 0
 
     # --- for the app
 
@@ -126,10 +96,10 @@ class Mqtt(MQTTClient):
         """Queue a message (str, bytes or a number) for `topic`; qos 0 or 1.
 
         Where there is no room the oldest message of QoS 0 is dropped, or the oldest of all.
-        Raises ValueError for one that never finds room. Without a broker in the settings nothing
-        is kept.
+        Raises ValueError for one that never finds room. Nothing is kept where the settings name no
+        broker.
         """
-        if not self.host:
+        if not self._room:
             return
         topic = self._full(topic).encode()
         if not isinstance(msg, bytes):
@@ -166,8 +136,10 @@ class Mqtt(MQTTClient):
         """Say good-bye, before a reset or sleep, as far as that goes without waiting."""
         if self.up:
             self.up = False
-            self.say(MQTTClient.publish, self.will, b"offline", True)
-            self.say(MQTTClient.disconnect)
+            MQTTClient.publish(self, self.base + "/status", b"offline", True)
+            self.sock.write(b"\xe0\0")  # DISCONNECT
+            self.sock.flush()
+            self.sock.s.close()
 
     def _full(self, topic):
         return self.base + topic[1:] if topic[0] == "~" else topic
@@ -195,23 +167,15 @@ class Mqtt(MQTTClient):
 
     # --- the connection
 
-    @property
-    def sock(self):
-        return self._wire
-
-    @sock.setter
-    def sock(self, s):  # where umqtt.simple keeps its socket
-        self._wire = s and _Wire(s)
-
     def wait_msg(self):
-        raise _Left
+        raise Left
 
     def say(self, method, *args):
         """Let umqtt.simple write what `method` is for."""
         self.pid %= 65535
         try:
             method(self, *args)
-        except _Left:
+        except Left:
             pass
 
     async def _life(self):
@@ -234,7 +198,7 @@ class Mqtt(MQTTClient):
         finally:
             if self.sock:
                 self.sock.s.close()
-                self.sock = None
+                self.sock = None  # pyright: ignore
             self.up = False
             self._flying = 0
             if begun is not None and ticks_diff(ticks_ms(), begun) > _LASTS:
@@ -311,7 +275,23 @@ class Mqtt(MQTTClient):
         kind, n = await self.read()
         buffer = self.buffer
         if kind & 0xF4 == 0x30:
-            self._message(kind, n)
+            most = min(n, len(buffer))
+            end = 2 + (buffer[0] << 8 | buffer[1])
+            at = end + (kind & 2)
+            if at > most:
+                raise MQTTException("no MQTT")
+            topic = str(buffer[2:end], "utf-8")
+            if n > most:
+                log.warning("mqtt: %d bytes for %s skipped", n - at, topic)
+            else:
+                payload = bytes(buffer[at:n])
+                self.retained = bool(kind & 1)
+                for _, job in self.calls:
+                    if matches(job.name, topic):
+                        _run(job, topic, payload)
+            if kind & 2:
+                self.sock.write(b"\x40\x02")
+                self.sock.write(buffer[end:at])
         elif kind == 0x40 and n == 2:
             if buffer[0] << 8 | buffer[1] == self._flying:
                 self._take_out(0)
@@ -323,25 +303,6 @@ class Mqtt(MQTTClient):
         self.work()
         await sleep_ms(0)  # however much comes, the loop has its turns
 
-    def _message(self, kind, n):
-        buffer = self.buffer
-        end = 2 + (buffer[0] << 8 | buffer[1])
-        at = end + (kind & 2)
-        if at > min(n, len(buffer)):
-            raise MQTTException("no MQTT")
-        topic = str(buffer[2:end], "utf-8")
-        if n > len(buffer):
-            log.warning("mqtt: %d bytes for %s skipped", n - at, topic)
-        else:
-            payload = bytes(buffer[at:n])
-            self.retained = bool(kind & 1)
-            for _, job in self.calls:
-                if matches(job.name, topic):
-                    _run(job, topic, payload)
-        if kind & 2:
-            self.sock.write(b"\x40\x02")
-            self.sock.write(buffer[end:at])
-
 
 def _run(job, *args):
     try:
@@ -349,7 +310,3 @@ def _run(job, *args):
         job.good()
     except Exception as e:
         job.failed(e)
-
-
-def _call(*_):
-    """What umqtt.simple wants to have; messages are given out by _message."""

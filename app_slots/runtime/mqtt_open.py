@@ -1,33 +1,82 @@
 """How the board comes to its broker; loaded for each new connection."""
 
-import gc
 import select
 from asyncio import sleep_ms
+from errno import EINPROGRESS
 from micropython import const
 from umqtt.simple import MQTTClient, MQTTException
 
 import config
 import ota
 from runtime import log
+from runtime.mqtt import Left, Wire
 
 _STEP = const(50)  # ms, as in mqtt.py
+_ALIVE = const(60)  # s, as _SILENT there
 _CONNACK = const(0x20)
+
+
+class _Wire(Wire):
+    """Takes what umqtt.simple does to the socket of a new connection."""
+
+    def settimeout(self, _):
+        self.s.setblocking(False)
+
+    def connect(self, address):
+        self.s.setblocking(False)
+        try:
+            self.s.connect(address)
+        except OSError as e:
+            if e.errno != EINPROGRESS:
+                self.s.close()
+                raise
+
+    def read(self, _):
+        raise Left
+
+
+class _Client(MQTTClient):
+    """Makes the first packet of the connection of `mqtt`, and its socket."""
+
+    def __init__(self, mqtt):
+        self._mqtt = mqtt
+        super().__init__(
+            mqtt.base[5:].encode(),
+            _host(),
+            getattr(config, "MQTT_PORT", 0) or 1883,
+            getattr(config, "MQTT_USER", "").encode() or None,
+            getattr(config, "MQTT_PASSWORD", "").encode(),
+            _ALIVE,
+        )
+        self.set_last_will(mqtt.base.encode() + b"/status", b"offline", True)
+
+    @property
+    def sock(self):
+        return self._mqtt.sock
+
+    @sock.setter
+    def sock(self, s):  # where umqtt.simple keeps it
+        self._mqtt.sock = s and _Wire(s)
+
+
+def _host():
+    return getattr(config, "MQTT_HOST", "")
 
 
 async def connect(mqtt):
     """Connect, be accepted, subscribe. Raises OSError, or MQTTException when it is refused."""
-    gc.collect()
-    mqtt.say(MQTTClient.connect)  # looks the name up, which takes the time it takes
+    mqtt.say(_client_connect)  # looks the name up, which takes the time it takes
     wire = mqtt.sock
-    poller = select.poll()
-    poller.register(wire.s, select.POLLOUT)
     packet = wire.out
     wire.out = b""
+    poller = select.poll()
+    poller.register(wire.s, select.POLLOUT)
     while not poller.poll(0):
         mqtt.work()  # for its time limit
         await sleep_ms(_STEP)
     if getattr(config, "MQTT_TLS", False):
-        wire.s = _secure(wire.s, mqtt.host)
+        wire.s = _secure(wire.s, _host())
+    mqtt.sock = wire = Wire(wire.s)
     wire.out = packet
     kind, n = await mqtt.read()
     if kind != _CONNACK or n != 2:
@@ -37,8 +86,12 @@ async def connect(mqtt):
         raise MQTTException("the broker refuses the board: %d" % code)
     for qos, job in mqtt.calls:
         mqtt.say(MQTTClient.subscribe, job.name.encode(), qos)
-    mqtt.say(MQTTClient.publish, mqtt.will, b"online", True)
-    log.info("mqtt: connected to %s", mqtt.host)
+    MQTTClient.publish(mqtt, mqtt.base + "/status", b"online", True)
+    log.info("mqtt: connected to %s", _host())
+
+
+def _client_connect(mqtt):
+    _Client(mqtt).connect()
 
 
 def _secure(s, host):
@@ -46,8 +99,8 @@ def _secure(s, host):
 
     The broker has to prove that it is `host`, to the authority whose certificate (DER) the release
     holds as `config.MQTT_CA`; where that names none, the line is secret but anybody may be at its
-    end. Raises ValueError on an ESP8266, which has neither the
-    heap for it nor any verification, OSError when there is no such file.
+    end. Raises ValueError on an ESP8266, which has neither the heap for it nor any verification,
+    OSError when there is no such file.
     """
     import sys
 

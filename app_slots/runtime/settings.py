@@ -19,6 +19,7 @@ from runtime import log
 
 _PATH = "/data/settings/"
 _MOST = const(2048)  # bytes of a copy
+_SECRET = const(4)  # characters that make a password worth hiding from the log
 _TRIES = const(3)
 _LASTS = const(60)  # s until a change is confirmed, once the server has answered
 _LASTS_ALONE = const(600)  # on a board that names no server
@@ -116,6 +117,10 @@ def load():
             log.error("settings: %s is no %s, default used", key, type(default).__name__)
             continue
         setattr(config, key, value)
+    for key in dir(config):
+        value = getattr(config, key)
+        if key.endswith("PASSWORD") and len(value) >= _SECRET:
+            log.secrets.append(value)
 
 
 def set(key, value):
