@@ -18,6 +18,8 @@ _ring = bytearray(_RING)  # what has been typed there: more than fits is lost, a
 _ends = [0, 0]  # read, write
 _one = bytearray(1)
 _busy = bytearray(1)
+_writing = bytearray(1)
+_missed = bytearray(1)  # something arrived meanwhile
 _stdin = usys.stdin.buffer
 _console = usys.stdout.buffer
 _poll = uselect.poll()
@@ -56,6 +58,10 @@ def _gone(text, problem=None):
 
 
 def dupterm_notify(_):
+    if _writing[0]:
+        # In C nothing comes in between, and while it writes the socket waits for what it reads.
+        _missed[0] = 1
+        return
     while True:
         c = _receive()
         if c < 0:
@@ -95,6 +101,7 @@ def send(data):
     stream = _terms[0]
     if stream is None:
         return
+    within, _writing[0] = _writing[0], 1
     try:
         for n, line in enumerate(bytes(data).replace(b"\r\n", b"\n").split(b"\n")):
             if n:
@@ -103,6 +110,11 @@ def send(data):
                 stream.write(line)
     except Exception as problem:
         _gone("dupterm: Exception in write() method, deactivating: ", problem)
+    finally:
+        _writing[0] = within
+    if _missed[0] and not within:
+        _missed[0] = 0
+        dupterm_notify(None)
 
 
 def write(data):
