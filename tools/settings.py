@@ -62,6 +62,8 @@ def set_(
     They are on trial like a release: if crashes, or loss of Wi-Fi or server, follow, the former
     ones come back. The app is started again for it.
     """
+    if not changes and not default:
+        raise Failure("nothing to set", f"write KEY=VALUE; `mipy get {board}` lists the keys")
     shown, hidden = _asked_for(changes or [])
     with _settings(board) as (repl, keys):
         values: dict[str, Value | None] = {}
