@@ -20,6 +20,11 @@ def run(setup):
 def lend(name):
     """Import and return `runtime.<name>` without keeping it: its heap is free after use."""
     gc.collect()  # what is loaded shall lie close together
-    __import__("runtime." + name)
-    globals().pop(name)
-    return sys.modules.pop("runtime." + name)
+    whole = "runtime." + name
+    try:
+        __import__(whole)
+        return sys.modules[whole]
+    finally:
+        # Where it did not fit into the heap, a part of it is there.
+        sys.modules.pop(whole, None)
+        globals().pop(name, None)

@@ -1,9 +1,12 @@
 """Pages of the app, with live values and forms, for whoever is on the same network (docs/web.md).
 
-Resident is the door alone. What reads a request and fills a page comes from flash when somebody
-knocks, and goes when nobody is left (pages.py).
+    runtime.lend("web").serve(app, values, forms, config.WEB_PASSWORD)
+
+Little more than the door stays in memory. What reads a request (pages.py), finds the answer
+(answers.py) and sends it (pages.py) comes from flash one after the other.
 """
 
+import gc
 import os
 import select
 import socket
@@ -11,40 +14,58 @@ from binascii import hexlify
 from micropython import const
 
 import runtime
-from runtime import log
 
 _LONGEST = const(20)  # bytes of a password: pages.py keeps 65 bytes of a line
 
 
-class Web:
-    """Serves `www/` of the release on port 80.
+def serve(app, values, forms=None, password=""):
+    """Serve `www/` of the release on port 80.
 
     `values()` returns what stands in the places of a page, by name; `forms` has a function for
     each name that a page posts to, which gets the fields as a dict of texts and raises ValueError
-    for those it does not take. With a `password` nothing is served without it.
+    for those it does not take. With a `password` nothing is served without it. Raises ValueError
+    for one that is too long.
     """
+    if len(password.encode()) > _LONGEST:
+        raise ValueError("a password has 20 bytes at most")
+    site = values, forms or {}, password.encode(), hexlify(os.urandom(8)).decode()
+    # Cells, since the globals go.
+    lender = runtime
+    collect = gc.collect
+    door = socket.socket()
+    door.setblocking(False)
+    door.bind(("", 80))
+    door.listen(2)
+    poll = select.poll()
+    poll.register(door, select.POLLIN)
 
-    def __init__(self, app, values, forms=None, password=""):
-        self.values = values
-        self.forms = forms or {}
-        self.password = password.encode()
-        if len(self.password) > _LONGEST:
-            raise ValueError("a password has 20 bytes at most")
-        self.token = hexlify(os.urandom(8)).decode()
-        self.door = door = socket.socket()
-        door.setblocking(False)
-        door.bind(("", 80))
-        door.listen(2)
-        self.poll = select.poll()
-        self.poll.register(door, select.POLLIN)
-        app.every(100, self.look, "web")
+    async def work():
+        while poll.poll(0):
+            s = door.accept()[0]
+            module = lender
+            try:
+                s.setblocking(False)
+                module = lender.lend("pages")
+                request = await module.read(s, poll)
+                if request:
+                    # Emptied: the collector takes what old stack frames left for references.
+                    module.__dict__.clear()
+                    collect()
+                    module = lender.lend("answers")
+                    answer = module.answer(site, *request)
+                    module.__dict__.clear()
+                    del request
+                    collect()
+                    module = lender.lend("pages")
+                    await module.send(s, poll, *answer)
+            except OSError:
+                pass  # gone
+            except MemoryError:
+                print("web: no memory")
+            finally:
+                s.close()
+                if module is not lender:
+                    module.__dict__.clear()
 
-    def look(self):
-        """Return the coroutine that serves, when somebody is at the door."""
-        if not self.poll.poll(0):
-            return None
-        try:
-            return runtime.lend("pages").serve(self)
-        except MemoryError:
-            self.door.accept()[0].close()
-            log.warning("web: no memory for a page")
+    app.every(100, lambda: poll.poll(0) and work(), "web")
+    globals().clear()  # this function has done its work and takes room
