@@ -101,6 +101,7 @@ class Figures:
     heap: tuple[int, int] = (0, 0)
     p99: float = 0
     latest: float = 0
+    starved: int = 0
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(self.faults.items()))
@@ -110,7 +111,8 @@ class Figures:
             f"or more), {self.dropped} dropped by the full queue\n"
             f"loop latency: p99 {self.p99:.0f} ms, at most {self.latest:.0f} ms "
             f"(board's time, {SPEED} times as fast as real)\n"
-            f"free heap: {self.heap[0]} at the start, {self.heap[1]} at the end"
+            f"free heap: {self.heap[0]} at the start, {self.heap[1]} at the end; "
+            f"out of memory {self.starved} times"
         )
 
 
@@ -179,6 +181,7 @@ class Soak:
         figures.delivered = len(set(numbers))
         figures.twice = sum(n > 1 for n in Counter(numbers).values())
         figures.heap = heap, free
+        figures.starved = self.board.console.count("MemoryError")
         late = re.findall(r"^late \[(.*)\]", self.board.console, re.M)[-1]
         samples = [(int(a), int(b)) for a, b in re.findall(r"\((\d+), (\d+)\)", late)]
         total, passed = sum(n for _, n in samples), 0

@@ -19,6 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from mipy_ota.tools.serve import running
 from mipy_ota.tools.sim.board import VirtualBoard
 from tests import fleet
 from tests.broker import Broker, Client, Line, available, wait
@@ -410,6 +411,58 @@ def test_topics_and_home_assistant(
     assert wait(lambda: watcher.payloads(BASE + "status")[-1] == b"online")
     board.stop()
     assert b"offline" in watcher.payloads(BASE + "status")
+
+
+FULL = """
+import gc
+import config, runtime
+
+def setup(app):
+    from drivers.button import Button
+    from drivers.relay import Relay
+    from runtime.mqtt import Mqtt
+
+    relay = Relay(config.RELAY_PIN)
+    mqtt = Mqtt(app, most=64)
+
+    def switch(on):
+        relay.set(on)
+        mqtt.publish("~/relay", "ON" if on else "OFF", True, 1)
+
+    app.driver(relay)
+    app.driver(Button(0, lambda: switch(not relay.on)))
+    mqtt.on("~/relay/set", lambda topic, payload: switch(payload == b"ON"), 1)
+    mqtt.when_up(lambda: switch(relay.on), "tell")
+
+    def free():
+        gc.collect()
+        print("free", gc.mem_free(), app.updater.answered)
+
+    app.every(1000, free)
+
+runtime.run(setup)
+"""
+
+
+def test_heap_of_a_whole_app(tmp_path: Path, broker: Broker, watcher: Client) -> None:
+    """Wi-Fi, MQTT, updater, log, relay and button on the ESP8266's heap: what is left, and polls.
+
+    On a chip it is some 1.4 KB less: there an import of the frozen umqtt.simple takes RAM too.
+    """
+    files = app(broker.port, FULL, more="RELAY_PIN = 14\n")
+    with running(tmp_path / "server", interval=2) as server:
+        board = fleet.Fleet(server).board(tmp_path / "board", fleet.release(files, 1000))
+        board.start()
+        polls = re.compile(r"^free (\d+) http", re.M)
+        good = board.wait(lambda b: len(polls.findall(b.console)) > 5, 60)
+        console = board.console
+        board.close()
+    assert good, console
+    assert "MemoryError" not in console and watcher.payloads(BASE + "relay") == [b"OFF"], console
+    figures = [int(figure) for figure in polls.findall(console)]
+    print(f"free with Wi-Fi, MQTT, updater, log, relay and button: {max(figures)}")
+    print(f"in the midst of a poll: {min(figures)}")
+    assert max(figures) >= 7000
 
 
 def test_soak(tmp_path: Path) -> None:

@@ -82,17 +82,47 @@ def _newest():
     return a or b or _Copy("1")
 
 
-def _parse(default, text):
-    """Return `text` as a value of the type of `default`. Raises ValueError when it is none."""
+def _rules():
+    """Return {key: rule} as config.py says behind `#:`; none where it is compiled."""
+    rules = {}
+    try:
+        f = open("/app_slots/%s/config.py" % ota.slot)
+    except OSError:
+        return rules
+    try:
+        for line in f:
+            parts = line.split("#:")
+            if len(parts) == 2 and " = " in parts[0]:
+                rules[line.split(" ")[0]] = parts[1].strip()
+    finally:
+        f.close()
+    return rules
+
+
+def _parse(default, text, rule):
+    """Return `text` as a value of the type of `default`.
+
+    Raises ValueError, which says why, when it is none or outside of bounds or choices; what else a
+    rule may say is for computers to know.
+    """
     if isinstance(default, bool):
         if text in ("1", "true", "True", "on", "yes"):
             return True
         if text in ("0", "false", "False", "off", "no"):
             return False
-        raise ValueError("not a bool: use 1 or 0")
+        raise ValueError("is 1 or 0")
+    value = text
     if isinstance(default, (int, float)):
-        return type(default)(text)
-    return text
+        try:
+            value = type(default)(text)
+        except ValueError:
+            raise ValueError("is of type " + type(default).__name__)
+        low, high = rule.split("..") if ".." in rule else ("", "")
+        if low and value < float(low) or high and value > float(high):
+            raise ValueError("is within " + rule)
+    elif "|" in rule and text not in [word.strip() for word in rule.split("|")]:
+        raise ValueError("is one of " + rule)
+    return value
 
 
 def load():
@@ -106,19 +136,20 @@ def load():
         copy.tries -= 1
         _write(copy)
     runtime.trying = copy.tries > 0
+    rules = _rules() if copy.values else {}
     for key, text in copy.values.items():
         default = getattr(config, key, None)
         if default is None:
             log.warning("settings: %s is unknown here, ignored", key)
             continue
         try:
-            value = _parse(default, text)
-        except ValueError:  # the text is not logged: it may be a secret in the wrong place
-            log.error("settings: %s is no %s, default used", key, type(default).__name__)
+            value = _parse(default, text, rules.get(key, ""))
+        except ValueError as e:  # the text is not logged: it may be a secret in the wrong place
+            log.error("settings: %s %s; default used", key, e)
             continue
         setattr(config, key, value)
     for key in dir(config):
-        value = getattr(config, key)
+        value = str(getattr(config, key))
         if key.endswith("PASSWORD") and len(value) >= _SECRET:
             log.secrets.append(value)
 
@@ -140,6 +171,7 @@ def change(values):
     if ota.trial:
         raise OSError("a release is on trial, change settings when it is confirmed")
     copy = _newest()
+    rules = _rules()
     for key, value in values.items():
         default = getattr(config, key, None)
         if default is None or key[0] == "_":
@@ -149,8 +181,11 @@ def change(values):
             continue
         text = str(value)
         if "\n" in text:
-            raise ValueError("a value is one line")
-        _parse(default, text)
+            raise ValueError(key + " is one line")
+        try:
+            _parse(default, text, rules.get(key, ""))
+        except ValueError as e:
+            raise ValueError("%s %s" % (key, e))
         copy.values[key] = text
     if not copy.tries:
         copy.place = "1" if copy.place == "0" else "0"
