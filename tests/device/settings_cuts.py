@@ -226,9 +226,38 @@ def wrong_on_flash():
     log.level = 1
     DEFAULTS["NAME"] = 5
     assert boot() == (5, 1)
-    assert "NAME is no int" in tail() and "one" not in tail()
+    assert "NAME is of type int" in tail() and "one" not in tail()
     DEFAULTS["NAME"] = "demo"
     log.level = 9
+
+
+CONFIG = """\
+# A comment #: 1..2
+NAME = "demo"  #: demo | kitchen
+HEARTBEAT = 10  #: 1..60
+SERVER = ""  #: url
+LED_ON = 0  #: ..1
+"""
+
+
+def by_the_rules():
+    """Bounds and choices are those of config.py, where it is there as source."""
+    base()
+    settings.change({"HEARTBEAT": 99, "NAME": "shed"})
+    try:
+        os.mkdir("/app_slots/a")
+    except OSError:
+        pass
+    with open("/app_slots/a/config.py", "w") as f:
+        f.write(CONFIG)
+    log.level = 1
+    assert boot() == ("demo", 10)
+    log.level = 9
+    for key, value in (("HEARTBEAT", 0), ("HEARTBEAT", 61), ("NAME", "x"), ("LED_ON", 2)):
+        rejected(key, value)
+    settings.change({"HEARTBEAT": 60, "NAME": "kitchen", "LED_ON": -5, "SERVER": "http://x"})
+    assert boot() == ("kitchen", 60) and config.LED_ON == -5
+    os.remove("/app_slots/a/config.py")
 
 
 def garbage():
@@ -375,7 +404,13 @@ def alone():
     ota.server = True
 
 
-TESTS = (cuts, types, wrong_on_flash, garbage, in_time, held, new_server, sleepers, stopped, alone)
-for test in TESTS:
+def on_flash():
+    """What is found there and does not fit."""
+    wrong_on_flash()
+    by_the_rules()
+    garbage()
+
+
+for test in (cuts, types, on_flash, in_time, held, new_server, sleepers, stopped, alone):
     test()
     print("passed", test.__name__)
