@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("mipy_ota", "signing", "tools", "ota_server", "bootloader", "app_slots")
+PARTS = ("mipy_ota", "signing", "tools", "ota_server", "bootloader", "app_slots", "examples")
 
 
 @pytest.fixture(scope="module")

@@ -244,10 +244,10 @@ def check_folder(folder: Path, own: Iterable[str]) -> list[Finding]:
 
 
 def main() -> int:
-    """Lint bootloader/ and app_slots/; print the findings. Exit code 1 when there are any."""
+    """Lint all device code; print the findings. Exit code 1 when there are any."""
     app = places.sources("app_slots")
     own = own_modules(app)
-    folders = (places.sources("bootloader"), app)
+    folders = (places.sources("bootloader"), app, places.sources("examples"))
     findings = [finding for folder in folders for finding in check_folder(folder, own)]
     for finding in findings:
         console.say(str(finding))

@@ -16,6 +16,7 @@ from .build import FACTS, facts
 from .console import Failure
 
 _COPIED = ("main.py", "config.py")
+_SOURCES = (".py", ".html", ".js")  # of an example
 
 _FACTS = """\
 # What this folder is a release of; read by `mipy build`.
@@ -36,7 +37,8 @@ An app for MicroPython boards, updated over the air with MiPy-OTA.
 | config.py | its settings and their defaults; a board can override each |
 | app.toml | its name and the classes of boards it is built for |
 | drivers/ | own drivers; the project's can be imported without a copy |
-| lib/ | third-party modules, taken along as they are |
+| lib/ | third-party modules, by hand or by `mipy mip install` |
+| www/ | its pages, if it serves any |
 
     mipy --fleet {name} keys new    once: the keys that boards of this app trust
     mipy --fleet {name} build .     compile it and see how large it is
@@ -58,19 +60,32 @@ webrepl_cfg.py
 
 def new(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
+    example: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Begin with an example; ? lists them."),
+    ] = None,
 ) -> None:
     """Start an app of your own: main.py, config.py, app.toml, drivers/, lib/, README."""
-    make(folder)
+    make(folder, example)
     console.say(f"{folder} is an app; `mipy build {folder}` compiles it")
     console.note(f"begin with {folder / 'main.py'}; README.md tells the rest")
 
 
-def make(folder: Path) -> None:
+def examples() -> dict[str, Path]:
+    """The folders of the examples, by name."""
+    return {path.parent.name: path.parent for path in places.sources("examples").glob("*/main.py")}
+
+
+def make(folder: Path, example: str | None = None) -> None:
     """Make the app `folder`, named after it, whole or not at all.
 
     Raises:
-        Failure: it exists, its name is no app's name, or it cannot be written.
+        Failure: it exists, its name is no app's name, there is no such example, or it cannot be
+            written.
     """
+    known = examples()
+    if example and example not in known:
+        raise Failure(f"there is no example {example!r}", f"there are {', '.join(sorted(known))}")
     target = folder.expanduser().absolute()
     if target.exists():
         raise Failure(f"{folder} exists already", "name a folder that does not")
@@ -83,7 +98,7 @@ def make(folder: Path) -> None:
     part = target.with_name(f".{target.name}.part")
     try:
         part.mkdir(parents=True)
-        _fill(part, name)
+        _fill(part, name, known[example] if example else None)
         part.rename(target)
     except OSError as problem:
         raise Failure(f"cannot make {folder}: {problem.strerror}", "name another one") from problem
@@ -91,12 +106,14 @@ def make(folder: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _fill(folder: Path, name: str) -> None:
-    project = places.sources("app_slots")
-    about = facts(project)
-    for copied in _COPIED:
-        text = (project / copied).read_text("utf-8")
+def _fill(folder: Path, name: str, example: Path | None) -> None:
+    source = example or places.sources("app_slots")
+    about = facts(source)
+    files = (path.relative_to(source) for path in source.rglob("*") if path.suffix in _SOURCES)
+    for copied in sorted(files) if example else map(Path, _COPIED):
+        text = (source / copied).read_text("utf-8")
         text = re.sub(rf'^NAME = "{about.name}"$', f'NAME = "{name}"', text, flags=re.MULTILINE)
+        (folder / copied).parent.mkdir(exist_ok=True)
         _text(folder / copied, text)
     classes = ", ".join(f'"{cls}"' for cls in about.classes)
     _text(folder / FACTS, _FACTS.format(name=name, classes=classes))

@@ -16,7 +16,7 @@ _FLEET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 
 
 def sources(part: str) -> Path:
-    """The folder of device sources `part` ("bootloader" or "app_slots").
+    """The folder of device sources `part` ("bootloader", "app_slots" or "examples").
 
     In a checkout that is a folder beside `tools/`; in a wheel the whole tree lies under
     `mipy_ota/`, where it is beside `tools/` as well.
