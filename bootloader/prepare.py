@@ -15,7 +15,9 @@ def run():
     ready = rtc.load()[rtc.READY] | rtc.CHECKED
     if ota.dev:
         ready |= rtc.DEV
-        if ota.stage("held").held():
+    if ota.stage("held").held():
+        ota.more["push"] = 1
+        if ota.dev:
             ready |= rtc.HEARD  # whoever has pushed it is there
     if ota.offline:
         ready |= rtc.OFFLINE

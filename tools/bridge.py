@@ -17,6 +17,7 @@ import typer
 from . import console, run, session, target
 from .console import Failure
 from .repl import Repl
+from .webrepl import Taken
 
 if TYPE_CHECKING:
     from .repl import Stream
@@ -74,6 +75,8 @@ class Bridge:
             if self._stream.fileno() in ready:
                 self._from_board(self._stream.read(0))
         except Failure as failure:
+            if isinstance(failure, Taken):
+                raise
             console.note(f"{failure.text}; waiting for it")
             self._stream.close()
             self._stream = run.again(self._target)

@@ -18,26 +18,27 @@ import typer
 
 from ..signing import bundle, manifest
 from ..signing.reasons import SENTENCES, Refused
-from ..signing.rsa import PublicKey
 from . import build, console, keys, run, session, sign, target
 from .console import Failure
-from .remote import Remote, show
+from .remote import Remote, Uploader, show
 from .repl import Raised, Repl, Stream
 from .run import BOARD
 from .target import Target
 
 TRIAL_SECONDS = 120.0
 """Longest time to follow a trial; a plain app that never calls ota.check() takes 33 s."""
-_LOOK_SECONDS = 8.0
+_LOOK_SECONDS = 5.0
 """After a connection was made again, how long to wait for word of the trial before asking."""
+_LONG = 64
+"""From here on a path is too long for WebREPL's own way."""
 _INCOMING = b"/state/incoming"
 _FACTS = """\
 sys.path.insert(0,'/')
 from bootloader import board,record,slots
 b=board.load()
 r=record.load()
-print((b['id'],b['app'],b['class'],b.get('dev',''),r.seq,slots.digest(r.active) or b''))
 from bootloader import pushed
+print((b['id'],b['app'],b['class'],r.seq,slots.digest(r.active) or b'',pushed.target(r)))
 """
 _LIFE = re.compile(r"ota: (\S+) (\d+) (\S+)$")
 _CONFIRMED = re.compile(r"ota: confirmed (\d+)$")
@@ -110,7 +111,7 @@ class Push:
             digest = manifest.parse(raw).digest
             if bytes.fromhex(digest)[:16] == facts["digest"]:
                 return f"{self._target.name} runs exactly this already"
-            sent = self._send(repl, raw, contents)
+            sent = self._send(repl, "ab"[facts["slot"]], raw, contents)
             repl.reset()
             Trial(self._target, repl.stream, digest).follow()
         took = time.monotonic() - began
@@ -134,7 +135,7 @@ class Push:
             ) from raised
         import ast
 
-        names = ("id", "app", "class", "dev", "seq", "digest")
+        names = ("id", "app", "class", "seq", "digest", "slot")
         return dict(zip(names, ast.literal_eval(said.strip().splitlines()[-1]), strict=True))
 
     def _release(self, facts: dict[str, Any]) -> bytes:
@@ -153,22 +154,21 @@ class Push:
         files = self._files if self._cls == cls else self._compiled(cls)
         made = build.packed(self._about.name, cls, facts["seq"], files, note="pushed")
         try:
-            return sign.sign_bundle(made.bundle, keys.private(_dev_key(facts["dev"])))
+            return sign.sign_bundle(made.bundle, keys.private(_dev_key(facts["id"])))
         except Refused as refused:
             raise Failure(f"the release is not signed: {refused}") from refused
 
-    def _send(self, repl: Repl, raw: bytes, contents: dict[str, bytes]) -> list[str]:
-        """Bring the release into the other slot; returns the names of the files that went."""
-        slot = "ab"[repl.evaluate("pushed.target(r)")]
-        remote = Remote(repl)
-        remote.write(_INCOMING, raw)
+    def _send(self, repl: Repl, slot: str, raw: bytes, contents: dict[str, bytes]) -> list[str]:
+        """Bring the release into `slot`; returns the names of the files that went."""
+        write = Sender(repl).write
+        write(_INCOMING, raw)
         try:
             missing = repl.run("pushed.begin()").split()
             with console.progress() as bar:
                 task = bar.add_task("sending", total=sum(len(contents[name]) for name in missing))
                 for name in missing:
                     bar.update(task, description=name)
-                    remote.write(f"/app_slots/{slot}/{name}".encode(), contents[name])
+                    write(f"/app_slots/{slot}/{name}".encode(), contents[name])
                     bar.advance(task, len(contents[name]))
             repl.run("pushed.end()", timeout=60)
         except Raised as raised:
@@ -184,15 +184,33 @@ class Push:
         return missing
 
 
-def _dev_key(n: str) -> keys.KeyFile:
+def _dev_key(board_id: str) -> keys.KeyFile:
     """The dev key that the board carries, else the only one there is: then the board decides."""
-    dev = keys.usable("dev")
-    if n:
-        wanted = PublicKey.from_text(n).id
-        dev = [key for key in dev if key.id == wanted] or dev
-    if not dev:
-        raise Failure("there is no dev key here", "`mipy keys new dev` makes one")
-    return dev[0]
+    from . import enrol
+
+    carried = {
+        one.board.dev.id for one in enrol.records() if one.board.id == board_id and one.board.dev
+    }
+    return next((key for key in keys.usable("dev") if key.id in carried), None) or keys.find(
+        None, ("dev",)
+    )
+
+
+class Sender:
+    """Writes files on the board at `repl`; that they are whole, its own check of all tells."""
+
+    def __init__(self, repl: Repl) -> None:
+        self._repl = repl
+        self._remote: Remote | None = None
+
+    def write(self, path: bytes, content: bytes) -> None:
+        """The fastest way there is: WebREPL's own, where its rules for names and sizes allow."""
+        stream = self._repl.stream
+        if isinstance(stream, Uploader) and content and len(path) < _LONG:
+            stream.upload(path, content, lambda _: None)
+            return
+        self._remote = self._remote or Remote(self._repl)
+        self._remote.write(path, content)
 
 
 class Trial:

@@ -24,7 +24,8 @@ _PATIENCE = 10.0
 _PART = b"/.part"
 """What is under way; on the same file system as everything else, so that a rename is one step."""
 
-_FEW = 64
+_FEW, _LONG = 64, 64
+"""Bytes of a file, and of a path, between which WebREPL's own way is taken."""
 Progress = Callable[[int], object]
 
 
@@ -179,7 +180,7 @@ class Remote:
     def write(self, path: bytes, content: bytes, progress: Progress = _quiet) -> None:
         """Write a file where its folder is; `progress` is told how many bytes have gone."""
         stream = self._repl.stream
-        if isinstance(stream, Uploader) and len(content) > _FEW:
+        if isinstance(stream, Uploader) and len(content) > _FEW and len(path) < _LONG:
             stream.upload(path, content, progress)
             if self.holds(path, content):
                 return

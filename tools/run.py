@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import console, session, target
+from . import console, session, target, webrepl
 from .console import Failure
 from .repl import Raised, Repl
 
@@ -98,7 +98,7 @@ def logs(
             show(stream.read(1.0))
         except Failure as failure:
             stream.close()
-            if not follow:
+            if not follow or isinstance(failure, webrepl.Taken):
                 raise
             console.note(f"{failure.text}; waiting for it")
             stream = again(found)
@@ -115,10 +115,10 @@ def again(found: target.Target, seconds: float = 120) -> Any:
     while True:
         try:
             return found.open()
-        except Failure:
-            if time.monotonic() > end:
+        except Failure as failure:
+            if time.monotonic() > end or isinstance(failure, webrepl.Refused):
                 raise
-            time.sleep(0.5)
+            time.sleep(0.2)
 
 
 def _reports(board_id: str, follow: bool) -> None:

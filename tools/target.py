@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .enrol import Record
     from .repl import Stream
 
+_START_SECONDS = 15.0
 _HOST = re.compile(r"(?P<host>[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+|localhost)(:(?P<port>\d{1,5}))?")
 _SERIAL = re.compile(r"/|COM\d+$")
 
@@ -57,9 +59,18 @@ class Target:
             from .repl import Serial
 
             return Serial(self.port)
-        from .webrepl import WebRepl
+        from .webrepl import Closed, WebRepl
 
-        return WebRepl(self.host, self._password, self.name, self.number)
+        # A dev board that starts opens it in a moment.
+        dev = self.board is not None and self.board.dev is not None
+        end = time.monotonic() + (_START_SECONDS if dev else 0)
+        while True:
+            try:
+                return WebRepl(self.host, self._password, self.name, self.number)
+            except Closed:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
 
     def _password(self) -> str:
         known = self.board.webrepl if self.board else None

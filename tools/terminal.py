@@ -21,6 +21,7 @@ import typer
 from . import console, run, target
 from .console import Failure
 from .repl import Raised, Repl, Stream
+from .webrepl import Taken
 
 if TYPE_CHECKING:
     from .target import Target
@@ -197,6 +198,8 @@ class Terminal:
 
     def _reconnect(self, failure: Failure) -> bool:
         self._stream.close()
+        if isinstance(failure, Taken):
+            raise failure
         self._note(f"{failure.text}; waiting for it, Ctrl-C gives up")
         self._keys.signals(True)
         try:

@@ -23,6 +23,7 @@ from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import WebSocketURI
 
+from . import console
 from .console import Failure
 
 PORT = 8266
@@ -39,6 +40,10 @@ _PIECE = 1024
 _PROMPT, _DENIED = b"Password: ", b"Access denied"
 _WELCOME = b"WebREPL connected\r\n>>> "
 """The prompt in it says nothing: it comes while a program runs, too."""
+# What the boot stage's door says (bootloader/door.py).
+_HERE, _TAKEN, _WAIT = b"the password takes over", b"has taken over", b"wrong passwords, wait"
+_WORDS = 80
+"""Bytes that a last word has at most."""
 _PUT = struct.Struct("<2sBBQLH64s")  # "WA", operation, flags, offset, size, length of name, name
 _NAME_BYTES = 63
 _DONE = b"WB\0\0"
@@ -52,8 +57,20 @@ class Unreachable(Failure):
     """Nothing answers there: the board is off, elsewhere, or its WebREPL is closed."""
 
 
+class Closed(Unreachable):
+    """The board is there, and its WebREPL is not: it is closed, or the board is starting."""
+
+
+class Busy(Unreachable):
+    """Somebody else is connected; or the board went away just then, which looks the same."""
+
+
 class Refused(Failure):
     """Somebody answers, and does not let us in."""
+
+
+class Taken(Failure):
+    """Somebody else with the password has come: who came first has to go."""
 
 
 class WebRepl:
@@ -73,7 +90,7 @@ class WebRepl:
     def __init__(self, host: str, password: Callable[[], str], name: str, port: int = PORT) -> None:
         self._name = name
         self._at = f"{name} ({host}:{port})" if name != host else f"{host}:{port}"
-        self._got = b""
+        self._got = self._last = b""
         self._answer = b""  # binary frames: the file protocol's
         self._text = True  # what a continued frame belongs to
         try:
@@ -96,6 +113,7 @@ class WebRepl:
         while not self._got and self._arrived(max(0.0, end - time.monotonic())):
             pass
         got, self._got = self._got, b""
+        self._last = (self._last + got)[-_WORDS:]
         return got
 
     def write(self, data: bytes) -> None:
@@ -171,18 +189,29 @@ class WebRepl:
     def _log_in(self, password: Callable[[], str]) -> None:
         said = self._hear(b"", _PROMPT)
         if _PROMPT not in said:
-            raise Refused(
-                f"somebody else is connected to the WebREPL of {self._at}",
-                "a board serves one at a time: close the other terminal, or wait until it is gone",
-            )
+            raise self._kept_out(said)
+        if _HERE in said:
+            console.note(_word(said))
         self.write(password().encode() + b"\r")
         said = self._hear(said.partition(_PROMPT)[2], _WELCOME, _DENIED)
         if _WELCOME not in said:
+            if _DENIED not in said:
+                raise Unreachable(f"{self._at} hung up", "it may be starting again: try once more")
             raise Refused(
                 f"the WebREPL of {self._at} does not take this password",
                 "it is in the fleet's record of the board and on its label: `mipy label`",
             )
         self._got = said.partition(_WELCOME)[2]
+
+    def _kept_out(self, said: bytes) -> Failure:
+        if _WAIT in said:
+            return Refused(
+                f"{self._at} takes no password now: {_word(said)}", "wait, and try again"
+            )
+        return Busy(
+            f"somebody else is connected to the WebREPL of {self._at}",
+            "a board serves one at a time: close the other terminal, or wait until it is gone",
+        )
 
     def _hear(self, said: bytes, *marks: bytes) -> bytes:
         """What is said until one of the marks, or until the board closes."""
@@ -257,13 +286,18 @@ class WebRepl:
             raise self._gone() from problem
 
     def _gone(self) -> Failure:
+        if _TAKEN in self._last:
+            return Taken(
+                f"{_word(self._last)} the WebREPL of {self._at}",
+                "a board serves one at a time; what comes later with the password goes first",
+            )
         return Failure(
             f"the connection to {self._at} has gone", "see that the board has power and Wi-Fi"
         )
 
     def _unreachable(self, problem: OSError) -> Unreachable:
         if isinstance(problem, ConnectionRefusedError):
-            return Unreachable(
+            return Closed(
                 f"the WebREPL of {self._at} is closed",
                 "a production board opens it by its button or `mipy open`, a dev board when it has "
                 "Wi-Fi",
@@ -272,3 +306,8 @@ class WebRepl:
             f"cannot reach {self._at}: {problem.strerror or problem}",
             "see that the board has power and Wi-Fi, and `mipy boards` for its address",
         )
+
+
+def _word(said: bytes) -> str:
+    """The last line of what a board said."""
+    return said.replace(_PROMPT, b"").strip().rpartition(b"\n")[2].decode(errors="replace")

@@ -132,6 +132,8 @@ def _holders(port: str) -> Iterator[str]:
             continue
         # A process may end, or be another user's, while it is looked at.
         with contextlib.suppress(OSError):
+            if f"\nPPid:\t{os.getpid()}\n" in (folder / "status").read_text():
+                continue  # a child of ours, which has yet to become another program
             if any(os.path.realpath(fd) == real for fd in (folder / "fd").iterdir()):
                 yield f"{(folder / 'comm').read_text().strip()} (process {folder.name})"
 

@@ -1,0 +1,88 @@
+"""mipy push: only what has changed travels, and what arrives is a release like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mipy_ota.tools import enrol, push, target
+from mipy_ota.tools.console import Failure
+from mipy_ota.tools.repl import Repl
+from mipy_ota.tools.webrepl import WebRepl
+from tests import workbench
+
+
+def pushed(desk: workbench.Desk) -> str:
+    return push.Push(target.find(workbench.NAME), desk.app).run()
+
+
+def test_the_edit_run_loop(tmp_path: Path) -> None:
+    """A change, the same again, one that fails, one that is mended; files of three slots' worth."""
+    with workbench.desk(tmp_path) as desk:
+        desk.edit("'two'")
+        said = pushed(desk)
+        assert "confirmed after" in said and said.endswith("sent: part.mpy")
+        assert desk.runs("two")
+        assert "exactly this already" in pushed(desk)
+        desk.edit("1 / 0")
+        with pytest.raises(Failure, match="went back"):
+            pushed(desk)
+        assert "ZeroDivisionError" in desk.board.console
+        assert desk.runs("two")
+        (desk.app / "module3.py").unlink()
+        desk.edit("'three'")
+        assert "confirmed" in pushed(desk)
+        assert desk.runs("three")
+        # Somebody is at work on it: the server waits until told otherwise.
+        board = desk.board
+        assert board.wait(lambda _: not desk.server.board("b1")["follow"], 60)
+        assert "same-seq" not in board.console[board.console.rindex("three") :]
+        push.follow(workbench.NAME)
+        assert desk.server.board("b1")["follow"]
+
+
+def test_a_production_board_takes_no_push(tmp_path: Path) -> None:
+    with workbench.desk(tmp_path, dev=False) as desk:
+        desk.edit("'two'")
+        with pytest.raises(Failure, match="no signature by a key"):
+            push.Push(target.find(desk.port), desk.app).run()
+        assert desk.runs("one")
+
+
+def test_a_push_cut_short_leaves_what_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The power goes while the manifest or a file travels, and before either step on the board."""
+    run, upload = Repl.run, WebRepl.upload
+    with workbench.desk(tmp_path) as desk:
+        for n, moment in enumerate(("incoming", "part.mpy", "pushed.begin", "pushed.end")):
+            desk.edit(f"'v{n}'")
+
+            def cut(moment: str, what: str) -> None:
+                if moment in what:
+                    desk.board.power_cut()
+
+            def running(self: Repl, code: str, timeout: float = 10.0, m: str = moment) -> str:
+                cut(m, code)
+                return run(self, code, timeout)
+
+            def uploading(
+                self: WebRepl, path: bytes, content: bytes, _: object, m: str = moment
+            ) -> None:
+                upload(self, path, content, lambda at: cut(m, path.decode()))
+
+            monkeypatch.setattr(Repl, "run", running)
+            monkeypatch.setattr(WebRepl, "upload", uploading)
+            with pytest.raises(Failure):
+                pushed(desk)
+            monkeypatch.undo()
+            assert desk.runs("one"), moment
+        assert "confirmed" in pushed(desk)
+        assert desk.runs("v3")
+
+
+def test_what_does_not_compile_disturbs_nobody(tmp_path: Path) -> None:
+    app = workbench.write_app(tmp_path / "app", modules=0)
+    (app / "part.py").write_text("VALUE = (\n")
+    board = enrol.make("b1", workbench.APP, workbench.CLASS)
+    with pytest.raises(Failure, match="part"):
+        push.Push(target.Target("b1", record=enrol.Record(board)), app)
