@@ -154,7 +154,7 @@ clean: ## Remove build/. Keys and fleets live elsewhere and stay.
 
 # Versions are those of the lock; pipx takes constraints only without their hashes.
 .PHONY: install
-install: ## Put mipy on the PATH (pipx, or ~/.local/bin).
+install: $(STATIC) ## Put mipy on the PATH (pipx, or ~/.local/bin).
 	@if command -v pipx >/dev/null; then \
 	  mkdir -p build; sed -n 's/^\([a-z0-9-]*==[^ ]*\).*/\1/p' requirements.lock > build/constraints.txt; \
 	  pipx install --force --pip-args="--constraint=$(CURDIR)/build/constraints.txt" .; \
