@@ -351,7 +351,10 @@ def _imports(path: Path) -> set[str]:
             match node.func, node.args:
                 case ast.Name(id="__import__"), [ast.Constant(value=module), *_]:
                     names.add(str(module))
-                case ast.Attribute(attr="lend"), [ast.Constant(value=module)]:
+                case (
+                    (ast.Attribute(attr="lend") | ast.Name(id="lend")),
+                    [ast.Constant(value=module)],
+                ):
                     names.add(f"runtime.{module}")
     return names
 
