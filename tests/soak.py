@@ -193,9 +193,8 @@ class Soak:
         missing = published - figures.delivered
         assert missing <= dropped, f"{missing} missing, {dropped} dropped"
         assert free >= heap - HEAP_MARGIN, f"free heap was {heap} and is {free}"
-        assert (
-            self.board.stats.boots == len(self.board.lives) + 1 and "Mem" not in self.board.console
-        )
+        assert not self.board.lives[self._lives :], self.board.console
+        assert not figures.starved, self.board.console
 
     # --- the faults
 

@@ -11,7 +11,14 @@ trying = False  # this start is a try of changed settings
 
 def run(setup):
     """Call `setup(app)`, then run its jobs and drivers until Ctrl-C (see runtime.loop)."""
-    gc.collect()  # what compiling main.py took
+    # First what takes room for the moment alone, then the loop, which stays.
+    lend("settings").load()
+    import network
+
+    import ota
+
+    if not network.WLAN(0).isconnected():
+        ota.stage("wifi").start()
     from runtime import loop
 
     loop.run(setup)

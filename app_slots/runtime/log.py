@@ -13,9 +13,13 @@ secrets = []  # texts that no line shows
 def _write(n, text, args):
     if n < level:
         return
-    line = "%d %s %s" % (up, "DIWE"[n], text % args if args else text)
-    for secret in secrets:
-        line = line.replace(secret, "***")
+    try:
+        line = "%d %s %s" % (up, "DIWE"[n], text % args if args else text)
+        for secret in secrets:
+            line = line.replace(secret, "***")
+    except MemoryError:
+        line = text  # rather half a line than one more failure
+        gc.collect()
     print(line)
     for sink in sinks:
         try:

@@ -111,9 +111,6 @@ def _lost(_, context):
 def run(setup):
     """Call `setup(app)` with an App, then run the loop until Ctrl-C or its own failure."""
     log.level = config.LOG_LEVEL
-    gc.collect()
-    runtime.lend("settings").load()
-    gc.collect()
     app = App()
     board = ota.stage("board").load()
     app.wifi = wifi = Wifi(app, board)

@@ -7,7 +7,6 @@ The chip reconnects by itself while it knows a network; what helps when that doe
 import network
 from micropython import const
 
-import ota
 import runtime
 
 _STEP = const(15)  # s
@@ -20,8 +19,6 @@ class Wifi:
         self._sta = network.WLAN(0)  # the station interface on every chip
         self.up = self.been = False  # now, once
         self.down = 0  # s
-        if not self._sta.isconnected():
-            ota.stage("wifi").start()
 
     def address(self):
         """The board's own address as text."""
