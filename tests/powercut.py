@@ -126,7 +126,7 @@ if runtime.trying:
     THEN
 del settings
 """
-SETTING_CONFIRMED = _SETS.replace("THEN", "settings.confirm()")
+SETTING_CONFIRMED = _SETS.replace("THEN", "settings.copies.confirm()")
 SETTING_FAILS = _SETS.replace("THEN", "ota.reset()")
 
 _ERRING_INSTALLER = """
@@ -209,8 +209,7 @@ _PARTS: dict[str, Callable[[], dict[str, str | bytes]]] = {
     "erring": lambda: {"runtime/__init__.py": "", "runtime/installer.py": _ERRING_INSTALLER},
     "settings": lambda: {
         "config.py": "NAME = 'demo'",
-        "runtime/__init__.py": "trying = False",
-        **_runtime("log", "settings"),
+        **_runtime("__init__", "log", "settings", "copies"),
     },
 }
 

@@ -40,7 +40,7 @@ _DECLARED = (
     "{k:getattr(config,k) for k in dir(config)"
     " if k[0]!='_' and type(getattr(config,k)) in (bool,int,float,str)}"
 )
-_STORED = "(lambda c:(c.tries,{k:None if k in %r else c.values[k] for k in c.values}))(S._newest())"
+_STORED = "(lambda t:(t[0],{k:None if k in %r else t[1][k] for k in t[1]}))(S.stored())"
 
 
 def set_(
@@ -102,7 +102,7 @@ def get(
         secret = tuple(name for name, one in keys.items() if one.secret)
         tries, stored = repl.evaluate(_STORED % (secret,))
         # What is on trial shall not lose a try by being looked at.
-        repl.run("S.again()")
+        repl.run("S.copies.again()")
     rows = [_row(one, stored, tries > 0) for one in keys.values()]
     if as_json:
         console.data({row["key"]: row for row in rows})

@@ -1,4 +1,5 @@
-"""Whether a release on trial may be confirmed, judged by its jobs and the app's own checks.
+"""Whether a release on trial may be confirmed, judged by its jobs and the app's own checks; and
+whether changed settings are to stay, for which the same holds.
 
 A job that succeeded under the former release and never does in the trial holds the confirmation
 back, and so does a failing check. Neither ends the trial: the boot stage's 15 minutes do.
@@ -7,11 +8,16 @@ back, and so does a failing check. Neither ends the trial: the boot stage's 15 m
 from binascii import hexlify
 from micropython import const
 
+import config
 import ota
+import runtime
 from runtime import log
 
 _PATH = "/data/jobs"  # digest of the release that wrote it, then the names of what succeeded in it
 _SOON = const(600)  # s of a trial in which a first run is waited for
+_LASTS = const(60)  # s until changed settings are confirmed, once the server has answered
+_LASTS_ALONE = const(600)  # on a board that names no server
+_TIMEOUT = const(300)  # s until a trial of settings that is not good costs a try
 
 
 def _former():
@@ -68,3 +74,40 @@ class Health:
             if job.name == name and self._app.up * 1000 + job.left < _SOON * 1000:
                 return True
         return False
+
+
+def settings(app, sleeping=False):
+    """Confirm or end the trial of settings when it is time; called until it is over.
+
+    It is good when the server has answered (a changed SERVER: at that address) and nothing that
+    would hold back the confirmation of a release is wrong.
+    """
+    if app.up < _LASTS and not sleeping:
+        return
+    url = app.updater.answered
+    new = config.SERVER and _server_is_new()
+    lasts = _TIMEOUT if ota.server or new else _LASTS_ALONE
+    if url == config.SERVER if new else url or not ota.server and (sleeping or app.up >= lasts):
+        held = Health(app).held()
+        if not held:
+            runtime.lend("copies").confirm()
+            return
+    else:
+        held = "no answer from the server"
+    if app.up >= lasts and not sleeping:
+        log.error("settings: the change has not proved itself (%s), starting again", held)
+        ota.reset()
+
+
+def _server_is_new():
+    copies = runtime.lend("copies")
+    copy = copies.newest()
+    former = copies.read(copies.other(copy))
+    return _server(copy) != (_server(former) if former else None)
+
+
+def _server(copy):
+    for line in copy.lines.split(b"\n"):
+        if line.startswith(b"SERVER "):
+            return line
+    return None

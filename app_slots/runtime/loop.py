@@ -23,6 +23,7 @@ from runtime.wifi import Wifi
 
 _REMEMBER = const(60)  # s after which a confirmed release's jobs have shown what they can do
 _LOOK = const(15)  # s between two looks at settings on trial
+_ENDS = const(1200)  # s after which that trial is over, even if the heap was too full to judge it
 _REPORTED = const(4)  # failing jobs in a report
 
 
@@ -60,7 +61,7 @@ class App(Scheduler):
     def sleep(self, ms):
         """Sleep deeply for `ms`. A trial is confirmed first when the server has answered."""
         if runtime.trying:
-            runtime.lend("settings").tick(self, True)
+            runtime.lend("health").settings(self, True)
         self.stop()
         ota.sleep(ms)
 
@@ -78,7 +79,9 @@ class App(Scheduler):
             runtime.lend("health").remember(self)
             self._remembered = True
         if runtime.trying and not self.up % _LOOK:
-            runtime.lend("settings").tick(self)
+            if self.up > _ENDS:
+                ota.reset()
+            runtime.lend("health").settings(self)
 
     def _judge(self):
         if not self._health:

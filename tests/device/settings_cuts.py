@@ -7,7 +7,9 @@ from loglines import tail
 
 import config
 import runtime
-from runtime import log, settings
+from runtime import health, log, settings
+
+copies = settings.copies
 
 ota = fake.ota
 log.level = 9
@@ -71,10 +73,11 @@ class Os:
 
 
 def use(storage):
-    settings.open = storage.open
-    settings.os = Os()
-    settings.os.remove = storage.remove
-    settings.os.mkdir = storage.mkdir
+    copies.open = storage.open
+    copies.os = Os()
+    copies.os.stat = os.stat
+    copies.os.remove = storage.remove
+    copies.os.mkdir = storage.mkdir
 
 
 def boot():
@@ -102,7 +105,7 @@ def base():
     for key, value in (("NAME", "one"), ("HEARTBEAT", 1)):
         settings.set(key, value)
         boot()
-        settings.confirm()
+        copies.confirm()
     assert boot() == ("one", 1) and not runtime.trying
 
 
@@ -110,7 +113,7 @@ def good_life():
     settings.set("NAME", "two")
     boot()
     boot()
-    settings.confirm()
+    copies.confirm()
     boot()
 
 
@@ -123,7 +126,7 @@ def bad_life():
 def ordered_back():
     settings.set("NAME", "two")
     boot()
-    settings.rollback()
+    copies.rollback()
     boot()
 
 
@@ -131,16 +134,16 @@ def looked_at():
     settings.set("NAME", "two")
     for _ in range(4):
         boot()
-        settings.again()
+        copies.again()
     boot()
-    settings.confirm()
+    copies.confirm()
     boot()
 
 
 def both():
     settings.change({"NAME": "two", "HEARTBEAT": 2})
     boot()
-    settings.confirm()
+    copies.confirm()
     boot()
 
 
@@ -175,7 +178,7 @@ def cuts():
                 seen = boot()
                 assert seen in (("one", 1), new), (life, how, at, seen)
                 if at % 2:  # then all is well
-                    settings.confirm()
+                    copies.confirm()
                     assert boot() == seen
                 else:  # or it crashes on
                     trying = runtime.trying
@@ -285,7 +288,7 @@ class App:
     def tick(self, up, answered, sleeping=False):
         self.up = up
         self.updater.answered = answered
-        settings.tick(self, sleeping)
+        health.settings(self, sleeping)
 
 
 def restarts(app, up, answered):
@@ -382,11 +385,11 @@ def stopped():
     settings.set("NAME", "two")
     for _ in range(9):
         assert boot() == ("two", 1)
-        settings.again()
+        copies.again()
     for _ in range(3):
         assert boot() == ("two", 1)
     assert boot() == ("one", 1)
-    settings.again()
+    copies.again()
     assert boot() == ("one", 1)
 
 
