@@ -260,9 +260,9 @@ def _paste():
     code = bytearray()
     while True:
         c = _byte()
-        if c == 4:
+        if c == 4 or c == 3:
             write(b"\x04")
-            return bytes(code)
+            return bytes(code) if c == 4 else b"raise KeyboardInterrupt"
         code.append(c)
         if len(code) % _WINDOW == 0:
             write(b"\x01")
