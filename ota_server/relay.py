@@ -6,13 +6,14 @@ connected already, so that it looks up no name, uses no proxy and follows no red
 goes to the browser in binary frames, for browsers drop text frames that are not UTF-8, and to the
 board in text frames, which are keys: binary ones are its file transfer, which this is not.
 
-Frames hold what somebody types, a password among it: none is kept longer than it takes to send
-it, and none is logged.
+What somebody types has a password in it: it is kept no longer than it takes to send it, and
+nothing of either side is logged.
 """
 
 import asyncio
 import contextlib
 import ipaddress
+import re
 import socket
 
 from starlette.websockets import WebSocket
@@ -25,8 +26,8 @@ SHAKE_SECONDS = 10.0
 CLOSE_SECONDS = 2.0
 SEND_SECONDS = 20.0
 """How long either side may leave lying what is sent to it."""
-LOGIN_SECONDS = 60.0
-"""How long a board waits for the password; it serves nobody else meanwhile."""
+LOGIN_SECONDS = 25.0
+"""For the password: the board gives 30 s, and lets nobody else in meanwhile."""
 IDLE_SECONDS = 3600.0
 """After so long without a key the board is free for others."""
 FRAME_BYTES = 65536
@@ -38,7 +39,12 @@ QUEUE = 4
 # stack answers them even while its app is busy; it does not answer a WebSocket's pings.
 _PROBES = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 
+# What MicroPython's WebREPL says, and what the boot stage adds (bootloader/door.py).
 _PROMPT, _DENIED, _WELCOME = b"Password: ", b"Access denied", b"WebREPL connected\r\n"
+_WAIT = re.compile(rb"wrong passwords, wait (\d+) s\s*$")
+_OVER = re.compile(rb"([0-9.]+) has taken over\s*$")
+_TAIL = 128
+"""Bytes; the last of what a board says tells why it closes."""
 
 
 class Ended(Exception):
@@ -77,11 +83,17 @@ async def reach(address: str, name: str) -> ClientConnection:
             max_size=FRAME_BYTES,
             max_queue=QUEUE,
         )
-    except (OSError, ValueError, EOFError, WebSocketException) as problem:
+    except TimeoutError as problem:
         raise Ended(
             "no-webrepl",
-            f"{name} takes the connection at {address}, but does not answer as a WebREPL does.",
+            f"{name} takes the connection at {address}, and says nothing.",
             "Its app may keep it too busy: reset it and connect at once.",
+        ) from problem
+    except (OSError, ValueError, EOFError, WebSocketException) as problem:
+        raise Ended(
+            "taken",
+            f"{name} closes the connection at {address}.",
+            "Somebody may be logging in there at this moment: try again soon.",
         ) from problem
 
 
@@ -123,6 +135,7 @@ class Relay:
         self._board = board
         self._name = name
         self._said = b""
+        self._patience: asyncio.Timeout | None = None
         self.logged_in = False
 
     async def run(self) -> None:
@@ -158,7 +171,7 @@ class Relay:
         """What was typed; None when the browser has left."""
         seconds = IDLE_SECONDS if self.logged_in else LOGIN_SECONDS
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds) as self._patience:
                 while True:
                     message = await self._browser.receive()
                     if message["type"] == "websocket.disconnect":
@@ -180,30 +193,40 @@ class Relay:
             try:
                 async with asyncio.timeout(SEND_SECONDS):
                     await self._browser.send_bytes(said)
-                    if not self.logged_in:
-                        await self._login(said)
+                    self._said = (self._said + said)[-_TAIL:]
+                    if not self.logged_in and _WELCOME in self._said:
+                        await self._let_in()
             except TimeoutError as problem:
                 raise Ended("slow", "The browser takes nothing more.") from problem
 
-    async def _login(self, said: bytes) -> None:
-        self._said = (self._said + said)[-256:]
-        if _WELCOME in self._said:
-            self.logged_in = True
-            self._said = b""
-            await self._browser.send_json({"state": "open"})
+    async def _let_in(self) -> None:
+        self.logged_in = True
+        if self._patience and not self._patience.expired():
+            self._patience.reschedule(asyncio.get_running_loop().time() + IDLE_SECONDS)
+        await self._browser.send_json({"state": "open"})
 
     def _closed(self) -> Ended:
-        """The board has closed: what it said before tells why."""
+        """The board has closed: what it said last tells why."""
+        over = _OVER.search(self._said)
+        if over:
+            text = f"{over[1].decode()} has taken this terminal over."
+            return Ended("over", text, "Whoever logs in last has it.")
+        if self.logged_in:
+            return Ended("gone", f"The connection to {self._name} is lost.")
         if _DENIED in self._said:
             return Ended(
                 "denied",
                 f"{self._name} does not take this password.",
                 "It is on the board's label: `mipy label`.",
             )
-        if not self.logged_in and _PROMPT not in self._said:
-            return Ended(
-                "taken",
-                f"Somebody else is connected to the WebREPL of {self._name}.",
-                "A board serves one at a time: close the other terminal.",
-            )
-        return Ended("gone", f"The connection to {self._name} is lost.")
+        wait = _WAIT.search(self._said)
+        if wait:
+            text = f"After wrong passwords {self._name} takes none for {int(wait[1])} s."
+            return Ended("wait", text)
+        if _PROMPT in self._said:
+            return Ended("gone", f"The connection to {self._name} is lost.")
+        return Ended(
+            "taken",
+            f"Somebody else is connected to the WebREPL of {self._name}.",
+            "A board serves one at a time: close the other terminal.",
+        )

@@ -43,7 +43,7 @@ FILES = {
     "/terminal/fit.js": ("static/fit.js", "text/javascript"),
     "/terminal/xterm.css": ("static/xterm.css", "text/css"),
 }
-# xterm.js writes style sheets: they carry a word that is new with each page.
+# xterm.js writes style sheets: they carry a word that is new with each page (terminal.js).
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'nonce-%s'; connect-src 'self';"
     " form-action 'none'; base-uri 'none'; frame-ancestors 'none'"

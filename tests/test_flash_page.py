@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,15 +13,10 @@ import requests
 from mipy_ota.ota_server import flash_page
 from mipy_ota.tools import enrol, keys, serve
 from mipy_ota.tools.flash import firmware, plan
-from tests import fleet, stock
+from tests import browser, fleet, stock
+from tests.browser import complaints, opened
 
 MB = 1024 * 1024
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-STATIC = Path(flash_page.__file__).parent / "static"
-needs_browser = pytest.mark.skipif(
-    not (BROWSER and DRIVER and (STATIC / ".ready").exists()),
-    reason="needs chromium, chromium-driver and npm: see scripts/apt-install.sh",
-)
 
 
 @pytest.fixture(scope="module")
@@ -34,37 +28,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[serve.Running]:
 
 @pytest.fixture(scope="module")
 def driver() -> Iterator:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER or ""
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage",
-                     "--disable-background-networking", "--no-proxy-server",
-                     "--ignore-certificate-errors", "--window-size=900,1000",
-                     "--host-resolver-rules=MAP elsewhere.test 127.0.0.1"):  # fmt: skip
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield browser
-    browser.quit()
-
-
-def opened(driver, url: str) -> None:
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    driver.get(url)
-    WebDriverWait(driver, 20).until(
-        lambda one: one.execute_script("return document.documentElement.dataset.ready")
-    )
+    with browser.started() as one:
+        yield one
 
 
 def port_of(server: serve.Running) -> int:
     return int(server.url.rpartition(":")[2])
-
-
-def complaints(driver) -> list[str]:
-    return [one["message"] for one in driver.get_log("browser") if "favicon" not in one["message"]]
 
 
 def text(driver, element: str) -> str:
@@ -95,7 +64,7 @@ def test_nothing_else_is_served(server: serve.Running, path: str) -> None:
         assert raw.recv(64).split()[1] in (b"404", b"307", b"400")
 
 
-@needs_browser
+@browser.needed
 def test_licences_come_along(server: serve.Running) -> None:
     said = requests.get(f"http://127.0.0.1:{port_of(server)}/flash/licenses.txt", timeout=10).text
     for words in ("=== esptool-js", "Apache License", "=== pako", "=== js-md5", "=== atob-lite"):
@@ -144,7 +113,7 @@ def chosen(driver, tmp_path: Path, content: bytes) -> str:
     return text(driver, "image-says")
 
 
-@needs_browser
+@browser.needed
 def test_page_loads_without_a_complaint(driver, server: serve.Running) -> None:
     opened(driver, f"http://localhost:{port_of(server)}/flash")
     assert driver.execute_script("return document.documentElement.dataset.ready") == "true"
@@ -156,7 +125,7 @@ def test_page_loads_without_a_complaint(driver, server: serve.Running) -> None:
     _keep_picture(driver, "ready")
 
 
-@needs_browser
+@browser.needed
 @pytest.mark.parametrize(
     ("chip", "megabytes"),
     [("ESP8266", 1), ("ESP8266", 4), ("ESP32", 4), ("ESP32-C3", 8), ("ESP32-S3", 8)],
@@ -176,7 +145,7 @@ def test_image_is_understood(
     assert driver.find_element("id", "write").is_enabled()
 
 
-@needs_browser
+@browser.needed
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -200,7 +169,7 @@ def test_other_files_are_refused_with_what_to_do(
     assert not driver.find_element("id", "write").is_enabled()
 
 
-@needs_browser
+@browser.needed
 def test_plain_http_from_elsewhere_says_so_and_what_to_do(driver, server: serve.Running) -> None:
     opened(driver, f"http://elsewhere.test:{port_of(server)}/flash")
     said = text(driver, "trouble")
@@ -210,7 +179,7 @@ def test_plain_http_from_elsewhere_says_so_and_what_to_do(driver, server: serve.
     _keep_picture(driver, "elsewhere")
 
 
-@needs_browser
+@browser.needed
 def test_tls_from_elsewhere_works(driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIPY_HOME", str(tmp_path))
     url = serve.flash_page("127.0.0.1", 0)
@@ -219,7 +188,7 @@ def test_tls_from_elsewhere_works(driver, tmp_path: Path, monkeypatch: pytest.Mo
     assert not driver.find_element("id", "trouble").is_displayed()
 
 
-@needs_browser
+@browser.needed
 def test_browser_without_serial_ports_says_so(driver, server: serve.Running) -> None:
     hide = "delete Navigator.prototype.serial"
     made = driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": hide})
@@ -230,7 +199,7 @@ def test_browser_without_serial_ports_says_so(driver, server: serve.Running) -> 
         driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", made)
 
 
-@needs_browser
+@browser.needed
 @pytest.mark.parametrize(
     ("raised", "words"),
     [("NotFoundError", "No port was chosen"), ("NetworkError", "in use, or the board has gone")],

@@ -19,8 +19,13 @@ let lost = 0; // when the connection was lost that is being made again
 let end = null;
 let timer;
 
-/** xterm.js makes style sheets of its own: they need the word that this page came with. */
+/** The page's policy takes styles from scripts only with the word that it came with, or by CSSOM. */
 function allowStyles() {
+  const set = Element.prototype.setAttribute;
+  Element.prototype.setAttribute = function (name, value) {
+    if (name === "style") this.style.cssText = value;
+    else set.call(this, name, value);
+  };
   const { nonce } = document.querySelector("script[nonce]");
   const create = document.createElement.bind(document);
   document.createElement = (name, options) => {
@@ -107,7 +112,6 @@ function login(text) {
 function connect() {
   clearTimeout(timer);
   end = null;
-  password = "";
   const now = new WebSocket(location.href.replace(/^http/, "ws").replace(/[?#].*/, ""));
   now.binaryType = "arraybuffer";
   socket = now;
@@ -142,6 +146,7 @@ function closed(which) {
   if (which !== socket) return;
   const was = keyboard !== null;
   socket = keyboard = null;
+  password = "";
   end ??= {
     code: "server",
     text: "The connection to the server is lost.",

@@ -83,8 +83,8 @@ export class Keyboard {
   /** Stop what runs; nothing waits in front of that. */
   interrupt() {
     this.#queue = new Uint8Array(0);
-    this.#stopped = true;
-    this.#send(encoder.encode(INTERRUPT));
+    this.#stopped = true; // a paste that still travels ends with it
+    if (this.#inbox === null || this.#running) this.#say(INTERRUPT);
     for (const wake of this.#waiting) wake(true);
   }
 
@@ -164,7 +164,6 @@ export class Keyboard {
     this.#say(PASTE);
     await this.#until("R\x01");
     await this.#travel(code);
-    this.#running = true;
     await this.#print();
     const trace = await this.#until(END, 0);
     this.#running = false;
@@ -191,9 +190,11 @@ export class Keyboard {
         room = 0;
       }
     }
-    // Ctrl-C has ended it, too. Then the board says that it has all of it.
-    if (!this.#stopped) this.#say(END);
-    if (wanted) await this.#until(END);
+    const stopped = this.#stopped;
+    this.#say(stopped ? INTERRUPT : END);
+    if (wanted) await this.#until(END); // the board's word that it has all of it
+    this.#running = true;
+    if (this.#stopped && !stopped) this.#say(INTERRUPT);
   }
 
   /** Show what is printed as it comes, until the code has ended. */
