@@ -26,6 +26,7 @@ from tests.broker import Broker, Client, Line, available, wait
 from tests.soak import app, soak
 
 pytestmark = pytest.mark.skipif(not available(), reason="needs Debian's mosquitto")
+ROOT = Path(__file__).parent.parent
 BASE = "mipy/b1/"
 SPEED = 10
 HEAD = """
@@ -175,12 +176,24 @@ def test_user_and_password(tmp_path: Path, boards: Callable[..., VirtualBoard]) 
     users = tmp_path / "users"
     users.touch(mode=0o600)
     subprocess.run(["mosquitto_passwd", "-b", users, "b1", "pass word"], check=True)
-    broker = Broker(tmp_path / "broker", f"allow_anonymous false\npassword_file {users}\n")
+    rules = (ROOT / "docs" / "mqtt.md").read_text().partition("```text\n")[2].partition("```")[0]
+    (tmp_path / "rules").write_text(rules)
+    broker = Broker(
+        tmp_path / "broker",
+        f"allow_anonymous false\npassword_file {users}\nacl_file {tmp_path}/rules\n",
+    )
     user = "MQTT_USER = 'b1'\nMQTT_PASSWORD = "
-    good = boards(broker.port, "    log.info('is it %s?', 'pass word')\n", user + "'pass word'\n")
+    body = "    log.info('is it %s?', 'pass word')\n    app.after(5000, lambda: print('later'))\n"
+    good = boards(broker.port, TOPICS + body, user + "'pass word'\n")
     assert good.wait("mqtt: connected", 60) and "is it ***?" in good.console
+    assert good.wait("later")
     good.stop()
     assert "pass word" not in good.console
+    log = tmp_path / "broker" / "log"
+    assert "homeassistant/switch/b1" in log.read_text() and "Denied" not in log.read_text()
+    foreign = boards(broker.port, "    mqtt.publish('mipy/b2/set', 1)\n", user + "'pass word'\n")
+    assert wait(lambda: "Denied PUBLISH from b1" in log.read_text())
+    foreign.stop()
     bad = boards(broker.port, BEAT, user + "'other word'\n")
     assert bad.wait("the broker refuses the board: 5", 60), bad.console
     assert "other word" not in bad.console
