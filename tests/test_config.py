@@ -128,7 +128,7 @@ DECLARED = 'LED = 2\nLOG_LEVEL = 1  #: 0..3\nSERVER = ""  #: url\n'
     ("main", "declares", "said", "hint"),
     [
         (RUNS, DECLARED[8:], "main.py, line 6 uses config.LED, which config.py", "LED = ..."),
-        (RUNS, "LED = 2\n", "uses config.LOG_LEVEL, which", "`LOG_LEVEL = 1  #: 0..3`"),
+        (RUNS, DECLARED[:31], "uses config.SERVER, which", '`SERVER = ""  #: url`'),
         (
             RUNS,
             DECLARED.replace("= 1  #: 0..3", '= "info"'),

@@ -216,12 +216,15 @@ def check(sources: Mapping[str, Path]) -> list[str]:
         if name.endswith(".py") and not name.startswith("www/")
     }
     keys = declared(modules.pop("config.py", ""))
-    warnings = []
+    wanted: dict[str, Key] = {}
     for name, text in modules.items():
-        wanted = declared("\n".join(_WANTED.findall(text)), f"{name}, its `# config:` lines")
-        for key in wanted.values():
+        wants = declared("\n".join(_WANTED.findall(text)), f"{name}, its `# config:` lines")
+        for key in wants.values():
             if key.name in keys:
                 _same(keys[key.name], key, name)
+        wanted |= wants
+    warnings = []
+    for name in modules:
         for key, line, early in _uses(ast.parse(sources[name].read_bytes())):
             if key not in keys:
                 line_for_it = wanted[key].text if key in wanted else f"{key} = ..."
