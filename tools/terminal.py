@@ -11,6 +11,7 @@ import os
 import re
 import select
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from textwrap import dedent
@@ -21,7 +22,7 @@ import typer
 from . import console, run, target
 from .console import Failure
 from .repl import Raised, Repl, Stream
-from .webrepl import Taken
+from .webrepl import Closed, Taken
 
 if TYPE_CHECKING:
     from .target import Target
@@ -34,6 +35,9 @@ _BURST_SECONDS = 0.05
 """Bytes that come faster than this, and are lines, were not typed by hand."""
 _PASTE_ON, _PASTE_OFF = b"\x1b[?2004h", b"\x1b[?2004l"
 _PASTED = re.compile(rb"\x1b\[200~(.*?)(?:\x1b\[201~|\Z)", re.DOTALL)
+_MINUTES = 30
+"""How long a closed board is opened for; `mipy open --minutes` has others."""
+_COUNT_SECONDS = 20.0
 _BEGIN, _END = b"\x1b[200~", b"\x1b[201~"
 _PROMPT = b">>> "
 
@@ -48,10 +52,37 @@ def repl(
     if not sys.stdin.isatty():
         raise Failure("this is no terminal", "in scripts, use `mipy exec` or `mipy run`")
     found = target.find(board)
-    stream = found.open()
+    until = None
+    try:
+        stream = found.open()
+    except Closed as closed:
+        until = _opened(found, closed)
+        stream = run.again(found)
     console.note(f"{found.name}; Ctrl-] leaves, Ctrl-C stops the app, Ctrl-D starts it again")
     with _raw(sys.stdin.fileno()) as keys:
-        Terminal(found, stream, keys).run()
+        Terminal(found, stream, keys, until).run()
+
+
+def _opened(found: Target, closed: Closed) -> float | None:
+    """Open a closed production board, if its people want to and have a debug key.
+
+    Returns until when, as `opening.request` does.
+
+    Raises:
+        Failure: they do not, or it does not open.
+    """
+    from . import keys, opening
+    from .client import connect
+
+    debug = keys.usable("debug") if found.board else []
+    if not found.board or not debug:
+        raise closed
+    console.note(closed.text)
+    if not typer.confirm(
+        f"Have it opened for {_MINUTES} minutes, signed by debug key {debug[0].id}?"
+    ):
+        raise closed
+    return opening.request(connect(), found.board.id, keys.private(debug[0]), _MINUTES)
 
 
 class Keys:
@@ -99,7 +130,10 @@ def _show(said: bytes) -> None:
 class Terminal:
     """Between the keyboard and the board behind `stream`."""
 
-    def __init__(self, found: Target, stream: Stream, keys: Keys) -> None:
+    def __init__(
+        self, found: Target, stream: Stream, keys: Keys, until: float | None = None
+    ) -> None:
+        self._until = until
         self._target = found
         self._stream = stream
         self._keys = keys
@@ -125,12 +159,20 @@ class Terminal:
     def _turn(self) -> bool:
         """Pass on what comes from either side; False to leave."""
         try:
-            ready = select.select([self._keys.fd, self._stream.fileno()], [], [])[0]
+            self._countdown()
+            sides = [self._keys.fd, self._stream.fileno()]
+            ready = select.select(sides, [], [], _COUNT_SECONDS if self._until else None)[0]
             if self._stream.fileno() in ready:
                 self._hear(0)
             return self._keys.fd not in ready or self._pressed()
         except Failure as failure:
             return self._reconnect(failure)
+
+    def _countdown(self) -> None:
+        """In the window's title, where it disturbs nothing: how long the board stays open."""
+        if self._until:
+            left = max(0, round((self._until - time.time()) / 60))
+            _show(f"\x1b]0;{self._target.name}: open for {left} min\x07".encode())
 
     def _pressed(self) -> bool:
         keys = os.read(self._keys.fd, 4096)
