@@ -142,7 +142,7 @@ def test_page(served: VirtualBoard) -> None:
 
 
 def test_values(served: VirtualBoard) -> None:
-    values = get(served, "/values").json()
+    values = get(served, "/values.json").json()
     assert values["name"] == "demo" and values["rssi"] is None
     assert "token" not in values
 
@@ -157,7 +157,7 @@ def test_files(served: VirtualBoard) -> None:
 HOSTILE = (
     "/../main.py /../main.mpy /www/../main.mpy /more/../../config.mpy /..%2fmain.mpy "
     "/%2e%2e/main.mpy /./index.html //etc/passwd /more //more/big.txt/ /index.html/ /.hidden "
-    "/more/. ../main.mpy http://x/index.html * /values/ /relay /../../../trust/0/board "
+    "/more/. ../main.mpy http://x/index.html * /values /relay /../../../trust/0/board "
     "/..\\main.mpy /\0 /\xff /live.js\0"
 ).split()
 
@@ -175,7 +175,7 @@ def test_only_its_own_files(served: VirtualBoard) -> None:
 def test_forms(served: VirtualBoard) -> None:
     known = token(served)
     assert post(served, "/relay", t=known, to="on").status_code == 303
-    assert served.level(RELAY) == 1 and get(served, "/values").json()["relay"] == "on"
+    assert served.level(RELAY) == 1 and get(served, "/values.json").json()["relay"] == "on"
     refused = post(served, "/relay", t=known, to="<script>")
     assert refused.status_code == 400 and "not &#60;script&#62;" in refused.text
     assert post(served, "/relay", t=known, to="off").headers["location"] == "/"
@@ -184,7 +184,7 @@ def test_forms(served: VirtualBoard) -> None:
     assert get(served, "/relay").status_code == 404
     nasty = "ä ☕ &=+%?<b>"
     assert post(served, "/take", t=known, x=nasty, y="").status_code == 303
-    assert get(served, "/values").json()["t"] == nasty
+    assert get(served, "/values.json").json()["t"] == nasty
     assert token(served) == known
 
 
@@ -209,7 +209,7 @@ def test_from_elsewhere(served: VirtualBoard) -> None:
 
 def test_password(tmp_path: Path) -> None:
     with board(tmp_path, "grüße: 7", "127.0.0.42") as it:
-        for path in ("/", "/values", "/live.js", "/nothing"):
+        for path in ("/", "/values.json", "/live.js", "/nothing"):
             reply = get(it, path)
             assert reply.status_code == 401 and "Basic" in reply.headers["www-authenticate"]
         for wrong in ("", "grüße: 8", "grüße: 77", "x" * 500):
@@ -228,7 +228,8 @@ def test_several_clients(served: VirtualBoard) -> None:
     wrong: list[str] = []
 
     def visit(number: int) -> None:
-        path, text = (("/values", '"name"'), ("/", "</dl>"), ("/more/big.txt", "cdef"))[number % 3]
+        asked = (("/values.json", '"name"'), ("/", "</dl>"), ("/more/big.txt", "cdef"))
+        path, text = asked[number % 3]
         for _ in range(4):
             try:
                 reply = get(served, path)
@@ -261,14 +262,14 @@ def test_hostile_clients(served: VirtualBoard) -> None:
     )
     for data in (*heads, *bodies, b"POST /relay HTTP/1.1\r\ncontent-length: x\r\n\r\n"):
         assert b" 200 " not in raw(served.address, data)
-        assert get(served, "/values").status_code == 200
+        assert get(served, "/values.json").status_code == 200
     many = []
     for _ in range(25):
         s = socket.socket()
         s.setblocking(False)
         s.connect_ex(address)
         many.append(s)
-    assert get(served, "/values").status_code == 200
+    assert get(served, "/values.json").status_code == 200
     for s in (*slow, *many):
         s.close()
     time.sleep(1)

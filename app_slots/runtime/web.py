@@ -10,11 +10,13 @@ import gc
 import os
 import select
 import socket
+from asyncio import sleep_ms
 from binascii import hexlify
 from micropython import const
 
 import runtime
 
+_TRIES = const(12)  # to load a part, a quarter of a second apart
 _LONGEST = const(20)  # bytes of a password: pages.py keeps 65 bytes of a line
 
 
@@ -29,6 +31,8 @@ def serve(app, values, forms=None, password=""):
     if len(password.encode()) > _LONGEST:
         raise ValueError("a password has 20 bytes at most")
     site = values, forms or {}, password.encode(), hexlify(os.urandom(8)).decode()
+    # While the updater asks, its parts are on the heap; both have no room on an ESP8266.
+    updater = [job for job in app.jobs if job.name == "updater"][0]
     # Cells, since the globals go.
     lender = runtime
     collect = gc.collect
@@ -39,24 +43,35 @@ def serve(app, values, forms=None, password=""):
     poll = select.poll()
     poll.register(door, select.POLLIN)
 
+    def waiting():
+        return poll.poll(0) and not updater.busy
+
+    async def lend(name):
+        for _ in range(_TRIES):
+            try:
+                return lender.lend(name)
+            except MemoryError:
+                await sleep_ms(250)
+        raise MemoryError
+
     async def work():
-        while poll.poll(0):
+        while waiting():
             s = door.accept()[0]
             module = lender
             try:
                 s.setblocking(False)
-                module = lender.lend("pages")
+                module = await lend("pages")
                 request = await module.read(s, poll)
                 if request:
                     # Emptied: the collector takes what old stack frames left for references.
                     module.__dict__.clear()
                     collect()
-                    module = lender.lend("answers")
+                    module = await lend("answers")
                     answer = module.answer(site, *request)
                     module.__dict__.clear()
                     del request
                     collect()
-                    module = lender.lend("pages")
+                    module = await lend("pages")
                     await module.send(s, poll, *answer)
             except OSError:
                 pass  # gone
@@ -67,5 +82,5 @@ def serve(app, values, forms=None, password=""):
                 if module is not lender:
                     module.__dict__.clear()
 
-    app.every(100, lambda: poll.poll(0) and work(), "web")
+    app.every(100, lambda: waiting() and work(), "web")
     globals().clear()  # this function has done its work and takes room

@@ -31,13 +31,13 @@ def store(state):
 def setup(app):
     from drivers.button import Button
     from drivers.relay import Relay
-    from runtime.mqtt import Mqtt
 
     relay = Relay(config.RELAY_PIN, config.RELAY_ON)
-    mqtt = Mqtt(app, most=64)
+    mqtt = None
 
     def tell():
-        mqtt.publish("~/relay", "ON" if relay.on else "OFF", retain=True, qos=1)
+        if mqtt:
+            mqtt.publish("~/relay", "ON" if relay.on else "OFF", retain=True, qos=1)
 
     def switch(to):
         if to not in ("on", "off"):
@@ -51,7 +51,7 @@ def setup(app):
         return {
             "name": config.NAME,
             "relay": "on" if relay.on else "off",
-            "broker": "connected" if mqtt.up else "not connected",
+            "broker": "connected" if mqtt and mqtt.up else "not connected",
             "up": app.up,
             "release": ota.seq,
         }
@@ -59,10 +59,15 @@ def setup(app):
     relay.set(load() == "on")
     app.driver(relay)
     app.driver(Button(config.BUTTON_PIN, lambda: switch("off" if relay.on else "on")))
-    mqtt.on("~/relay/set", lambda topic, payload: switch(payload.decode().lower()), qos=1)
-    mqtt.when_up(tell, "tell")
-    forms = {"relay": lambda fields: switch(fields["to"])}
-    runtime.lend("web").serve(app, values, forms, config.WEB_PASSWORD)
+    if config.MQTT_HOST:
+        from runtime.mqtt import Mqtt
+
+        mqtt = Mqtt(app, most=64)
+        mqtt.on("~/relay/set", lambda topic, payload: switch(payload.decode().lower()), qos=1)
+        mqtt.when_up(tell, "tell")
+    if config.WEB:
+        forms = {"relay": lambda fields: switch(fields["to"])}
+        runtime.lend("web").serve(app, values, forms, config.WEB_PASSWORD)
 
 
 runtime.run(setup)

@@ -1,8 +1,8 @@
-// Every two seconds: what /values says into the elements of these ids; grey while nobody answers.
+// Every two seconds: what /values.json says into the elements of these ids; grey while nobody answers.
 setInterval(async () => {
   let values = {};
   try {
-    values = await (await fetch("/values")).json();
+    values = await (await fetch("/values.json")).json();
     document.body.classList.remove("silent");
   } catch {
     document.body.classList.add("silent");
