@@ -6,8 +6,8 @@ trial. Nothing here is believed by the next boot, which verifies the release lik
 """
 
 import ota
-from bootloader import board, install, record, slots
-from bootloader.lines import Manifest, hexa
+from bootloader import board, record, slots
+from bootloader.lines import Manifest, hexa, signed
 from bootloader.refused import Refused
 
 _INCOMING = "/state/incoming"
@@ -24,11 +24,18 @@ def begin():
     if r.trial != record.NONE:
         raise Refused("busy")
     with open(_INCOMING, "rb") as f:
-        # What failed before may be tried again: a person wishes it.
-        ota.forget(slots.signed(f, slots.PREFIX)[0][:16])
+        _digest = signed(f, slots.PREFIX)[0]
+    # What failed before may be tried again: a person wishes it.
+    ota.forget(_digest[:16])
     r = record.load()
-    _digest = ota.stage("admit").admit(_INCOMING, r, board.load())
+    try:
+        ota.stage("admit").admit(_INCOMING, r, board.load())
+    except MemoryError:
+        # The app has left the heap in pieces. The next boot, which has it whole, is who decides.
+        with open(_INCOMING, "rb") as f:
+            ota.stage("strict").manifest(f)
     slot = target(r)
+    install = ota.stage("install")  # not before: verifying needs the room
     install.make_room(slot)
     buf = bytearray(256)
     with open(_INCOMING, "rb") as f:
@@ -46,9 +53,8 @@ def end():
     r = record.load()
     slot = target(r)
     slots.check_files(slot, _INCOMING)
-    if ota.dev:
-        ota.stage("held").keep(_digest[:16])
-    install.open_trial(r, slot, _digest)
+    ota.stage("held").keep(_digest[:16])
+    ota.stage("install").open_trial(r, slot, _digest)
 
 
 def target(r):

@@ -237,9 +237,9 @@ class Trial:
                     if self._told(line):
                         return
                 if self._quiet_until and time.monotonic() > self._quiet_until:
+                    self._quiet_until = None
                     if self._asked():
                         return
-                    self._quiet_until = None
         finally:
             self._stream.close()
         raise Failure(
@@ -251,15 +251,18 @@ class Trial:
         try:
             self._rest += self._stream.read(0.5)
         except Failure:
-            self._stream.close()
-            self._stream = run.again(self._target)
-            self._quiet_until = time.monotonic() + _LOOK_SECONDS
-            self._rest = b""
+            self._connect()
         *whole, self._rest = self._rest.replace(b"\r", b"").split(b"\n")
         for raw in whole:
             line = show(raw)
             console.note(line)
             yield line
+
+    def _connect(self) -> None:
+        self._stream.close()
+        self._stream = run.again(self._target)
+        self._quiet_until = time.monotonic() + _LOOK_SECONDS
+        self._rest = b""
 
     def _told(self, line: str) -> bool:
         """Whether a line says that it is confirmed.
@@ -279,11 +282,15 @@ class Trial:
     def _asked(self) -> bool:
         """Ask the board itself, when what it said was missed."""
         repl = Repl(self._stream, self._target.name)
-        repl.enter(soft_reset=False)
-        digest, trial = repl.evaluate(
-            "(lambda o:(o.digest,o.trial))(__import__('sys').modules['ota'])"
-        )
-        repl.reset()
+        try:
+            repl.enter(soft_reset=False)
+            digest, trial = repl.evaluate(
+                "(lambda o:(o.digest,o.trial))(__import__('sys').modules['ota'])"
+            )
+            repl.reset()
+        except Failure:  # it starts again just now
+            self._connect()
+            return False
         if digest != bytes.fromhex(self._digest)[:16]:
             raise self._left()
         return not trial
