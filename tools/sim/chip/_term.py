@@ -17,8 +17,7 @@ _terms = [None] * _SLOTS
 _ring = bytearray(_RING)  # what has been typed there: more than fits is lost, as on a chip
 _ends = [0, 0]  # read, write
 _one = bytearray(1)
-_busy = bytearray(1)
-_writing = bytearray(1)
+_busy = bytearray(1)  # reading from the terminal, or writing to it
 _missed = bytearray(1)  # something arrived meanwhile
 _stdin = usys.stdin.buffer
 _console = usys.stdout.buffer
@@ -58,10 +57,19 @@ def _gone(text, problem=None):
 
 
 def dupterm_notify(_):
-    if _writing[0]:
-        # In C nothing comes in between, and while it writes the socket waits for what it reads.
-        _missed[0] = 1
-        return
+    # In C nothing comes in between: bytes stay in order, and while the terminal is written to its
+    # socket waits for what it reads.
+    _missed[0] = 1
+    while _missed[0] and not _busy[0]:
+        _busy[0] = 1
+        _missed[0] = 0
+        try:
+            _take()
+        finally:
+            _busy[0] = 0
+
+
+def _take():
     while True:
         c = _receive()
         if c < 0:
@@ -75,9 +83,8 @@ def dupterm_notify(_):
 def _receive():
     # One byte; -1 when there is none, -2 for Ctrl-C, which ends what this call can read.
     stream = _terms[0]
-    if stream is None or _busy[0]:
+    if stream is None:
         return -1
-    _busy[0] = 1
     try:
         n = stream.readinto(_one)
         if n is None:
@@ -88,8 +95,6 @@ def _receive():
     except Exception as problem:
         _gone("dupterm: Exception in read() method, deactivating: ", problem)
         return -1
-    finally:
-        _busy[0] = 0
     if _one[0] == 3 and not prompting[0]:
         interrupt()
         return -2
@@ -101,7 +106,7 @@ def send(data):
     stream = _terms[0]
     if stream is None:
         return
-    within, _writing[0] = _writing[0], 1
+    within, _busy[0] = _busy[0], 1
     try:
         for n, line in enumerate(bytes(data).replace(b"\r\n", b"\n").split(b"\n")):
             if n:
@@ -111,9 +116,8 @@ def send(data):
     except Exception as problem:
         _gone("dupterm: Exception in write() method, deactivating: ", problem)
     finally:
-        _writing[0] = within
-    if _missed[0] and not within:
-        _missed[0] = 0
+        _busy[0] = within
+    if _missed[0]:
         dupterm_notify(None)
 
 
