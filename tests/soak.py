@@ -69,7 +69,7 @@ def setup(app):
         print("told", n, mqtt.dropped, gc.mem_free(), app.tallies["mqtt"])
         print("late", [(i, k) for i, k in enumerate(late) if k])
 
-    app.every(20000, tell)
+    app.every(10000, tell)
 
 runtime.run(setup)
 """
