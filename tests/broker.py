@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -48,6 +49,7 @@ class Broker:
             f"max_queued_messages 0\n{extra}"
         )
         self._process: subprocess.Popen[bytes] | None = None
+        atexit.register(self.close)  # also where a script forgets it
         self.start()
 
     def start(self) -> None:

@@ -52,10 +52,21 @@ BEAT = """
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    made = Broker(tmp_path / "broker")
-    yield made
-    made.close()
+def brokers() -> Iterator[Callable[..., Broker]]:
+    made: list[Broker] = []
+
+    def start(*args: Any) -> Broker:
+        made.append(Broker(*args))
+        return made[-1]
+
+    yield start
+    for broker in made:
+        broker.close()
+
+
+@pytest.fixture
+def broker(tmp_path: Path, brokers: Callable[..., Broker]) -> Broker:
+    return brokers(tmp_path / "broker")
 
 
 @pytest.fixture
@@ -172,13 +183,15 @@ def pairs(watcher: Client) -> list[tuple[str, bytes]]:
     return [(topic, payload) for topic, payload, _ in watcher.messages]
 
 
-def test_user_and_password(tmp_path: Path, boards: Callable[..., VirtualBoard]) -> None:
+def test_user_and_password(
+    tmp_path: Path, brokers: Callable[..., Broker], boards: Callable[..., VirtualBoard]
+) -> None:
     users = tmp_path / "users"
     users.touch(mode=0o600)
     subprocess.run(["mosquitto_passwd", "-b", users, "b1", "pass word"], check=True)
     rules = (ROOT / "docs" / "mqtt.md").read_text().partition("```text\n")[2].partition("```")[0]
     (tmp_path / "rules").write_text(rules)
-    broker = Broker(
+    broker = brokers(
         tmp_path / "broker",
         f"allow_anonymous false\npassword_file {users}\nacl_file {tmp_path}/rules\n",
     )
@@ -198,7 +211,6 @@ def test_user_and_password(tmp_path: Path, boards: Callable[..., VirtualBoard]) 
     assert bad.wait("the broker refuses the board: 5", 60), bad.console
     assert "other word" not in bad.console
     bad.stop()
-    broker.close()
 
 
 CONNACK = b"\x20\2\0\0"
@@ -337,7 +349,9 @@ def certificate(name: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate
     return key, made
 
 
-def test_tls(tmp_path: Path, boards: Callable[..., VirtualBoard]) -> None:
+def test_tls(
+    tmp_path: Path, brokers: Callable[..., Broker], boards: Callable[..., VirtualBoard]
+) -> None:
     """An ESP32 takes the broker of the right authority and no other; an ESP8266 says why not."""
     key, right = certificate("127.0.0.1")
     pem = serialization.Encoding.PEM
@@ -345,7 +359,7 @@ def test_tls(tmp_path: Path, boards: Callable[..., VirtualBoard]) -> None:
     (tmp_path / "key").write_bytes(
         key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
-    broker = Broker(
+    broker = brokers(
         tmp_path / "broker",
         f"certfile {tmp_path}/cert\nkeyfile {tmp_path}/key\nallow_anonymous true\n",
     )
@@ -360,7 +374,6 @@ def test_tls(tmp_path: Path, boards: Callable[..., VirtualBoard]) -> None:
     board = boards(broker.port, BEAT, config)
     assert board.wait("TLS to the broker needs an ESP32", 60), board.console
     board.stop()
-    broker.close()
 
 
 TOPICS = """
