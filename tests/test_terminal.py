@@ -348,3 +348,27 @@ def test_mpremote_over_the_air(found: target.Target, index: str, tmp_path: Path)
         finally:
             over.set()
             thread.join(30)
+
+
+def test_a_closed_board_is_offered_to_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a debug key is at hand, and only if somebody says yes."""
+    from mipy_ota.tools import enrol, keys, opening
+
+    monkeypatch.setenv("MIPY_HOME", str(tmp_path))
+    closed = webrepl.Closed("kitchen is closed")
+    board = Known("kitchen", record=enrol.Record(enrol.make("b1", "demo", "esp32-generic")))
+    with pytest.raises(webrepl.Closed):
+        terminal._opened(board, closed)  # no key
+    keys.make_fleet("demo")
+    asked: list[str] = []
+    given: list[object] = []
+    monkeypatch.setattr("typer.confirm", lambda text: bool(asked.append(text)) or len(asked) > 1)
+    monkeypatch.setattr(opening, "request", lambda *words: given.append(words) or 60.0)
+    monkeypatch.setattr("mipy_ota.tools.client.connect", lambda: "server")
+    with pytest.raises(webrepl.Closed):
+        terminal._opened(board, closed)
+    assert not given
+    assert terminal._opened(board, closed) == 60.0
+    assert "30 minutes" in asked[0] and len(given) == 1

@@ -74,7 +74,10 @@ def _opened(found: Target, closed: Closed) -> float | None:
     from . import keys, opening
     from .client import connect
 
-    debug = keys.usable("debug") if found.board else []
+    try:
+        debug = keys.usable("debug")
+    except Failure:
+        debug = []
     if not found.board or not debug:
         raise closed
     console.note(closed.text)
