@@ -45,6 +45,13 @@ class Counted:
         self.turns += 1
         self._stream.write(data)
 
+    def fileno(self) -> int:
+        """See `repl.Stream`."""
+        return self._stream.fileno()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
     def close(self) -> None:
         """See `repl.Stream`."""
         self._stream.close()
