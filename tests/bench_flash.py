@@ -49,9 +49,6 @@ class Counted:
         """See `repl.Stream`."""
         return self._stream.fileno()
 
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
     def close(self) -> None:
         """See `repl.Stream`."""
         self._stream.close()
