@@ -3,6 +3,7 @@
 What an answer asks for is done by the boot stage, after a reset.
 """
 
+import machine
 from binascii import unhexlify
 from micropython import const
 
@@ -84,7 +85,18 @@ def _install(u, digest):
         if up - u.since < _BUSY:
             log.info("updater: the app is busy, an update waits")
             return
-    _leave(u, ota.install)
+    try:
+        how = ota.install
+    except MemoryError:
+        how = _install_bare
+    _leave(u, how)
+
+
+def _install_bare():
+    """What ota.install() comes to, where the heap has no room to load it."""
+    ota.mark(0, 5)  # rtc.END is rtc.ASKED
+    ota.mark(2, 1)  # rtc.WANT is rtc.INSTALL
+    machine.reset()
 
 
 def _leave(u, how):
