@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mipy_ota.tools import enrol, push, target
+from mipy_ota.tools import enrol, push, target, webrepl
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.repl import Repl
 from mipy_ota.tools.webrepl import WebRepl
@@ -86,3 +86,21 @@ def test_what_does_not_compile_disturbs_nobody(tmp_path: Path) -> None:
     board = enrol.make("b1", workbench.APP, workbench.CLASS)
     with pytest.raises(Failure, match="part"):
         push.Push(target.Target("b1", record=enrol.Record(board)), app)
+
+
+def test_who_comes_later_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one is told by whom; whoever guesses has to wait, and is told so."""
+    with workbench.desk(tmp_path, speed=1) as desk:
+        found = target.find(workbench.NAME)
+        first = found.open()
+        second = found.open()
+        with pytest.raises(webrepl.Taken, match=r"127\.0\.0\.1 has taken over"):
+            while True:
+                first.read(10)
+        second.close()
+        monkeypatch.setattr(target.Target, "_password", lambda _: "guess")
+        with pytest.raises(webrepl.Refused, match="does not take this password"):
+            found.open()
+        with pytest.raises(webrepl.Refused, match="wrong passwords, wait"):
+            found.open()
+        assert desk.runs("one")
