@@ -126,9 +126,11 @@ function connect() {
 }
 
 function greet(bytes) {
-  if (lost) note("Connected again. The password was not kept.");
-  lost = 0;
-  state("password?");
+  if (new TextDecoder().decode(bytes).includes("Password: ")) {
+    if (lost) note("Connected again. The password was not kept.");
+    lost = 0;
+    state("password?");
+  }
   screen.write(bytes);
 }
 
