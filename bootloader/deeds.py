@@ -77,9 +77,10 @@ def webrepl(entry):
     """Open WebREPL before `entry` starts; not while flash is being written all the time."""
     if entry != "/install" and entry != "/prepare":
         try:
-            ota.stage("webrepl").start()
+            return ota.stage("webrepl").start()
         except Exception as e:
             sys.print_exception(e)
+    ota.more = {}
 
 
 def sleep(ms):

@@ -49,13 +49,17 @@ def tick(t):
 
 
 def accept(door):
-    """Somebody knocks."""
+    """Somebody knocks, or several, for whom there may be one call."""
     global guest
-    s, address = door.accept()
-    if guest:
-        s.close()  # one at a time: who is in between has little time
-    else:
-        guest = Visitor(s, address[0])
+    while True:
+        try:
+            s, address = door.accept()
+        except OSError:
+            return
+        if guest:
+            s.close()  # one at a time: who is in between has little time
+        else:
+            guest = Visitor(s, address[0])
 
 
 class Visitor(IOBase):
@@ -73,16 +77,17 @@ class Visitor(IOBase):
     def read(self, s):
         """Something has arrived from who has not given the password yet."""
         try:
-            if not self.repl:
+            # All of it: an ESP8266 calls once for each arrival.
+            while not self.repl:
                 self.data += s.recv(256) or bytes(_HEAD)
                 if b"\r\n\r\n" in self.data:
                     self.start()
                 elif len(self.data) >= _HEAD:
-                    self.close()
-            elif self.repl.read(1) == b"":
+                    raise OSError
+            if self.repl.read(1) == b"":
                 self.close()
         except OSError as e:
-            if e.args[0] != 11:  # EAGAIN
+            if e.args != (11,):  # EAGAIN
                 self.close()
 
     def start(self):
@@ -100,8 +105,8 @@ class Visitor(IOBase):
         self.ws = websocket(self.s)
         self.end = ota.ticks + _TYPING
         if late > ota.ticks:
-            self.close("wrong passwords, wait %d s" % ((late - ota.ticks) // 2 + 1))
-            return
+            self.write("\r\nwrong passwords, wait %d s\r\n" % ((late - ota.ticks) // 2 + 1))
+            raise OSError
         if user:
             self.write(user.address + " is here, the password takes over\r\n")
         gc.collect()  # a file that a client left half written is closed now, not later
@@ -133,10 +138,17 @@ class Visitor(IOBase):
             guest = None
             self.s.setsockopt(1, _CALLBACK, os.dupterm_notify)
             os.dupterm(self.repl)
-        n = self.ws.readinto(buf)
+        try:
+            n = self.ws.readinto(buf)
+        except OSError as e:
+            if e.args[0] in (110, 116):  # ETIMEDOUT: this has come in between while write() waits
+                return None
+            raise
         if n and user is self and self.ws.ioctl(8, 0) == 2 and not ota.parked:
             if sys.platform == "esp8266":
                 # A file. The flash driver is Python there: the app may be in the midst of it.
+                while self.ws.readinto(buf):
+                    pass
                 self.close("stop the app first (Ctrl-C)")
                 return 0
         return n

@@ -28,8 +28,12 @@ def start():
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     s.bind(socket.getaddrinfo("0.0.0.0", _PORT)[0][-1])
     s.listen(1)
+    s.setblocking(False)
     door = ota.stage("door")
     door.socket = s  # pyright: ignore
+    ota.more["open"] = units * 600
+    if ota.stage("held").held():
+        ota.more["push"] = 1
     door.end = units * _UNIT  # pyright: ignore
     s.setsockopt(socket.SOL_SOCKET, _CALLBACK, door.accept)
     clock = ota.clock  # type: machine.Timer # pyright: ignore

@@ -156,8 +156,7 @@ class DeviceApi:
         orders = self._orders(board, report, carried, now)
         # A board in recovery has nothing to go back from, and needs whatever there is.
         going_back = report.state != "recovery" and any(o.text == "rollback" for o in orders)
-        if report.state not in policy.LISTENING_STATES:
-            orders = []
+        orders = policy.heard(report.state, orders)
         if not going_back:
             rejected = {bad.digest for bad in store.rejections(board.id).values() if not bad.soft}
             board = store.board(board.id) or board
@@ -290,6 +289,8 @@ def _understand(message: dict[str, Any]) -> tuple[str, str, Report]:
         for key, name, kind in _FACTS
         if key in message
     }
+    if "life" in message:
+        facts["life"] = _matching(message, "life", _NONCE)
     report = Report(
         seq=_number(message, "seq"),
         digest=_matching(message, "m", _HALF_DIGEST),
@@ -302,6 +303,9 @@ def _understand(message: dict[str, Any]) -> tuple[str, str, Report]:
         unknown=_unknown(message.get("unk", [])),
         held=bool(message.get("held", 0)),
         jobs=_jobs(message.get("jobs")),
+        open=_number(message, "open") if "open" in message else None,
+        wrong=_number(message, "wrong") if "wrong" in message else 0,
+        pushed=bool(message.get("push", 0)),
     )
     return _matching(message, "n", _NONCE), _text(message, "k", 16), report
 

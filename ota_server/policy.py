@@ -30,6 +30,8 @@ ROLLBACK_REASONS = frozenset(
 PASSING_REASONS = frozenset("network http mac busy truncated hash size space".split())
 # In these states a board looks at orders; in the others it would not and they would be lost.
 LISTENING_STATES = frozenset(("ok", "trial"))
+OPENING = "ota-open "
+"""How an order begins that opens a board's WebREPL. Heard in recovery too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,11 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """One board as last heard of. `digest`, `confirmed`: the first half of a release's digest."""
+    """One board as last heard of. `digest`, `confirmed`: the first half of a release's digest.
+
+    `open`: for how many seconds its WebREPL was open then, 0 without end, None when it was closed;
+    `wrong`: wrong passwords there since its start; `life`: what it calls its life since then.
+    """
 
     id: str
     name: str
@@ -83,6 +89,9 @@ class Board:
     address: str = ""
     reason: str = ""
     trace: str = ""
+    life: str = ""
+    open: int | None = None
+    wrong: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +124,9 @@ class Report:
     unknown: tuple[str, ...] = ()
     held: bool = False
     jobs: str | None = None
+    open: int | None = None
+    wrong: int = 0
+    pushed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +137,11 @@ class Order:
     text: str
     base: str
     tries: int = 0
+
+    @property
+    def title(self) -> str:
+        """What people read: one line."""
+        return title(self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +211,8 @@ def judge(board: Board, report: Report, known: Bad | None, published: bool) -> O
             "held": report.held,
             "progress": report.progress,
             "high": board.high,
+            "open": report.open,
+            "wrong": report.wrong,
             **report.facts,
         }
     )
@@ -203,6 +222,11 @@ def judge(board: Board, report: Report, known: Bad | None, published: bool) -> O
     if report.bad is not None:
         _judge_bad(board, report.bad, known, outcome)
     outcome.events += [Event("unknown-order", text=order) for order in report.unknown]
+    if (report.open is None) != (board.open is None):
+        outcome.events.append(Event("webrepl-closed" if report.open is None else "webrepl-open"))
+    if report.wrong > board.wrong:
+        text = f"{report.wrong} wrong WebREPL passwords since its start"
+        outcome.events.append(Event("wrong-password", text=text))
     return outcome
 
 
@@ -212,6 +236,10 @@ def _judge_state(board: Board, report: Report, published: bool, outcome: Outcome
             outcome.changes["confirmed"] = report.digest
             if report.bad is None or report.bad.digest != board.confirmed:
                 outcome.events.append(Event("confirmed", report.seq, report.digest))
+            if report.pushed and board.follow:
+                # Somebody works on this board: he says when it may follow again.
+                outcome.changes["follow"] = False
+                outcome.events.append(Event("hold", text="a release was pushed to it"))
         # A dev-signed release does not raise the board's line, and is never published.
         news = report.digest != board.confirmed or not board.high
         if published and news and report.seq > board.high:
@@ -244,14 +272,37 @@ def settled(order: Order, report: Report, received: bool) -> str | None:
         told = bad is not None and (bad.reason, bad.digest) == ("order", order.base)
         if told or (report.digest != order.base and report.state != "installing"):
             return "done"
+    if order.text.startswith(OPENING):
+        if report.open is not None:
+            return "done"
+        life = report.facts.get("life")
+        if life is not None and f"\nlife {life}\n" not in order.text:
+            return "the board has started again, and stays closed"
     if not received:
         return None
     if order.text in report.unknown:
         return "the board does not know this order"
     still = report.bad is not None and order.text == f"retry {report.bad.digest}"
-    if order.text != "rollback" and not still:
+    if order.text != "rollback" and not order.text.startswith(OPENING) and not still:
         return "done"
     return "the board did not follow" if order.tries + 1 >= ORDER_TRIES else None
+
+
+def heard(state: str, orders: Sequence[Order]) -> list[Order]:
+    """Those of the open orders that a board in `state` looks at; one that opens it goes alone."""
+    opening = [order for order in orders if order.text.startswith(OPENING)]
+    if state == "recovery":
+        return opening[-1:]
+    if state not in LISTENING_STATES:
+        return []
+    return opening[-1:] or list(orders)
+
+
+def title(order: str) -> str:
+    """An order in one line."""
+    if order.startswith(OPENING):
+        return "open WebREPL"
+    return order
 
 
 def interval(dev: bool, override: float | None, chance: float) -> int:

@@ -20,7 +20,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from .policy import Bad, Board, Event, Order, Outcome, Release
+from .policy import Bad, Board, Event, Order, Outcome, Release, title
 
 WINDOW_BITS = 10
 """Deflate window of everything that boards fetch: 1 KB of RAM on the chip (docs/protocol.md)."""
@@ -32,7 +32,8 @@ CREATE TABLE boards (
   id TEXT PRIMARY KEY, name TEXT, app TEXT, cls TEXT, key BLOB, dev INTEGER, enrolled REAL,
   follow INTEGER, last_seen REAL, seq INTEGER, digest TEXT, state TEXT, confirmed TEXT,
   high INTEGER, heap INTEGER, up INTEGER, held INTEGER, progress TEXT, jobs TEXT, chip TEXT,
-  boot INTEGER, fw TEXT, mpy TEXT, trust INTEGER, address TEXT, reason TEXT, trace TEXT
+  boot INTEGER, fw TEXT, mpy TEXT, trust INTEGER, address TEXT, reason TEXT, trace TEXT,
+  life TEXT, open INTEGER, wrong INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE releases (
   digest TEXT PRIMARY KEY, app TEXT, cls TEXT, seq INTEGER, floor INTEGER, note TEXT,
@@ -53,8 +54,17 @@ CREATE TABLE events (
 );
 CREATE INDEX events_of ON events (board, n);
 CREATE TABLE trust (version INTEGER PRIMARY KEY, at REAL, reset INTEGER, body BLOB);
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 """
+# What a server of an earlier version lacks, by that version.
+_STEPS = {
+    1: """
+ALTER TABLE boards ADD COLUMN life TEXT DEFAULT '';
+ALTER TABLE boards ADD COLUMN open INTEGER;
+ALTER TABLE boards ADD COLUMN wrong INTEGER DEFAULT 0;
+PRAGMA user_version = 2;
+""",
+}
 _BOARD = tuple(f.name for f in fields(Board))
 _BOARD_FLAGS = ("dev", "follow", "held")
 _RELEASE = tuple(f.name for f in fields(Release))
@@ -146,10 +156,13 @@ class Store:
         for setting in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
             self._db.execute(f"PRAGMA {setting}")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > 1:
+        if version > 1 + max(_STEPS):
             raise RuntimeError("it was written by a newer mipy-ota")
         if version == 0:
             self._db.executescript(f"BEGIN;{_SCHEMA}COMMIT;")
+        while version in _STEPS:
+            self._db.executescript(f"BEGIN;{_STEPS[version]}COMMIT;")
+            version += 1
         for row in self._db.execute("SELECT * FROM releases ORDER BY seq DESC"):
             release = Release(**{name: row[name] for name in _RELEASE})
             self._releases.setdefault((release.app, release.cls), []).append(release)
@@ -210,6 +223,7 @@ class Store:
     def follow(self, board_id: str, follow: bool, now: float) -> None:
         """Offer releases to this board, or leave it alone."""
         with self._transaction() as db:
+            self._changes.get(board_id, {}).pop("follow", None)
             db.execute("UPDATE boards SET follow = ? WHERE id = ?", [follow, board_id])
             self._add_event(board_id, now, Event("follow" if follow else "hold"))
 
@@ -325,7 +339,7 @@ class Store:
                 "INSERT INTO orders (board, text, base, given) VALUES (?, ?, ?, ?)",
                 [board_id, text, base, now],
             )
-            self._add_event(board_id, now, Event("ordered", text=text))
+            self._add_event(board_id, now, Event("ordered", text=title(text)))
 
     def open_orders(self, board_id: str) -> list[Order]:
         """Orders whose effect has not been seen, oldest first."""
@@ -346,7 +360,7 @@ class Store:
             db.execute(
                 "UPDATE orders SET done = ?, outcome = ? WHERE n = ?", [now, result, order.n]
             )
-            self._add_event(board_id, now, Event("order-ended", reason=result, text=order.text))
+            self._add_event(board_id, now, Event("order-ended", reason=result, text=order.title))
             if result == "done" and order.text.startswith("retry "):
                 digest = order.text.removeprefix("retry ")
                 db.execute(

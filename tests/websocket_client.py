@@ -55,14 +55,14 @@ class Client:
         """The next frame's kind and content; (0, b"") at the end."""
         try:
             head = self._file.read(2)
+            if len(head) < 2:
+                return 0, b""
+            size = head[1] & 127
+            if size == 126:
+                (size,) = struct.unpack(">H", self._file.read(2))
+            return head[0] & 15, self._file.read(size)
         except ConnectionError:
             return 0, b""
-        if len(head) < 2:
-            return 0, b""
-        size = head[1] & 127
-        if size == 126:
-            (size,) = struct.unpack(">H", self._file.read(2))
-        return head[0] & 15, self._file.read(size)
 
     def until(self, mark: str) -> str:
         """All text up to `mark`, which must come."""

@@ -95,6 +95,11 @@ def state(board: Mapping[str, Any]) -> str:
         words += f" {board['progress']}"
     if not board["follow"]:
         words += ", on hold"
+    if board["open"]:
+        left = board["last_seen"] + board["open"] - time.time()
+        words += f", WebREPL open for {max(0, round(left / 60))} min"
+    elif board["open"] is not None:
+        words += ", WebREPL open"
     return words
 
 

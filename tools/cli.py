@@ -47,6 +47,7 @@ VERBS = (
     ("push", "push:push", "Send an app to a board while you work on it."),
     ("watch", "push:watch", "Push an app each time it is saved."),
     ("follow", "push:follow", "Have a board take the server's releases again."),
+    ("open", "opening:open_board", "Open a production board's WebREPL for a while."),
     ("repl", "terminal:repl", "Open a board's terminal."),
     ("bridge", "bridge:bridge", "Give a board a serial port, for mpremote."),
     ("exec", "run:execute", "Run a piece of Python on a board."),

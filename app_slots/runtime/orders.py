@@ -57,6 +57,9 @@ def _obey(u, reply):
             _leave(u, ota.rollback)
         elif order[:6] == "retry ":
             ota.forget(unhexlify(order[6:38]))
+        elif order[:9] == "ota-open ":
+            if not ota.trial and ota.nonce in order:
+                _leave(u, lambda order=order: ota.unlock(order))
         else:
             u.unknown.append(order[:40])
     del u.unknown[4:]
@@ -76,7 +79,7 @@ def _install(u, digest):
         if not bad[2] or up < 3600 * min(1 << (bad[2] - 1), 24):
             return
     # After an install that failed, the pause grows from half a minute to an hour.
-    if runtime.trying or (ota.fails and up < min(15 << min(ota.fails, 8), 3600)):
+    if runtime.trying or ota.fails and up < min(15 << min(ota.fails, 8), 3600):
         return
     busy = u.app.busy
     if busy and busy():

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import sys
 from binascii import hexlify
 from micropython import const
@@ -34,6 +35,7 @@ def make(u, nonce):
     failures = app.failures()
     if app.held or failures != u.sent:
         message["jobs"] = failures
+    message.update(ota.more)
     if u.ticket and u.trust is None:
         u.trust = _fill(message, u)
     return json.dumps(message, separators=(",", ":")).encode(), failures
@@ -57,6 +59,9 @@ def _fill(message, u):
     message["mpy"] = "%d.%d" % (mpy & 255, mpy >> 8 & 3)
     message["trust"] = trust
     message["addr"] = u.wifi.address()
+    if "nonce" not in ota.__dict__:
+        ota.nonce = hexlify(os.urandom(8)).decode()  # pyright: ignore
+    message["life"] = ota.nonce
     if ota.bad:
         digest, why, soft = ota.bad
         bad = message["bad"] = {"m": hexlify(digest).decode(), "why": why, "soft": int(bool(soft))}

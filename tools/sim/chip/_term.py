@@ -37,7 +37,6 @@ def dupterm(stream, index=0):
     before = _terms[index]
     _terms[index] = stream
     if index == 0:
-        _ends[0] = _ends[1] = 0
         if stream is not None:
             builtins.print = _both
         elif before is not None:
