@@ -1,6 +1,7 @@
 """The life before the app's: what would leave too much behind on its heap."""
 
 import machine
+import os
 from micropython import const
 
 import ota
@@ -15,7 +16,7 @@ def run():
     ready = rtc.load()[rtc.READY] | rtc.CHECKED
     if ota.dev:
         ready |= rtc.DEV
-    if ota.stage("held").held():
+    if "pushed" in os.listdir("/state") and ota.stage("held").held():
         ota.more["push"] = 1
         if ota.dev:
             ready |= rtc.HEARD  # whoever has pushed it is there
