@@ -7,6 +7,7 @@ from micropython import const
 
 from bootloader import board, pins, rtc
 
+_HALF_HOUR = const(96)  # rtc.READY: three times ten minutes of WebREPL
 _PRESS = const(3)  # s after the LED lights
 
 
@@ -23,7 +24,10 @@ def run(life, end, want, ready):
         return False
     life[rtc.END] = end
     life[rtc.WANT] = want & ~rtc.PORTAL
-    life[rtc.READY] = ready | rtc.OFFLINE
+    life[rtc.READY] |= ready | rtc.OFFLINE
+    if not want & rtc.PORTAL:
+        # By hand: whoever can press a button may debug, for half an hour.
+        life[rtc.READY] |= _HALF_HOUR
     life[rtc.PRESSES] = 0
     life[rtc.PORTALS] = min(life[rtc.PORTALS] + 1, 200)
     rtc.save(life)
