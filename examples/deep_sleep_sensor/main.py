@@ -3,6 +3,7 @@
 A release on trial is confirmed before its first sleep, by the server's answer.
 """
 
+import machine
 from asyncio import sleep_ms
 
 import config
@@ -20,7 +21,10 @@ def setup(app):
 
     def sleep():
         log.info("awake for %d s, sleeping for %d s", app.up, config.SLEEP)
-        app.sleep(config.SLEEP * 1000)
+        try:
+            app.sleep(config.SLEEP * 1000)
+        except MemoryError:  # good order takes room
+            machine.deepsleep(config.SLEEP * 1000)
 
     async def work():
         while dht.temperature is None:
