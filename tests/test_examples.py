@@ -209,7 +209,7 @@ def test_deep_sleep_sensor(tmp_path: Path, broker: Broker, watcher: Client) -> N
     """Wakes, publishes, sleeps; a new release is confirmed before its first sleep."""
     made = files(tmp_path, "deep_sleep_sensor", broker.port, DHT, SLEEP=20)
     slept = "sleeping for 20 s"
-    with story(tmp_path, made, speed=2) as it:
+    with story(tmp_path, made, chip="esp32", speed=2) as it:
         board = it.board
         life = board.life(timeout=60)
         assert life.cause == "deepsleep" and slept in life.console, life
