@@ -66,7 +66,9 @@ def put(old):
 
 def judge_manifest(one):
     put(one["trust"])
-    trust.verify(one["raw"], slots.PREFIX, {"dev": one["dev"]} if one["dev"] else {})
+    with open("board", "w") as f:
+        f.write("dev %s\nend\n" % one["dev"])
+    trust.verify(one["raw"], slots.PREFIX, {"dev": "board"} if one["dev"] else {})
     with open(one["raw"], "rb") as f:
         strict.manifest(f)
 

@@ -310,7 +310,7 @@ def test_sizes(run: Run) -> None:
         sys.stdout.write(
             f"{name:20} {len(data):5} bytes of .mpy, heap {module:>5} + {at_work:>5} {said}\n"
         )
-        assert len(data) <= 1400
+        assert len(data) <= (1400 if name.startswith("drivers/") else 1700)
 
 
 def test_wires_of_a_virtual_board(tmp_path: Path) -> None:

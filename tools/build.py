@@ -246,16 +246,13 @@ def collect(app_dir: Path, with_runtime: bool) -> dict[str, Path]:
     project = own if app_dir.resolve() == root.resolve() else dict(_walk(root))
     chosen = {name: path for name, path in own.items() if _top(name) not in SHARED}
     offered = {name: path for name, path in project.items() if _top(name) in SHARED}
-    own_runtime = project is not own and any(_top(name) == "runtime" for name in own)
-    if not (with_runtime and own_runtime):
-        chosen = {name: path for name, path in chosen.items() if _top(name) != "runtime"}
-    if with_runtime and not own_runtime:
-        offered |= {name: path for name, path in project.items() if _top(name) == "runtime"}
+    chosen = {name: path for name, path in chosen.items() if _top(name) != "runtime"}
+    if with_runtime:
+        source = own if any(_top(name) == "runtime" for name in own) else project
+        offered |= {name: path for name, path in source.items() if _top(name) == "runtime"}
         taken = {_module(name) for name in chosen}
         chosen |= {
-            name: project[name]
-            for name in RUNTIME
-            if name in project and _module(name) not in taken
+            name: source[name] for name in RUNTIME if name in source and _module(name) not in taken
         }
     for name in [name for name in own if _top(name) in SHARED]:
         offered = {

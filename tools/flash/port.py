@@ -127,12 +127,13 @@ def _group(port: str) -> str:
 def _holders(port: str) -> Iterator[str]:
     """Other processes of this user that have the port open (Linux; elsewhere none are seen)."""
     real = os.path.realpath(port)
+    ours = Path("/proc/self/cmdline").read_bytes() if Path("/proc/self").exists() else b""
     for folder in Path("/proc").glob("[0-9]*"):
         if folder.name == str(os.getpid()):
             continue
         # A process may end, or be another user's, while it is looked at.
         with contextlib.suppress(OSError):
-            if f"\nPPid:\t{os.getpid()}\n" in (folder / "status").read_text():
+            if (folder / "cmdline").read_bytes() == ours:
                 continue  # a child of ours, which has yet to become another program
             if any(os.path.realpath(fd) == real for fd in (folder / "fd").iterdir()):
                 yield f"{(folder / 'comm').read_text().strip()} (process {folder.name})"
