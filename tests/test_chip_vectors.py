@@ -67,7 +67,7 @@ def put(old):
 def judge_manifest(one):
     put(one["trust"])
     with open("board", "w") as f:
-        f.write("dev %s\nend\n" % one["dev"])
+        f.write("dev %s\\nend\\n" % one["dev"])
     trust.verify(one["raw"], slots.PREFIX, {"dev": "board"} if one["dev"] else {})
     with open(one["raw"], "rb") as f:
         strict.manifest(f)

@@ -176,7 +176,7 @@ def test_an_app_and_its_broker(
     assert answers("deep/1", "abc")
     board.stop()
     line.close()
-    assert len(board.lives) == 1
+    assert len(board.lives) == 1, board.lives
 
 
 def pairs(watcher: Client) -> list[tuple[str, bytes]]:
