@@ -9,6 +9,7 @@ loop itself leaves it and is a crash; Ctrl-C leaves it too and is none.
 
 import asyncio
 import gc
+import machine
 from micropython import const
 from time import ticks_add, ticks_diff, ticks_ms
 
@@ -60,10 +61,17 @@ class App(Scheduler):
 
     def sleep(self, ms):
         """Sleep deeply for `ms`. A trial is confirmed first when the server has answered."""
-        if runtime.trying:
-            runtime.lend("health").settings(self, True)
         self.stop()
-        ota.sleep(ms)
+        try:
+            if runtime.trying:
+                runtime.lend("health").settings(self, True)
+            ota.sleep(ms)
+        except MemoryError:  # deeds.py does not fit: the same by what is here already
+            if ota.trial and (ota.heard or not ota.server):
+                ota.mark(0, 6)  # rtc.END is rtc.HEALTHY: the next boot has the heap to confirm it
+                machine.reset()
+            ota.mark(0, 4)  # rtc.SLEEP
+            machine.deepsleep(ms)
 
     def failures(self):
         """Return {name: [failed runs, good runs]} of the jobs that failed most, four at most."""

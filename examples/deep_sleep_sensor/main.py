@@ -3,7 +3,6 @@
 A release on trial is confirmed before its first sleep, by the server's answer.
 """
 
-import machine
 from asyncio import sleep_ms
 
 import config
@@ -21,10 +20,7 @@ def setup(app):
 
     def sleep():
         log.info("awake for %d s, sleeping for %d s", app.up, config.SLEEP)
-        try:
-            app.sleep(config.SLEEP * 1000)
-        except MemoryError:  # good order takes room
-            machine.deepsleep(config.SLEEP * 1000)
+        app.sleep(config.SLEEP * 1000)
 
     async def work():
         while dht.temperature is None:
