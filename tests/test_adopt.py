@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mipy_ota.signing import board_file
-from mipy_ota.tools import adopt, backup, enrol, image, keys, serve
+from mipy_ota.tools import adopt, backup, enrol, image, keys, serve, target, webrepl
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.remote import Facts, Remote
 from mipy_ota.tools.repl import Raised, Repl, Serial
@@ -127,13 +127,13 @@ def board(tmp_path: Path, home: Path) -> Iterator[VirtualBoard]:
         yield made
 
 
-def identity(mac: str) -> board_file.Board:
+def identity(mac: str, cls: str = CLASS) -> board_file.Board:
     """The board file of the chip with this MAC address, which names the server under test."""
     record = enrol.known(mac)
     if record is None:
         name = "b" + mac.replace(":", "")
-        made = enrol.make(name, APP, CLASS, servers=(os.environ["MIPY_SERVER"],))
-        record = enrol.Record(made, mac, "esp8266")
+        made = enrol.make(name, APP, cls, servers=(os.environ["MIPY_SERVER"],))
+        record = enrol.Record(made, mac, cls.partition("-")[0])
         enrol.keep(record)
     return record.board
 
@@ -329,6 +329,41 @@ def test_broken_off_adoption_is_taken_up_again(board: VirtualBoard, cut: int) ->
         give_back(port)
         board.stop()
     assert tree(board) == PROGRAM
+
+
+class Known(target.Target):
+    """A board whose WebREPL password is known."""
+
+    def _password(self) -> str:
+        return "over-air"
+
+
+def test_adopted_without_a_cable(tmp_path: Path, home: Path) -> None:
+    """Over the WebREPL that the board's own program has opened."""
+    boot = b"""\
+import network, time, webrepl
+sta = network.WLAN(0)
+sta.active(True)
+sta.connect("home", "secret-word")
+while not sta.isconnected():
+    time.sleep_ms(50)
+webrepl.start(password="over-air")
+"""
+    with VirtualBoard(tmp_path / "board", "esp32", blocks=BLOCKS, speed=5) as board:
+        board.radio(networks={**WIFI})
+        put(board, PROGRAM | {"/boot.py": boot})
+        board.start()
+        assert board.wait(OLD)
+        found = Known("shed", host=board.address, number=webrepl.PORT)
+        with adopt.connected(found.open(), found.name, soft_reset=False) as remote:
+            facts = remote.facts()
+            identity(facts.mac, "esp32-generic")
+            adopt.join(remote, facts, wifi=WIFI)
+        assert board.wait(lambda one: one.console.count(OLD) == 2, WAIT), board.console
+        board.stop()
+        files = board.files()
+        assert files["/data/notes.txt"] == b"remember" and "/sensor.py" not in files
+        assert "/app_slots/a/manifest" in files and "/state/adopt" not in files
 
 
 def publish(files: Mapping[str, bytes]) -> None:
