@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 
 import pytest
@@ -43,6 +44,17 @@ def refusal(folder) -> Failure:
         build.make(folder, CLS, 5)
     assert caught.value.text and "\n" not in caught.value.text
     return caught.value
+
+
+def test_modules_that_are_lent():
+    """They are what the sources lend, and the installer, which runs with no app loaded."""
+    runtime = places.sources("app_slots") / "runtime"
+    lent = {
+        name
+        for source in runtime.glob("*.py")
+        for name in re.findall(r'lend\("(\w+)"\)', source.read_text())
+    }
+    assert lent | {"installer"} == build.LENT
 
 
 def test_slot_holds_bytecode_and_the_two_readable_files(app):

@@ -68,7 +68,10 @@ ARCHITECTURES = (
 )  # fmt: skip
 
 HEAP_PER_BYTECODE = 1.6  # bytes of heap a module of one byte takes when imported from LittleFS
-_INSTALLER = "runtime/installer.mpy"  # runs with no app loaded
+# Modules of runtime/ that are no burden beside an app: it lends them, for a moment.
+LENT = frozenset(
+    "answers copies health installer mqtt_open orders pages poll report roam settings web".split()
+)
 BLOCK = 4096
 BOOT_STAGE_BLOCKS = 40
 
@@ -437,10 +440,11 @@ def _warnings(files: Mapping[str, bytes], cls: str) -> Iterator[str]:
     if chip is None:
         yield f"nothing is known about the class {cls}: whether the release fits is not checked"
         return
+    lent = {f"runtime/{name}.mpy" for name in LENT}
     bytecode = sum(
         len(content)
         for name, content in files.items()
-        if name.endswith(".mpy") and name != _INSTALLER
+        if name.endswith(".mpy") and name not in lent
     )
     heap = int(bytecode * HEAP_PER_BYTECODE)
     if heap > chip.heap:
