@@ -41,6 +41,7 @@ def open_board(
     until = request(connect(), board, keys.private(keys.find(key, ["debug"])), minutes, timeout)
     left = "" if until is None else f" for {max(1, round((until - time.time()) / 60))} minutes"
     console.say(f"{board} is open{left}; `mipy repl {board}` is its terminal")
+    console.note("a reset costs ten minutes of that, and so does a command that stops the app")
 
 
 def request(

@@ -40,6 +40,9 @@ def sim(
     ] = None,
     speed: Annotated[int, typer.Option(min=1, help="How many times faster its clock runs.")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin with a new flash chip.")] = False,
+    dev: Annotated[
+        bool, typer.Option("--dev", help="A new board for development: dev key, WebREPL on.")
+    ] = False,
 ) -> None:
     """Run a virtual board with its console.
 
@@ -55,7 +58,7 @@ def sim(
         console.fail(f"there is no virtual {chip!r}", f"--chip is one of {', '.join(CLASSES)}")
     folder = places.data_dir() / "sim" / name
     new = fresh or not (folder / "flash.img").exists()
-    who = identity(name, kind)
+    who = identity(name, kind, dev)
     with VirtualBoard(folder, kind, address or address_of(name), speed) as board:
         board.radio(networks=NETWORKS)
         server = _introduce(who)
@@ -75,7 +78,7 @@ def sim(
 # --- a new board
 
 
-def identity(name: str, chip: Chip) -> Board:
+def identity(name: str, chip: Chip, dev: bool = False) -> Board:
     """Who the board is: made at its first start, and kept with the fleet's other boards.
 
     Raises:
@@ -83,13 +86,17 @@ def identity(name: str, chip: Chip) -> Board:
     """
     from .. import enrol, keys
     from ..client import address
+    from ..flash.plan import dev_key
 
     found = next((one.board for one in enrol.records() if one.board.id == name), None)
     if found is None:
-        found = enrol.make(name, keys.trust().app, CLASSES[chip], servers=(address(),))
+        app, key = keys.trust().app, dev_key() if dev else None
+        found = enrol.make(name, app, CLASSES[chip], servers=(address(),), dev=key)
         enrol.keep(enrol.Record(found, chip=_VIRTUAL))
     elif found.cls != CLASSES[chip]:
         raise Failure(f"{name} is of class {found.cls}", "give the right --chip, or another name")
+    elif dev and not found.dev:
+        raise Failure(f"{name} is a production board already", "give another name with --dev")
     return found
 
 
