@@ -206,6 +206,13 @@ def test_a_name_belongs_to_one_kind_of_board(fleet: Client) -> None:
         command.identity("kitchen", "esp32")
 
 
+def test_a_board_for_development_is_one_from_the_start(fleet: Client) -> None:
+    assert command.identity("bench", "esp8266", dev=True).dev
+    command.identity("kitchen", "esp8266")
+    with pytest.raises(Failure, match="is a production board already"):
+        command.identity("kitchen", "esp8266", dev=True)
+
+
 def test_its_file_is_the_owners_alone(fleet: Client) -> None:
     who = command.identity("kitchen", "esp8266")
     paths = list(places.data_dir().glob("boards/*"))
