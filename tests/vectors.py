@@ -246,8 +246,13 @@ def _block_vectors() -> Iterator[Vector]:
     yield _raw("signature n - s", body, n - s, size)
     yield _raw("signature as large as can be", body, (1 << 8 * size) - 1, size)
     yield _raw("signature s with a bit flipped", body, s ^ 1, size)
-    if s + n < 1 << 8 * size:  # otherwise s + n has too many bytes to be written at all
-        yield _raw("signature s + n", body, s + n, size)
+    for attempt in range(1000):  # until s + n has no byte too many
+        other = body.replace(b"\nend\n", b"\nx-attempt %d\nend\n" % attempt)
+        right = rsa.expected_block(hashlib.sha256(manifest.PREFIX + other).digest(), size)
+        large = pow(int.from_bytes(right, "big"), d, n) + n
+        if large < 1 << 8 * size:
+            yield _raw("signature s + n", other, large, size)
+            break
     yield _raw("signature of 256 bytes for a key of 384", body, s >> 1024, 256)
     sha1 = key("release").sign(manifest.PREFIX + body, padding.PKCS1v15(), SHA1())
     yield _raw("SHA-1", body, int.from_bytes(sha1, "big"), size)

@@ -34,7 +34,6 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # Oldest first, for the smallest distance to stable. Suites are tried in turn because a mirror
 # may serve one whose index does not match its signature; apt refuses that one.
 SUITES = ("trixie", "forky", "sid")
-DEFAULT_MIRROR = "http://deb.debian.org/debian"
 PYPI_LOCK = Path(__file__).with_name("micropython-unix.lock")
 APT_SECONDS = 600  # one apt command: an index of 10 MB over a slow line
 
@@ -252,7 +251,7 @@ def _apt_network() -> str:
 
 
 def _mirror() -> str:
-    """The Debian mirror this machine is set up for, else Debian's own address."""
+    """The Debian mirror that this machine is set up for."""
     folder = Path("/etc/apt")
     for file in (folder / "sources.list", *sorted(folder.glob("sources.list.d/*"))):
         if not file.is_file():
@@ -262,7 +261,7 @@ def _mirror() -> str:
                 found := re.search(r"(?<!\S)https?://\S+/debian(?=/?(\s|$))", line)
             ):
                 return found[0]
-    return DEFAULT_MIRROR
+    raise Unavailable("apt knows no mirror of Debian here")
 
 
 # --- PyPI's 64-bit build, and the PATH ------------------------------------------------------------

@@ -17,7 +17,6 @@ from . import console, places
 NAME = "micropython-umqtt.simple"
 VERSION = "1.3.4"  # the oldest that firmware of 1.22 and newer may hold
 SHA256 = "b6a2520239e3992c63a7de9370ee9b3d9d27819a90359c521f1c0f7ccab8d12f"
-INDEX = "https://pypi.org/simple"
 _ACCEPT = "application/vnd.pypi.simple.v1+json"
 _SECONDS = 30
 _MOST = 65536  # bytes; it has 4,000
@@ -51,10 +50,19 @@ def _right(archive: bytes) -> bool:
     return hashlib.sha256(archive).hexdigest() == SHA256
 
 
+def _default_index() -> str:
+    """The index that pip asks unless told otherwise."""
+    try:
+        from pip._internal.models.index import PyPI
+    except ImportError as problem:
+        raise OSError("there is no pip here that knows where PyPI is") from problem
+    return PyPI.simple_url
+
+
 def _fetch() -> bytes:
     import requests
 
-    index = os.environ.get("PIP_INDEX_URL") or INDEX
+    index = os.environ.get("PIP_INDEX_URL") or _default_index()
     page = requests.get(
         f"{index.rstrip('/')}/{NAME}/", headers={"accept": _ACCEPT}, timeout=_SECONDS
     )
