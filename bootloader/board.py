@@ -18,7 +18,7 @@ def load():
             with open(path, "rb") as f:
                 b = _read(f, path)
         except (OSError, ValueError) as e:
-            print("board file", copy, repr(e))
+            print("the board file", copy, repr(e))
             continue
         learned = pair.load("s")
         if learned:
@@ -40,7 +40,7 @@ def _read(f, path):
         key, value = line.decode().rstrip("\n").split(" ", 1)
         if key == "end":
             if value != hexa(h.digest())[:8]:
-                raise ValueError("damaged")
+                raise ValueError("it is damaged")
             return board
         h.update(line)
         if key == "server":

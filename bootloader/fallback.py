@@ -1,8 +1,7 @@
 """Boots that are not the normal one: an open trial, a damaged slot, a release that is left."""
 
 from bootloader import admit, board, decide, record, rtc, slots, why
-from bootloader.lines import Manifest
-from bootloader.refused import Refused
+from bootloader.lines import Manifest, Refused
 
 
 def trial(r, end, want):

@@ -3,8 +3,7 @@
 from hashlib import sha256
 
 from bootloader import slots
-from bootloader.lines import hexa
-from bootloader.refused import Refused
+from bootloader.lines import Refused, hexa
 
 
 def fetch(link, target, active, name, size, sha):

@@ -13,8 +13,7 @@ from micropython import const
 
 import ota
 from bootloader import board, record, rtc, slots
-from bootloader.lines import Manifest, hexa
-from bootloader.refused import Refused
+from bootloader.lines import Manifest, Refused, hexa
 
 _INCOMING = "/state/incoming"
 _FAILS = const(3)  # after so many the plain fetch steps in

@@ -13,6 +13,7 @@ from bootloader import pair
 
 _CBC = const(2)
 _MOST = const(8)
+_FILE = "/wifi.json"
 
 
 def _key():
@@ -77,22 +78,22 @@ def remove(ssid):
     if left:
         _store(left)
     elif known:
-        for copy in "10":
-            if "w" in os.listdir("/state/" + copy):
-                os.remove("/state/%s/w" % copy)
+        for copy in (1, 0):
+            if "w" in os.listdir("/state/%d" % copy):
+                os.remove("/state/%d/w" % copy)
     return left != known
 
 
 def take_in():
     """Take over /wifi.json, {"ssid": "password", ...}, and remove it; whatever is in it."""
-    if "wifi.json" not in os.listdir("/"):
+    if _FILE[1:] not in os.listdir("/"):
         return
     import json
 
     try:
-        if os.stat("/wifi.json")[6] > 2048:
+        if os.stat(_FILE)[6] > 2048:
             raise ValueError("more than 2048 bytes")
-        with open("/wifi.json", "rb") as f:
+        with open(_FILE, "rb") as f:
             new = json.load(f)
         known = load()
         for ssid in new:
@@ -101,10 +102,10 @@ def take_in():
             known = [(name, password)] + [k for k in known if k[0] != name]
         _store(known[:_MOST])
         # Room for the next one; a full disk keeps the file for another start.
-        os.remove("/wifi.json")
+        os.remove(_FILE)
     except OSError as e:
-        print("wifi.json:", repr(e))
+        print(_FILE, repr(e))
     except (AttributeError, MemoryError, TypeError, ValueError) as e:
         # Neither names nor passwords: the console may be somebody else's.
-        print("wifi.json is not understood, and removed:", type(e).__name__)
-        os.remove("/wifi.json")
+        print(_FILE, "is not understood, and removed:", type(e).__name__)
+        os.remove(_FILE)

@@ -4,9 +4,11 @@ from binascii import hexlify
 from hashlib import sha256
 from micropython import const
 
-from bootloader.refused import Refused
-
 MAX = const(8192)
+
+
+class Refused(Exception):
+    """Content breaks a rule; the argument is the reason code on the wire."""
 
 
 def hexa(digest):

@@ -6,7 +6,7 @@ from errno import ETIMEDOUT
 from micropython import const
 
 import ota
-from bootloader.refused import Refused
+from bootloader.lines import Refused
 
 _HEAD = const(1024)
 _LINE = const(128)

@@ -1,9 +1,8 @@
 """What the server offers, and telling it when that is refused."""
 
 import ota
-from bootloader.lines import MAX
+from bootloader.lines import MAX, Refused
 from bootloader.poll import Poll, trust_version
-from bootloader.refused import Refused
 
 
 def take(b, r, state, name):

@@ -9,9 +9,8 @@ import time
 
 import ota
 from bootloader import record
-from bootloader.lines import hexa
+from bootloader.lines import Refused, hexa
 from bootloader.link import Link
-from bootloader.refused import Refused
 from bootloader.wire import mac
 
 

@@ -7,8 +7,7 @@ trial. Nothing here is believed by the next boot, which verifies the release lik
 
 import ota
 from bootloader import board, record, slots
-from bootloader.lines import Manifest, hexa, signed
-from bootloader.refused import Refused
+from bootloader.lines import Manifest, Refused, hexa, signed
 
 _INCOMING = "/state/incoming"
 _digest = None

@@ -3,7 +3,7 @@
 import os
 
 from bootloader import admit, board, record, slots
-from bootloader.refused import Refused
+from bootloader.lines import Refused
 
 
 def rebuild():

@@ -9,7 +9,7 @@ from micropython import const
 
 import ota
 from bootloader import board, install, record, rtc, spread
-from bootloader.refused import Refused
+from bootloader.lines import Refused
 
 _ROUND = const(5)  # minutes, growing
 _MOST = const(60)

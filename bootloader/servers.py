@@ -5,9 +5,8 @@ import os
 from micropython import const
 
 from bootloader import pair
-from bootloader.lines import hexa
+from bootloader.lines import Refused, hexa
 from bootloader.link import Link
-from bootloader.refused import Refused
 from bootloader.wire import mac
 
 _MOST = const(100)

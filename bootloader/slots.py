@@ -5,8 +5,7 @@ from hashlib import sha256
 from micropython import const
 
 from bootloader import record
-from bootloader.lines import Manifest, hexa, signed
-from bootloader.refused import Refused
+from bootloader.lines import Manifest, Refused, hexa, signed
 
 PREFIX = b"ota-manifest-v1\0"
 _DIR = const(0x4000)

@@ -4,7 +4,7 @@ import os
 from micropython import const
 
 from bootloader import record, trust
-from bootloader.refused import Refused
+from bootloader.lines import Refused
 from bootloader.strict import Lines, number, word
 
 _LINE = const(600)

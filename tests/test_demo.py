@@ -42,7 +42,7 @@ def test_the_bad_release_had_three_tries_and_says_why(told: Told) -> None:
     assert story.rejected["reason"] == "exception"
     assert not story.rejected["soft"]
     assert '/main.py", line ' in story.rejected["trace"]
-    assert 'runtime/loop.py", line ' in story.rejected["trace"]
+    assert 'runtime.loop", line ' in story.rejected["trace"]
     assert "'evry'" in text
 
 

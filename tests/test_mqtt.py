@@ -112,7 +112,7 @@ UNITS = """
     app.jobs.pop()  # it is not to connect
     for i, qos in enumerate((1, 0, 1, 0)):
         small.publish("~/x", "%d" % i, qos=qos)
-    said = lambda: [int(m[1]) for m in small._queue]
+    said = lambda: [int(m[1]) for m in small.queue]
     small.publish("~/x", 4)
     assert said() == [0, 2, 3, 4] and small.dropped == 1, said()
     small.publish("~/x", 5, qos=1), small.publish("~/x", 6, qos=1), small.publish("~/x", 7, qos=1)
@@ -125,7 +125,7 @@ UNITS = """
         assert False
     except ValueError:
         pass
-    small._queue.clear()
+    small.queue.clear()
     print("units good")
     mqtt.pid = 65533
     got = []

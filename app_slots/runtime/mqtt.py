@@ -79,7 +79,7 @@ class Mqtt(MQTTClient):
         self.calls = []  # (qos, job) of what was subscribed to
         self.on_up = []  # jobs to do when the broker has accepted the board
         self.buffer = memoryview(bytearray(most))
-        self._queue = []
+        self.queue = []
         self._room = self._free = room
         self._flying = 0  # id of the queue's first message while it is not acknowledged
         self._fails = 0  # connections in a row that did not last
@@ -110,7 +110,7 @@ class Mqtt(MQTTClient):
         while size > self._free:
             self._drop()
         self._free -= size
-        self._queue.append((topic, msg, retain, qos))
+        self.queue.append((topic, msg, retain, qos))
 
     def on(self, topic, fn, qos=0):
         """Call `fn(topic, payload)`, str and bytes, with what comes for `topic`, + and # allowed.
@@ -123,14 +123,9 @@ class Mqtt(MQTTClient):
         """Call `fn()` at each connection, after the board has subscribed to everything."""
         self.on_up.append(self._job(fn, name))
 
-    async def drain(self, ms=10000):
+    def drain(self, ms=10000):
         """Wait until all that was published is sent and acknowledged; False after `ms`."""
-        begin = ticks_ms()
-        while self._queue or not self.up or self.sock.out:
-            if ticks_diff(ticks_ms(), begin) > ms:
-                return False
-            await sleep_ms(_STEP)
-        return True
+        return runtime.lend("mqtt_open").drain(self, ms)
 
     def stop(self):
         """Say good-bye, before a reset or sleep, as far as that goes without waiting."""
@@ -150,7 +145,7 @@ class Mqtt(MQTTClient):
     # --- the queue
 
     def _drop(self):
-        queue = self._queue
+        queue = self.queue
         last = len(queue) - 1
         first = min(1 if self._flying else 0, last)
         i = first
@@ -160,7 +155,7 @@ class Mqtt(MQTTClient):
         self.dropped += 1
 
     def _take_out(self, i):
-        topic, msg = self._queue.pop(i)[:2]
+        topic, msg = self.queue.pop(i)[:2]
         self._free += len(topic) + len(msg) + _COSTS
         if not i:
             self._flying = 0
@@ -180,7 +175,8 @@ class Mqtt(MQTTClient):
 
     async def _life(self):
         """One connection, from the attempt to its end, which is always an exception."""
-        while not self.app.wifi.up:
+        # Not while a poll's parts are on the heap: what a new connection lends takes as much.
+        while not self.app.wifi.up or self.app.updater.busy:
             await sleep_ms(1000)
         begun = None
         try:
@@ -220,8 +216,8 @@ class Mqtt(MQTTClient):
                 self.ping()
             if self._flying and ticks_diff(now, self._flown) > _TIMEOUT:
                 raise OSError(ETIMEDOUT)
-            while self._queue and not self._flying and len(wire.out) < _OUTBOX:
-                message = self._queue[0]
+            while self.queue and not self._flying and len(wire.out) < _OUTBOX:
+                message = self.queue[0]
                 self.say(MQTTClient.publish, *message)
                 if message[3]:
                     self._flying = self.pid
@@ -260,7 +256,7 @@ class Mqtt(MQTTClient):
                 break
             shift += 7
             if shift > 21:
-                raise MQTTException("no MQTT")
+                raise MQTTException("this is no MQTT")
         most = len(buffer)
         await self._read(buffer[: min(n, most)])
         left = n - most
@@ -279,7 +275,7 @@ class Mqtt(MQTTClient):
             end = 2 + (buffer[0] << 8 | buffer[1])
             at = end + (kind & 2)
             if at > most:
-                raise MQTTException("no MQTT")
+                raise MQTTException("this is no MQTT")
             topic = str(buffer[2:end], "utf-8")
             if n > most:
                 log.warning("mqtt: %d bytes for %s skipped", n - at, topic)
@@ -299,7 +295,7 @@ class Mqtt(MQTTClient):
             if buffer[2] > 2:
                 log.error("mqtt: the broker refuses a subscription")
         elif kind != 0xD0:
-            raise MQTTException("no MQTT")
+            raise MQTTException("this is no MQTT")
         self.work()
         await sleep_ms(0)  # however much comes, the loop has its turns
 

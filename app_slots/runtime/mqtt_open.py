@@ -4,6 +4,7 @@ import select
 from asyncio import sleep_ms
 from errno import EINPROGRESS
 from micropython import const
+from time import ticks_diff, ticks_ms
 from umqtt.simple import MQTTClient, MQTTException
 
 import config
@@ -88,6 +89,16 @@ async def connect(mqtt):
         mqtt.say(MQTTClient.subscribe, job.name.encode(), qos)
     MQTTClient.publish(mqtt, mqtt.base + "/status", b"online", True)
     log.info("mqtt: connected to %s", _host())
+
+
+async def drain(mqtt, ms):
+    """See Mqtt.drain."""
+    begin = ticks_ms()
+    while mqtt.queue or not mqtt.up or mqtt.sock.out:
+        if ticks_diff(ticks_ms(), begin) > ms:
+            return False
+        await sleep_ms(_STEP)
+    return True
 
 
 def _client_connect(mqtt):

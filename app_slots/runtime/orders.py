@@ -25,7 +25,7 @@ def missed(u, url, e):
     pause = min(4 << min(u.fails // len(servers), 9), _LONGEST_TRIAL if ota.trial else _LONGEST)
     u.fails += 1
     if not u.fails % (4 * len(servers)):
-        u.app.once(lambda: runtime.lend("roam").search(u.board, servers), "search")
+        u.app.once(lambda: runtime.lend("roam").search(servers), "search")
     u.left = pause // 2 + rand(pause)
     log.warning("updater: no answer from %s (%r), again in %d s", url, e, u.left)
 

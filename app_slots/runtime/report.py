@@ -12,6 +12,7 @@ from runtime import log
 
 _MOST = const(1024)  # bytes of a message
 _TEXT = const(500)  # characters
+_REPORTED = const(4)  # failing jobs
 _LINES = const(240)  # bytes of the log's ring file
 
 
@@ -32,13 +33,19 @@ def make(u, nonce):
         message["unk"] = u.unknown
     if app.held:
         message["held"] = 1
-    failures = app.failures()
-    if app.held or failures != u.sent:
-        message["jobs"] = failures
+    failing = failures(app.tallies)
+    if app.held or failing != u.sent:
+        message["jobs"] = failing
     message.update(ota.more)
     if u.ticket and u.trust is None:
         u.trust = _fill(message, u)
-    return json.dumps(message, separators=(",", ":")).encode(), failures
+    return json.dumps(message, separators=(",", ":")).encode(), failing
+
+
+def failures(tallies):
+    """Return {name: [failed runs, good runs]} of the jobs that failed most."""
+    worst = sorted(((t[1], n) for n, t in tallies.items() if t[1]), reverse=True)
+    return {n[:24]: [bad, tallies[n][0]] for bad, n in worst[:_REPORTED]}
 
 
 def _fill(message, u):

@@ -65,9 +65,9 @@ def learn(board, servers, url, moved):
     return servers.index(url)
 
 
-async def search(board, servers):
+async def search(servers):
     """Call for the server in the local network; what answers is tried in its turn."""
-    called = ota.stage("find").ask(board)
+    called = ota.stage("find").ask(ota.stage("board").load())
     try:
         await sleep_ms(_HEARS)
         url = ota.stage("find").heard(*called)

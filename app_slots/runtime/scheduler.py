@@ -150,5 +150,5 @@ class Scheduler:
         """Log who may have kept the loop, `ms` late now, since the last step."""
         if ms >= _BLOCKS:
             names = [job.name for job in self.jobs if job.busy]
-            names.append(self._ended or "a task")
-            log.warning("%s blocked the loop for %d ms", " or ".join(names), ms)
+            names.append(self._ended or "unnamed task")
+            log.warning("%s blocked the loop for %d ms", "/".join(names), ms)

@@ -59,7 +59,7 @@ def _parse(default, text, rule):
             return True
         if text in ("0", "false", "False", "off", "no"):
             return False
-        raise ValueError("is 1 or 0")
+        raise ValueError("is either 1 or 0")
     value = text
     if isinstance(default, (int, float)):
         try:
@@ -68,9 +68,9 @@ def _parse(default, text, rule):
             raise ValueError("is of type " + type(default).__name__)
         low, high = rule.split("..") if ".." in rule else ("", "")
         if low and value < float(low) or high and value > float(high):
-            raise ValueError("is within " + rule)
+            raise ValueError("is within %s" % rule)
     elif "|" in rule and text not in [word.strip() for word in rule.split("|")]:
-        raise ValueError("is one of " + rule)
+        raise ValueError("is one of %s" % rule)
     return value
 
 
@@ -136,13 +136,13 @@ def change(values):
         try:
             _parse(default, text, rules.get(key, ""))
         except ValueError as e:
-            raise ValueError("%s %s" % (key, e))
+            raise ValueError(key + " " + str(e))
         texts[key] = text
     if not copy.tries:
         copy.place = copies.other(copy)
     copy.number += 1
     copy.tries = 1 + copies.TRIES
-    copy.lines = "".join(["%s %s\n" % (key, texts[key]) for key in sorted(texts)]).encode()
+    copy.lines = "".join([key + " " + texts[key] + "\n" for key in sorted(texts)]).encode()
     copies.folder()
     copies.write(copy)
     runtime.trying = False  # what runs now is no try of these values

@@ -9,7 +9,6 @@ from binascii import hexlify, unhexlify
 from micropython import const
 
 import runtime
-from runtime.scheduler import rand
 
 _LONGEST = const(600)  # s to the next poll, should anything unforeseen end one
 
@@ -23,7 +22,8 @@ class Updater:
         self.servers = ([server] if server else []) + board["server"]
         self.fails = 0  # polls in a row without an answer
         self.at = 0  # which server is asked
-        self.left = rand(2)  # s to the next poll
+        self.left = 0  # s to the next poll
+        self.busy = False  # a poll is under way
         self.ticket = ""
         self.trust = None  # version of the trust file; None: the board has yet to be described
         self.unknown = []  # orders not understood
@@ -44,16 +44,25 @@ class Updater:
         if self.left >= 0:
             return None
         self.left = _LONGEST
+        self.busy = True
         return self._poll(self.servers[self.at])
 
     async def _poll(self, url):
         nonce = hexlify(os.urandom(8))
         try:
-            body, failures = runtime.lend("report").make(self, nonce.decode())
-            reply = await runtime.lend("poll").ask(self.key, url, nonce, body)
+            part = runtime.lend("report")
+            body, failures = part.make(self, nonce.decode())
+            # Emptied: the collector takes what old stack frames left behind for references.
+            part.__dict__.clear()
+            part = runtime.lend("poll")
+            reply = await part.ask(self.key, url, nonce, body)
+            part.__dict__.clear()
         except (OSError, ValueError, MemoryError) as e:
+            part = body = failures = None
             runtime.lend("orders").missed(self, url, e)
             return
+        finally:
+            self.busy = False
         self.sent = failures
         del body, failures
         runtime.lend("orders").take(self, url, reply)

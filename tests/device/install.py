@@ -8,7 +8,7 @@ import sys
 import fake
 
 sys.path.append("/")
-from bootloader.refused import Refused  # noqa: E402
+from bootloader.lines import Refused  # noqa: E402
 from runtime import installer  # noqa: E402
 
 

@@ -8,7 +8,7 @@ import fake  # first: the rest lies on its disk
 from loglines import tail
 
 import runtime
-from runtime import health, loop
+from runtime import health, loop, report
 from runtime.driver import Driver
 
 ota = fake.ota
@@ -77,7 +77,7 @@ def drivers():
     assert flaky.calls == ["start", "stop", "start", "stop"] and flaky.polls > 10, flaky.calls
     assert app.tallies["good"][1] == 0 and app.tallies["flaky"][1] == 3
     assert app.tallies["Part"][0] == 0 and "OSError: worn" in tail()
-    worst = app.failures()
+    worst = report.failures(app.tallies)
     assert worst["late"][0] == 2 and "good" not in worst, worst
 
 

@@ -15,6 +15,7 @@ import network
 import os
 import select
 import socket
+import struct
 import time
 import uctypes
 import uos
@@ -22,18 +23,11 @@ import usys
 import vfs
 import webrepl
 
-# Frozen into every image with asyncio. Its sockets are to be the board's, not the host's.
-try:
-    import umqtt.simple
-
-    umqtt.simple.socket = socket
-except ImportError:
-    pass  # it could not be fetched: tools/umqtt.py has said so
-
 _STORAGE = uos.getenv("SIM_STORAGE")
 _IMAGE = uos.getenv("SIM_IMAGE")
 _STAY = uos.getenv("SIM_STAY") == "1"
 _HOLES = [None] * 2048
+_FROZEN = []  # the heap that frozen modules take
 _OURS = []  # modules that a soft reset leaves: the simulator's
 if _STORAGE == "model":
     from _model import Model
@@ -43,10 +37,27 @@ if _page.SPEED > 1:
     usys.modules["_asyncio"] = _aio
 
 
+class _Frozen:
+    """A module in a chip's ROM: what its first import makes of it takes heap."""
+
+    def __init__(self, name, size):
+        self._name = name
+        self._size = size
+        self._module = usys.modules[name]
+        usys.modules[name] = self
+
+    def __getattr__(self, name):
+        if usys.modules[self._name] is self:
+            usys.modules[self._name] = self._module
+            _FROZEN.append(bytearray(self._size))
+        return getattr(self._module, name)
+
+
 def main():
     names = __main__.__dict__
     _tick.start()
-    _make_room_for_names()
+    _freeze()
+    _pools_of_a_chip()
     _fill_holes()
     if uos.getenv("SIM_MEASURE"):
         gc.collect()
@@ -65,18 +76,44 @@ def main():
     _repl.run(names, lambda: _restart(names))
 
 
-def _make_room_for_names():
-    # Interned names lie in pools that double in size and are never freed. A chip has its firmware's
-    # in ROM and begins with small pools. Here the simulator's own decide how full the last pool is:
-    # a few more, and device code would pay for one of thousands of bytes. So a new one is begun.
-    n = grown = 0
-    while grown < 2048:
-        if n % 32 == 0:
-            gc.collect()
-        before = gc.mem_alloc()
-        hasattr(_page, "q%d" % n)
-        grown = gc.mem_alloc() - before
-        n += 1
+def _freeze():
+    # Frozen into every image with asyncio. Its sockets are to be the board's, not the host's.
+    try:
+        import umqtt.simple
+    except ImportError:
+        return  # it could not be fetched: tools/umqtt.py has said so
+    umqtt.simple.socket = socket
+    # Two classes, fourteen functions and the dictionaries with their names, in words of 4 bytes.
+    _Frozen("umqtt.simple", 832)
+
+
+def _pools_of_a_chip():
+    # Interned names lie in pools that double in size and are never freed (py/qstr.c). A chip has
+    # its firmware's in ROM, in a pool that says it has room for ten, so its first one on the heap
+    # has twenty. Here the simulator's names have filled some pools: the newest is told the same.
+    newest = "newest%d" % gc.mem_alloc()  # a constant would be as old as this module
+    setattr(_page, newest, None)
+    name = uctypes.addressof([n for n in dir(_page) if n == newest][0])
+    for line in open("/proc/self/maps"):
+        low, high = [int(text, 16) for text in line.split()[0].split("-")]
+        if low <= name < high:
+            break
+    word = struct.calcsize("P")
+    kind = uctypes.UINT32 if word == 4 else uctypes.UINT64
+    size = (high - low) // word
+    words = uctypes.struct(low, {"of": (uctypes.ARRAY | 0, kind | size)}).of
+    for i in range(size):
+        # A pool: the one before, names in all those, room, names, where hashes and lengths begin,
+        # then where each name is; then the hashes.
+        for n in range(1, 4096) if words[i] == name else ():
+            pool = i - n - 5
+            if pool < 0:
+                break
+            room = words[pool + 2]
+            if words[pool + 3] == n and words[pool + 4] == low + word * (pool + 6 + room):
+                words[pool + 2] = 10
+                return
+    raise RuntimeError("where are the names?")
 
 
 def _fill_holes():
