@@ -115,7 +115,7 @@ def line_of(source: str) -> str:
     """How a traceback names the marked line; "" when none is."""
     for number, line in enumerate(source.splitlines(), 1):
         if line.endswith("# here"):
-            return f'File "main.py", line {number}'
+            return f'File "main", line {number}'
     return ""
 
 

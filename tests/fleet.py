@@ -45,13 +45,19 @@ def mpy(name: str, source: str) -> bytes:
 
 def compiled(files: Mapping[str, str | bytes]) -> dict[str, bytes]:
     """Slot content: text named x.py becomes x.mpy, bytes stay as they are."""
-    slot = {}
-    for name, content in files.items():
-        if isinstance(content, bytes):
-            slot[name] = content
-        else:
-            slot[name.removesuffix(".py") + ".mpy"] = mpy(name, content)
+    texts = {name: text for name, text in files.items() if isinstance(text, str)}
+    ours = {name for name, text in texts.items() if build.our_sources().get(name) == text}
+    beside = (c.encode() if isinstance(c, str) else c for n, c in files.items() if n not in ours)
+    short = _our_modules(tuple(sorted(beside))) if ours else {}
+    slot = {name: content for name, content in files.items() if isinstance(content, bytes)}
+    for name, text in texts.items():
+        slot[f"{manifest.stem(name)}.mpy"] = mpy(name, short[name] if name in ours else text)
     return slot
+
+
+@cache
+def _our_modules(beside: tuple[bytes, ...]) -> dict[str, str]:
+    return build.our_modules(beside)
 
 
 def release(

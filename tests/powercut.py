@@ -664,8 +664,7 @@ Edits = tuple[tuple[str, str, str], ...]
 
 def patched(edits: Edits) -> dict[str, bytes]:
     """The boot stage's files that `edits` change, as they lie on the flash."""
-    folder = places.sources("bootloader")
-    sources = {path.name: path.read_text() for path in folder.glob("*.py")}
+    sources = provision.stage_sources()
     for name, old, new in edits:
         assert sources[name].count(old) == 1, f"{name} has {sources[name].count(old)} times: {old}"
         sources[name] = sources[name].replace(old, new)

@@ -107,9 +107,9 @@ def test_same_input_gives_the_same_bytes_wherever_and_whenever(app, monkeypatch)
     assert build.make(one, CLS, 5, note="n") == build.make(two, CLS, 5, note="n")
 
 
-def test_bytecode_names_the_file_in_the_slot_and_keeps_its_lines(app):
+def test_bytecode_names_its_module_and_keeps_its_lines(app):
     code = contents(build.make(app({"lib/deep/a.py": "def f():\n    1/0\n"}), CLS, 5))
-    assert b"lib/deep/a.py" in code["lib/deep/a.mpy"]
+    assert b"deep.a\0" in code["lib/deep/a.mpy"]
     assert code["lib/deep/a.mpy"][:4] == b"M\x06\x00\x1f"
 
 

@@ -46,7 +46,7 @@ def stage(name):
 
 Ota.stage = stage
 sys.modules["ota"] = Ota
-from bootloader import record, slots, step, strict, trust
+from bootloader import record, step, strict, trust
 from bootloader.lines import Refused
 
 trust.path = lambda copy: "trust%d" % copy
@@ -68,7 +68,7 @@ def judge_manifest(one):
     put(one["trust"])
     with open("board", "w") as f:
         f.write("dev %s\\nend\\n" % one["dev"])
-    trust.verify(one["raw"], slots.PREFIX, {"dev": "board"} if one["dev"] else {})
+    trust.verify(one["raw"], b"ota-manifest-v1\0", {"dev": "board"} if one["dev"] else {})
     with open(one["raw"], "rb") as f:
         strict.manifest(f)
 
@@ -99,7 +99,8 @@ with open("vectors") as f:
 
 def judged(mpy: list[str], folder: Path, cases: list[tuple[bytes, bytes, str, bool]]) -> list[str]:
     """What the chip says of each (file, trust file that counts, dev key, is a trust step)."""
-    for name, content in provision.boot_stage().items():
+    stage = provision.compiled_stage(provision.stage_sources(), [_CHIP.encode()])
+    for name, content in stage.items():
         path = folder / name.lstrip("/")
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mipy_ota.signing import bundle
+from mipy_ota.signing.manifest import stem
 from mipy_ota.tools import build
 from mipy_ota.tools.sim.board import Chip, VirtualBoard
 from tests import fleet
@@ -24,12 +25,11 @@ Run = Callable[..., str]
 
 def compiled(*folders: str) -> dict[str, bytes]:
     """The modules of these folders of app_slots, by their names in a slot."""
-    files = [path for folder in folders for path in sorted((APP / folder).glob("*.py"))]
+    beside = [path.read_bytes() for path in sorted(SCRIPTS.glob("*.py"))]
     return {
-        str(path.relative_to(APP).with_suffix(".mpy")): fleet.mpy(
-            str(path.relative_to(APP)), path.read_text()
-        )
-        for path in files
+        f"{stem(name)}.mpy": fleet.mpy(name, text)
+        for name, text in build.our_modules(beside).items()
+        if name.split("/")[0] in folders
     }
 
 

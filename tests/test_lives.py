@@ -105,7 +105,7 @@ def test_app_with_folders_of_its_own(tmp_path: Path, rest: str) -> None:
             bad = it.publish({**good, "lib/helper.py": "ONE = 0\n"})
             told = it.rejected(bad)
             assert (told["reason"], told["soft"]) == ("exception", False)
-            assert 'File "sensors/dust.py", line 2' in told["trace"]
+            assert 'File "sensors.dust", line 2' in told["trace"]
             assert it.record()["digest"] == digest
 
 

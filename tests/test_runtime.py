@@ -18,7 +18,8 @@ from typing import Any, cast
 
 import pytest
 
-from mipy_ota.tools import build, bytecode
+from mipy_ota.signing.manifest import stem
+from mipy_ota.tools import build, bytecode, provision
 
 ROOT = Path(__file__).parent.parent
 DEVICE = ROOT / "tests" / "device"
@@ -29,14 +30,19 @@ ESP8266 = 38_912
 def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The app and the boot stage as bytecode, the stand-ins as source."""
     target = tmp_path_factory.mktemp("modules")
-    for base, pattern in ((ROOT / "app_slots", "**/*.py"), (ROOT, "bootloader/*.py")):
-        for source in base.glob(pattern):
-            name = source.relative_to(base)
-            out = (target / name).with_suffix(".mpy")
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_bytes(bytecode.compiled(source.read_bytes(), str(name)))
+    beside = [source.read_bytes() for source in DEVICE.glob("*.py")]
+    stage = provision.compiled_stage(provision.stage_sources(), beside)
+    files = {name: content for name, content in stage.items() if name.endswith(".mpy")}
+    for name, text in build.our_modules(beside).items():
+        files[f"/{stem(name)}.mpy"] = bytecode.compiled(text.encode(), name)
+    for path in (ROOT / "app_slots").glob("*.py"):
+        files[f"/{path.stem}.mpy"] = bytecode.compiled(path.read_bytes(), path.name)
     for source in DEVICE.glob("*.py"):
-        (target / source.name).write_bytes(source.read_bytes())
+        files[f"/{source.name}"] = source.read_bytes()
+    for name, content in files.items():
+        out = target / name[1:]
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(content)
     return target
 
 

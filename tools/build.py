@@ -376,27 +376,42 @@ def compiled(sources: Mapping[str, Path], cls: str, compile_all: bool) -> dict[s
         Failure: a module does not compile; it says where.
     """
     files = {name: path.read_bytes() for name, path in sources.items()}
-    modules = {
-        name: files.pop(name)
-        for name in sorted(sources)
-        if name.endswith(".py") and _top(name) != "www"
-        and (compile_all or name not in SOURCE_FILES)
-    }  # fmt: skip
-    plain = [text for name, text in files.items() if name in SOURCE_FILES]
-    for name, text in _short(modules, plain).items():
-        files[f"{manifest.stem(name)}.mpy"] = compile_module(text, name, cls)
+    root = places.sources("app_slots")
+    ours = {name for name, path in sources.items() if _top(name) in OURS and root in path.parents}
+    others = [
+        content
+        for name, content in files.items()
+        if name not in ours and name.endswith((".py", ".mpy")) and _top(name) != "www"
+    ]
+    short = our_modules(others) if ours else {}
+    for name in sorted(sources):
+        stays = name in SOURCE_FILES and not compile_all
+        if name.endswith(".py") and _top(name) != "www" and not stays:
+            text = files.pop(name)
+            if name in ours:
+                text = short[name].encode()
+            files[f"{manifest.stem(name)}.mpy"] = compile_module(text, name, cls)
     return files
 
 
-def _short(modules: Mapping[str, bytes], plain: Iterable[bytes]) -> dict[str, bytes]:
-    """The modules, with firmware's names in those of the project's own folders."""
-    ours = {name: text.decode() for name, text in modules.items() if _top(name) in OURS}
-    others = {name: text for name, text in modules.items() if name not in ours}
+def our_sources() -> dict[str, str]:
+    """Name in a slot -> text, of the project's own modules."""
+    root = places.sources("app_slots")
+    return {path.relative_to(root).as_posix(): path.read_text("utf-8")
+            for folder in OURS for path in sorted((root / folder).rglob("*.py"))}  # fmt: skip
+
+
+def our_modules(beside: Iterable[bytes]) -> dict[str, str]:
+    """The same with names that every firmware has (names.py), but for those `beside` may use.
+
+    Raises:
+        Failure: one of them is no Python; it says where.
+    """
     try:
-        changed = names.short(ours, [text.decode() for text in (*plain, *others.values())])
-    except (SyntaxError, ValueError):  # mpy-cross knows Python better, and says where
-        changed = ours
-    return {**others, **{name: text.encode() for name, text in changed.items()}}
+        return names.short(our_sources(), beside)
+    except SyntaxError as problem:
+        where = f"{problem.filename}, line {problem.lineno}"
+        raise Failure(f"{where}: {problem.msg}", "mend it") from problem
 
 
 def compile_module(source: bytes, name: str, cls: str) -> bytes:

@@ -3,14 +3,23 @@
 A chip keeps every name that any module has ever brought: its text, and 7 bytes in pools that double
 in size, in RAM and for good (MicroPython's py/qstr.c). With some 300 of them a chip has 2 KB for
 pools, with one more 4. Free are the names of local variables, and those that every firmware has.
+
+Only the project's own modules are changed, and what a name becomes depends on them alone: a new
+line in an app leaves them as they are, byte for byte, and travels alone. What an app reaches by a
+name of these keeps it.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from zlib import crc32
+
+from .bytecode import module_name
 
 # What the project's own modules call things among themselves: neither in the docs nor in an app.
 INTERNAL = frozenset(
@@ -25,28 +34,37 @@ INTERNAL = frozenset(
     " take_in".split()
 )
 
-# Names that every firmware has in ROM. The first are for parameters alone: one of them would hide
-# a function of the same name. Most are numbers in .mpy files (py/makeqstrdata.py,
-# static_qstr_list), then come those of errno, uctypes and
-# math.
+# Names that every firmware has in ROM (tests/test_names.py asks the binary). The first are for
+# parameters alone, the next for attributes, too: nobody's own attribute is called like that.
 FOR_PARAMETERS = (
     "ArithmeticError AssertionError BaseException EOFError Ellipsis GeneratorExit ImportError"
     " IndentationError LookupError NameError NotImplementedError OverflowError StopIteration"
     " SystemExit ZeroDivisionError".split()
 )
-FOR_OTHERS = (
-    "all any args bool bytearray bytecode callable chr classmethod count dict dir divmod endswith"
-    " eval exec extend from_bytes globals hash insert isalpha isdigit islower isspace issubclass"
-    " isupper list locals lower lstrip map micropython object ord popitem pow range remove reverse"
-    " rfind rindex round rsplit rstrip setattr setdefault sorted staticmethod strip sum super"
-    " to_bytes tuple type update upper values zip AttributeError IndexError KeyError RuntimeError"
-    " SyntaxError TypeError EACCES EADDRINUSE EALREADY EBADF ECONNABORTED ECONNREFUSED EHOSTUNREACH"
-    " EINVAL EIO EISDIR ENOBUFS ENODEV ENOENT ENOMEM ENOTCONN EOPNOTSUPP EPERM ARRAY BFINT16"
-    " BFINT32 BFINT8 BFUINT16 BFUINT32 BFUINT8 BF_LEN BF_POS BIG_ENDIAN FLOAT32 FLOAT64 INT INT16"
-    " INT32 INT64 INT8 LITTLE_ENDIAN LONG LONGLONG NATIVE PTR SHORT UINT UINT16 UINT32 UINT64"
-    " UINT8 ULONG ULONGLONG USHORT VOID acos asin atan atan2 ceil copysign cos degrees exp fabs"
-    " floor fmod frexp isfinite isinf isnan ldexp modf radians sin sqrt tan trunc".split()
+FOR_MEMBERS = (
+    "AttributeError IndexError KeyError RuntimeError SyntaxError TypeError EACCES EADDRINUSE"
+    " EALREADY EBADF ECONNABORTED ECONNREFUSED EHOSTUNREACH EINVAL EIO EISDIR ENOBUFS ENODEV"
+    " ENOENT ENOMEM ENOTCONN EOPNOTSUPP EPERM ARRAY BFINT16 BFINT32 BFINT8 BFUINT16 BFUINT32"
+    " BFUINT8 BF_LEN BF_POS BIG_ENDIAN FLOAT32 FLOAT64 INT INT16 INT32 INT64 INT8 LITTLE_ENDIAN"
+    " LONG LONGLONG NATIVE PTR SHORT UINT UINT16 UINT32 UINT64 UINT8 ULONG ULONGLONG USHORT VOID"
+    " GS2_HMSB GS4_HMSB GS8 MONO_HLSB MONO_HMSB MVLSB RGB565 FrameBuffer1 acos asin atan atan2"
+    " ceil copysign degrees fabs fmod frexp isfinite isinf isnan ldexp modf radians trunc"
+    " addressof bytearray_at bytes_at bytearray callable classmethod divmod endswith from_bytes"
+    " frozenset globals isalpha isdigit islower isspace issubclass isupper lstrip popitem rfind"
+    " rindex rsplit rstrip setdefault staticmethod to_bytes blit ellipse fill_rect hline vline"
+    " poly calcsize pack_into unpack_from isenabled mem_info qstr_info heap_lock heap_unlock"
+    " OrderedDict popleft appendleft heappush heappop heapify POLLERR POLLHUP GZIP ZLIB b2a_base64"
+    " byteorder stack_use opt_level VfsFat readblocks writeblocks viper isdisjoint"
+    " symmetric_difference symmetric_difference_update issuperset intersection intersection_update"
+    " difference difference_update errorcode namedtuple version_info DeflateIO".split()
 )
+FOR_GLOBALS = FOR_MEMBERS + (
+    "all any args bool bytecode chr count dict dir eval exec extend hash insert list locals lower"
+    " map micropython object ord pow range remove reverse round sorted sum super tuple type update"
+    " upper values zip cos exp floor sin sqrt tan".split()
+)
+
+_LENT = frozenset(FOR_PARAMETERS + FOR_GLOBALS)
 
 Edit = tuple[int, int, int, str]
 """(line, from 0; first column and the one behind the last, in bytes; what stands there instead)"""
@@ -74,37 +92,54 @@ def without_constants(sources: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def short(sources: Mapping[str, str], beside: Iterable[str] = ()) -> dict[str, str]:
+def short(sources: Mapping[str, str], beside: Iterable[bytes] = ()) -> dict[str, str]:
     """The modules with firmware's names for parameters, for what is private (`_name`) or INTERNAL.
 
-    A parameter keeps its name when it has a default or any call anywhere says `name=`. What stands
-    in any text, like the "name" of a getattr(), keeps it as well, and so does what is INTERNAL and
-    used by the modules `beside`.
+    A parameter keeps its name when it has a default or any call says `name=`. What a text of the
+    modules is, like the "name" of a getattr(), keeps it as well.
 
     Args:
-        sources: path -> text of the modules to change; all that belong together.
-        beside: text of further modules that may use these.
+        sources: path -> text of all modules of one body of code, whichever of them a board gets.
+        beside: further modules that may use these, source or bytecode. The names by which they
+            may, stay.
 
     Raises:
-        SyntaxError: a module is no Python.
+        SyntaxError: one of `sources` is no Python.
     """
-    trees = {file: ast.parse(text, file) for file, text in sources.items()}
-    others = [ast.parse(text) for text in beside]
-    kept = {name for tree in (*trees.values(), *others) for name in _kept(tree)}
-    kept |= {name for tree in others for name in _identifiers(tree)}
-    chosen = _chosen(_internal(trees.values()) - kept, _unused(FOR_OTHERS, trees.values(), kept))
-    reached = {name for tree in trees.values() for name in _reached(tree)}
+    body = _body(tuple(sorted(sources.items())))
+    uses = [_uses(text) for text in beside]
+    reached = {name for use in uses for name in use.reached}
+    given = {name for use in uses for name in use.given}
+    keywords = {name for use in uses for name in use.keywords}
+    if "*" in reached:  # everything that has no underscore would become the app's
+        return dict(sources)
+    members = {
+        old: new for old, new in body.members.items()
+        if old not in reached | given | keywords and new not in given
+    }  # fmt: skip
     return {
-        file: _edited(
-            text,
-            [
-                *_everywhere(trees[file], text, chosen),
-                *_of_globals(trees[file], text, kept | reached | set(chosen.values())),
-                *_of_parameters(trees[file], kept | chosen.keys()),
-            ],
-        )
+        file: _edited(text, body.edits(file, members, reached, keywords))
         for file, text in sources.items()
     }
+
+
+def restored(trace: str, sources: Mapping[str, str]) -> str:
+    """A traceback with the functions' own names again, found by their lines.
+
+    Args:
+        trace: as a board prints it.
+        sources: path -> text of the modules it may go through, as `short` was given them.
+    """
+    files = {module_name(file): text for file, text in sources.items()}
+
+    def line(match: re.Match[str]) -> str:
+        text = files.get(match["module"])
+        if text is None or match["name"] not in _LENT:
+            return match[0]
+        name = _function(text, int(match["line"])) or match["name"]
+        return match[0].removesuffix(match["name"]) + name
+
+    return re.sub(r'File "(?P<module>[\w.]+)", line (?P<line>\d+), in (?P<name>\w+)', line, trace)
 
 
 # --- constants -----------------------------------------------------------------------------------
@@ -162,6 +197,45 @@ def _inlined(
 # --- what is private, and parameters -------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Body:
+    """Modules that belong together, and what names they get where nobody else uses them."""
+
+    texts: Mapping[str, str]
+    trees: Mapping[str, ast.Module]
+    kept: frozenset[str]  # reached in more ways than are changed here
+    members: Mapping[str, str]  # old name -> new one, the same in all modules
+    globals: Mapping[str, Mapping[str, str]]  # by file
+
+    def edits(
+        self, file: str, members: Mapping[str, str], reached: set[str], keywords: set[str]
+    ) -> Iterator[Edit]:
+        tree, text = self.trees[file], self.texts[file]
+        own = {old: new for old, new in self.globals[file].items() if old not in reached}
+        yield from _everywhere(tree, text, members)
+        yield from _of_globals(tree, text, own)
+        yield from _of_parameters(tree, self.kept | self.members.keys() | keywords)
+
+
+@cache
+def _body(items: tuple[tuple[str, str], ...]) -> _Body:
+    texts = dict(items)
+    trees = {file: ast.parse(text, file) for file, text in items}
+    kept = {name for tree in trees.values() for name in _kept(tree)}
+    kept.update(Path(file).stem for file in texts)
+    members = _chosen(_internal(trees.values()) - kept, _unused(FOR_MEMBERS, trees.values(), kept))
+    reached = {name for tree in trees.values() for name in _reached(tree)}
+    not_own = kept | reached | members.keys() | set(members.values())
+    return _Body(
+        texts,
+        trees,
+        frozenset(kept),
+        members,
+        {file: _chosen(_private_globals(tree) - not_own, _unused(FOR_GLOBALS, [tree], not_own))
+         for file, tree in trees.items()},
+    )  # fmt: skip
+
+
 def _kept(tree: ast.Module) -> Iterator[str]:
     """Names that are reached in more ways than `short` changes."""
     for node in ast.walk(tree):
@@ -182,6 +256,60 @@ def _kept(tree: ast.Module) -> Iterator[str]:
                 yield from _identifiers(node)
 
 
+@dataclass(frozen=True)
+class _Uses:
+    """What a module beside may mean by a name that is ours."""
+
+    reached: frozenset[str]  # attributes, and what it imports; "*" for everything
+    given: frozenset[str]  # attributes that it gives to objects, and to subclasses
+    keywords: frozenset[str]  # of arguments
+
+
+def _uses(module: bytes) -> _Uses:
+    try:
+        tree = ast.parse(module)
+    except (SyntaxError, ValueError):  # bytecode: any of its words may be a name
+        words = frozenset(re.findall(r"[A-Za-z_]\w*", module.decode("latin-1"), re.ASCII))
+        return _Uses(words, words, words)
+    reached: set[str] = set()
+    given: set[str] = set()
+    keywords: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(attr=name, ctx=context):
+                reached.add(name)
+                if isinstance(context, ast.Store):
+                    given.add(name)
+            case ast.alias(name=name):
+                reached.update(name.split("."))
+            case ast.ClassDef(body=body):
+                given.update(_defined(body))
+            case ast.Call(func=ast.Name(id="getattr" | "hasattr" | "setattr")):
+                reached.update(_texts(node))
+                given.update(_texts(node))
+            case ast.Call(keywords=arguments):
+                keywords.update(part.arg for part in arguments if part.arg)
+                if any(part.arg is None for part in arguments):  # f(**a_dictionary)
+                    keywords.update(_texts(tree))
+    return _Uses(frozenset(reached), frozenset(given), frozenset(keywords))
+
+
+def _defined(body: Iterable[ast.stmt]) -> Iterator[str]:
+    for part in body:
+        match part:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                yield name
+            case ast.Assign(targets=targets):
+                yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+def _texts(tree: ast.AST) -> set[str]:
+    return {
+        node.value for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }  # fmt: skip
+
+
 def _identifiers(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         match node:
@@ -197,17 +325,19 @@ def _private(name: str) -> bool:
     return name[0] == "_" and not name.endswith("__") and name != "_"
 
 
-def _chosen(names: Iterable[str], free: Sequence[str]) -> dict[str, str]:
-    """Give each of `names` a free one.
+def _chosen(names: Iterable[str], free: list[str]) -> dict[str, str]:
+    """Give each of `names` a free one, as far as they go.
 
-    By a hash: one name more shall not change those of all others, and so many files of a release.
+    By a hash: with one name more most of the others shall get what they had.
     """
     chosen: dict[str, str] = {}
+    taken: set[str] = set()
     for name in sorted(names)[: len(free)]:
         at = crc32(name.encode()) % len(free)
-        while free[at] in chosen.values():
+        while free[at] in taken:
             at = (at + 1) % len(free)
         chosen[name] = free[at]
+        taken.add(free[at])
     return chosen
 
 
@@ -219,9 +349,9 @@ def _reached(tree: ast.Module) -> Iterator[str]:
                 yield name
 
 
-def _unused(free: Iterable[str], trees: Iterable[ast.AST], kept: set[str]) -> list[str]:
-    used = {name for tree in trees for name in _identifiers(tree)}
-    return [name for name in free if name not in used | kept]
+def _unused(free: Iterable[str], trees: Iterable[ast.AST], kept: Iterable[str]) -> list[str]:
+    used = {name for tree in trees for name in _identifiers(tree)}.union(kept)
+    return [name for name in free if name not in used]
 
 
 def _internal(trees: Iterable[ast.Module]) -> set[str]:
@@ -238,6 +368,16 @@ def _internal(trees: Iterable[ast.Module]) -> set[str]:
                 variables.add(name)
     members = {name for name in found - variables if _private(name)}
     return members | INTERNAL & {name for tree in trees for name in _identifiers(tree)}
+
+
+def _private_globals(tree: ast.Module) -> set[str]:
+    """Private functions and variables of a module, less those that a parameter is called like."""
+    functions = {node.name for node in tree.body if isinstance(node, Defined)}
+    variables = {part.id for node in tree.body if isinstance(node, ast.Assign)
+                 for part in node.targets if isinstance(part, ast.Name)
+                 and not _is_constant(node.value)}  # fmt: skip
+    parameters = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    return {name for name in functions | variables if _private(name)} - parameters
 
 
 def _everywhere(tree: ast.Module, text: str, chosen: Mapping[str, str]) -> Iterator[Edit]:
@@ -258,14 +398,7 @@ def _everywhere(tree: ast.Module, text: str, chosen: Mapping[str, str]) -> Itera
                 yield _edit_definition(node, text, chosen[name])
 
 
-def _of_globals(tree: ast.Module, text: str, kept: set[str]) -> Iterator[Edit]:
-    """Private functions and variables of a module that nobody else reaches."""
-    functions = {node.name for node in tree.body if isinstance(node, Defined)}
-    variables = {part.id for node in tree.body if isinstance(node, ast.Assign)
-                 for part in node.targets if isinstance(part, ast.Name)
-                 and not _is_constant(node.value)}  # fmt: skip
-    own = filter(_private, (functions | variables) - kept)
-    chosen = _chosen(own, _unused(FOR_OTHERS, [tree], kept))
+def _of_globals(tree: ast.Module, text: str, chosen: Mapping[str, str]) -> Iterator[Edit]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id in chosen:
             yield _edit(node, node.id, chosen[node.id])
@@ -273,12 +406,12 @@ def _of_globals(tree: ast.Module, text: str, kept: set[str]) -> Iterator[Edit]:
             yield _edit_definition(node, text, chosen[node.name])
 
 
-def _of_parameters(tree: ast.Module, kept: set[str]) -> Iterator[Edit]:
+def _of_parameters(tree: ast.Module, kept: Iterable[str]) -> Iterator[Edit]:
     nodes = list(ast.walk(tree))
     variables = {node.id for node in nodes if isinstance(node, ast.Name)}
     functions = {node.name for node in nodes if isinstance(node, Defined)}
-    free = [name for name in FOR_PARAMETERS if name not in variables | functions | kept]
-    yield from _in_functions(tree, {*kept, *functions, *FOR_PARAMETERS, *FOR_OTHERS}, free)
+    free = [name for name in FOR_PARAMETERS if name not in variables | functions]
+    yield from _in_functions(tree, {*kept, *functions, *FOR_PARAMETERS, *FOR_GLOBALS}, free)
 
 
 def _in_functions(node: ast.AST, kept: set[str], free: list[str]) -> Iterator[Edit]:
@@ -320,3 +453,10 @@ def _edited(text: str, edits: Iterable[Edit]) -> str:
     for line, begin, end, new in sorted(edits, reverse=True):
         lines[line] = lines[line][:begin] + new.encode() + lines[line][end:]
     return b"\n".join(lines).decode()
+
+
+def _function(text: str, line: int) -> str:
+    """Name of the innermost function around a line, "" when there is none."""
+    around = [node for node in ast.walk(ast.parse(text)) if isinstance(node, Defined)
+              and node.lineno <= line <= (node.end_lineno or 0)]  # fmt: skip
+    return max(around, key=lambda node: node.lineno).name if around else ""

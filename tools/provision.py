@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from hashlib import sha256
 
 from ..signing import board_file, bundle, manifest
 from ..signing.manifest import stem
-from . import bytecode, names, places
+from . import build, bytecode, names, places
 
 SOURCE_FILES = ("boot.py", "main.py")
 """Run by the firmware by name, as source; everything else of the boot stage is bytecode."""
@@ -26,17 +26,32 @@ _NO_SLOT = 255
 def boot_stage() -> Mapping[str, bytes]:
     """The boot stage as it lies on the flash: absolute path -> content."""
     folder = places.sources("bootloader")
-    return compiled_stage({path.name: path.read_text() for path in folder.glob("*.py")}) | {
+    return compiled_stage(stage_sources()) | {
         f"/bootloader/{path.name}": path.read_bytes() for path in folder.glob("*.html")
     }
 
 
-def compiled_stage(sources: Mapping[str, str]) -> dict[str, bytes]:
-    """The boot stage made of `sources` (name in bootloader/ -> text), as it lies on the flash."""
+def stage_sources() -> dict[str, str]:
+    """Name in bootloader/ -> text, of the boot stage's modules."""
+    folder = places.sources("bootloader")
+    return {path.name: path.read_text("utf-8") for path in folder.glob("*.py")}
+
+
+def readable(trace: str) -> str:
+    """A board's traceback, with the project's functions called what they are in its sources."""
+    stage = {f"bootloader/{name}": text for name, text in stage_sources().items()}
+    return names.restored(trace, build.our_sources() | stage)
+
+
+def compiled_stage(sources: Mapping[str, str], beside: Iterable[bytes] = ()) -> dict[str, bytes]:
+    """The boot stage made of `sources` (name in bootloader/ -> text), as it lies on the flash.
+
+    What modules `beside` use of it keeps its names, as does what the runtime uses.
+    """
     modules = {f"bootloader/{name}": text for name, text in sources.items()}
-    beside = [modules.pop(f"bootloader/{name}") for name in SOURCE_FILES]
-    beside += [path.read_text() for path in places.sources("app_slots").glob("*/*.py")]
-    modules = names.short(names.without_constants(modules), beside)
+    others = [*beside, *(modules.pop(f"bootloader/{name}").encode() for name in SOURCE_FILES)]
+    others += [path.read_bytes() for path in places.sources("app_slots").glob("*/*.py")]
+    modules = names.short(names.without_constants(modules), others)
     return {
         **{f"/{name}": sources[name].encode() for name in SOURCE_FILES},
         **{f"/{stem(file)}.mpy": bytecode.compiled(text.encode(), file)

@@ -120,8 +120,6 @@ def run(setup):
     app.every(1000, app.second, "second")
     gc.collect()
     setup(app)
-    for kind in (App, Scheduler, Updater, Wifi):
-        del kind.__init__  # has done its work, and takes room
     try:
         asyncio.run(_main(app))
     finally:
