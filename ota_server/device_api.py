@@ -164,6 +164,7 @@ class DeviceApi:
             if release is not None:
                 reply["m"] = release.digest
         if orders:
+            store.sent(orders)
             reply["do"] = [order.text for order in orders]
         return orders
 
@@ -173,12 +174,11 @@ class DeviceApi:
         """Close the orders whose effect this report shows; return those still open."""
         left = []
         for order in self._store.open_orders(board.id):
-            received = order.n in carried
-            result = policy.settled(order, report, received)
-            if received or result is not None:
-                self._store.advance(board.id, order, result, now)
+            result = policy.settled(order, report, order.n in carried)
             if result is None:
                 left.append(order)
+            else:
+                self._store.end(board.id, order, result, now)
         return left
 
     def _interval(self, board: Board) -> int:

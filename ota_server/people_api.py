@@ -213,12 +213,15 @@ class PeopleApi:
         return JSONResponse({"id": facts.id, "again": known}, 200 if known else 201)
 
     async def order(self, request: Request) -> Response:
-        """Give a board an order: rollback, retry <digest>, hold, follow."""
+        """Give a board an order: rollback, retry <digest>, hold, follow; cancel ends open ones."""
         board = self._board(request)
         order = (await _json(request)).get("order")
         retry = _RETRY.fullmatch(order) if isinstance(order, str) else None
         if order in ("hold", "follow"):
             self._store.follow(board.id, order == "follow", time.time())
+        elif order == "cancel":
+            for one in self._store.open_orders(board.id):
+                self._store.end(board.id, one, "cancelled", time.time())
         elif order == "rollback":
             self._store.give(board.id, order, time.time())
         elif retry:
@@ -232,7 +235,7 @@ class PeopleApi:
                 400,
                 "order",
                 "there is no such order",
-                "rollback, retry <digest>, hold, follow, or one that a debug key has signed",
+                "rollback, retry <digest>, hold, follow, cancel, or what a debug key has signed",
             )
         return JSONResponse({"id": board.id, "order": policy.title(str(order))}, 202)
 

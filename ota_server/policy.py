@@ -6,7 +6,8 @@
 2. Nothing is offered while a trial is open, or to a board that is to go back. One that people
    put on hold is offered a repair in recovery, and nothing else.
 3. A report counts only once: the ticket in it proves that it answers our last reply.
-4. An order is repeated until a report shows its effect, to boards that listen to orders.
+4. An order is repeated until a report shows its effect, to boards that listen to orders, and a
+   few times at most: one that the board cannot follow must not have it reset for ever.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ INTERVAL = 300
 """Seconds between polls of every other board."""
 JITTER = 0.1
 ORDER_TRIES = 5
-"""An order that a board received so often without showing its effect has failed."""
+"""An order that was sent so often, without an effect that shows, has failed."""
 
 # What ends a trial or a confirmed release; every other code refuses an install.
 ROLLBACK_REASONS = frozenset(
@@ -131,7 +132,10 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Something the board is told to do. `base` is what it ran when the order was given."""
+    """Something the board is told to do.
+
+    `base` is what it ran when the order was given, `tries` how many replies have carried it.
+    """
 
     n: int
     text: str
@@ -278,14 +282,14 @@ def settled(order: Order, report: Report, received: bool) -> str | None:
         life = report.facts.get("life")
         if life is not None and f"\nlife {life}\n" not in order.text:
             return "the board has started again, and stays closed"
-    if not received:
-        return None
-    if order.text in report.unknown:
-        return "the board does not know this order"
-    still = report.bad is not None and order.text == f"retry {report.bad.digest}"
-    if order.text != "rollback" and not order.text.startswith(OPENING) and not still:
-        return "done"
-    return "the board did not follow" if order.tries + 1 >= ORDER_TRIES else None
+    if received:
+        if order.text in report.unknown:
+            return "the board does not know this order"
+        still = report.bad is not None and order.text == f"retry {report.bad.digest}"
+        if order.text != "rollback" and not order.text.startswith(OPENING) and not still:
+            return "done"
+    # Not by what was received: a board that resets at the order loses the ticket that came with it.
+    return "the board did not follow" if order.tries >= ORDER_TRIES else None
 
 
 def heard(state: str, orders: Sequence[Order]) -> list[Order]:

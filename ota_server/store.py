@@ -351,12 +351,16 @@ class Store:
             )
             return [Order(*row) for row in rows]
 
-    def advance(self, board_id: str, order: Order, result: str | None, now: float) -> None:
-        """Count that the board has received an order, or note how it ended."""
+    def sent(self, orders: Iterable[Order]) -> None:
+        """Count that a reply carries these orders."""
         with self._transaction() as db:
-            db.execute("UPDATE orders SET tries = tries + 1 WHERE n = ?", [order.n])
-            if result is None:
-                return
+            db.executemany(
+                "UPDATE orders SET tries = tries + 1 WHERE n = ?", [(order.n,) for order in orders]
+            )
+
+    def end(self, board_id: str, order: Order, result: str, now: float) -> None:
+        """Note how an order ended."""
+        with self._transaction() as db:
             db.execute(
                 "UPDATE orders SET done = ?, outcome = ? WHERE n = ?", [now, result, order.n]
             )

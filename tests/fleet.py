@@ -102,7 +102,7 @@ class Fleet:
         assert reply.ok, reply.text
         return reply
 
-    def get(self, path: str) -> dict[str, Any]:
+    def get(self, path: str) -> Any:
         """GET from the people's side."""
         reply = self._session.get(self.server.url + path, timeout=30)
         assert reply.ok, reply.text

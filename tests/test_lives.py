@@ -79,6 +79,31 @@ def test_hang_without_a_watchdog(tmp_path: Path) -> None:
         assert (told["reason"], told["soft"]) == ("timeout", True)
 
 
+# --- orders that cannot be followed ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["plain", "runtime"])
+@pytest.mark.parametrize("why", ["empty", "floor"])
+def test_rollback_that_cannot_be(tmp_path: Path, why: str, kind: str) -> None:
+    """The other slot is empty, or below the floor: five resets, then the order is over."""
+    app = {"main.py": GOOD} if kind == "plain" else with_runtime(STEADY)
+    with story(tmp_path, app, speed=40) as it:
+        it.board.start()
+        it.polls(1)
+        if why == "floor":
+            made = fleet.release(dict(app), 1001, floor=1001)
+            it.confirmed(it.fleet.publish(made)[:32])
+        runs, lives = it.record()["seq"], len(it.board.lives)
+        it.fleet.post("/api/boards/b1/orders", json={"order": "rollback"})
+        it.until(lambda record: not record["orders"])
+        resets = len(it.board.lives) - lives
+        it.polls(2)
+        assert (it.record()["seq"], it.record()["rejected"]) == (runs, [])
+        assert len(it.board.lives) - lives == resets
+        ended = it.fleet.get("/api/boards/b1/events")[-1]
+        assert (ended["kind"], ended["reason"]) == ("order-ended", "the board did not follow")
+
+
 # --- good ones ------------------------------------------------------------------------------------
 
 FOLDERS = {

@@ -200,6 +200,9 @@ def test_boards_status_rollback(mipy: Mipy, server: Running, app: Path):
     code, said, _ = mipy("rollback", "sim-01")
     assert (code, "goes back" in said) == (0, True)
     assert fake.poll()["do"] == ["rollback"]
+    assert mipy("rollback", "sim-01", "--cancel")[0] == 0
+    assert "do" not in fake.poll()
+    assert "cancelled" in mipy("boards", "sim-01")[1]
     code, _, err = mipy("rollback", "nobody")
     assert (code, "no board 'nobody'" in err) == (1, True)
     fake.close()

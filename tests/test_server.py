@@ -362,8 +362,18 @@ def test_order_that_has_no_effect_fails_in_the_end(people: client.Client, board:
     people.order("sim-01", "rollback")
     board.poll()
     assert "do" not in board.poll(unk=["rollback"])
+    # One that resets at the order has no ticket of the reply that carried it.
+    people.order("sim-01", "rollback")
+    replies = [board.boot() for _ in range(policy.ORDER_TRIES + 1)]
+    assert ["do" in reply for reply in replies] == [True] * policy.ORDER_TRIES + [False]
+    people.order("sim-01", "rollback")
+    assert board.poll()["do"] == ["rollback"]
+    people.order("sim-01", "cancel")
+    assert people.board("sim-01")["orders"] == []
+    assert "do" not in board.poll()
     ends = [e["reason"] for e in people.events("sim-01") if e["kind"] == "order-ended"]
-    assert ends == ["the board did not follow", "the board does not know this order"]
+    failed = "the board did not follow"
+    assert ends == [failed, "the board does not know this order", failed, "cancelled"]
 
 
 def test_hold_follow_and_withdraw(people: client.Client, board: FakeBoard):

@@ -114,19 +114,24 @@ def reissue(
 
 def rollback(
     board: Annotated[str, typer.Argument(metavar="BOARD", help="Its name or id.")],
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Take back what it has not followed yet.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Send a board back to its other slot, at its next poll.
 
     It goes if the release there verifies and is not below the floor. The release it leaves is
-    not offered to it again.
+    not offered to it again. A board that cannot go is asked five times, and its history says so.
     """
     from .client import connect
 
     server = connect()
-    given = server.order(board, "rollback")
+    given = server.order(board, "cancel" if cancel else "rollback")
     if as_json:
         console.data(given)
+    elif cancel:
+        console.say(f"{board} is asked for nothing any more")
     else:
         console.say(f"{board} goes back when it polls next; see `mipy boards {board}`")
 
