@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mipy_ota.signing import bundle
+from mipy_ota.signing import board_file, bundle
 from mipy_ota.tools import build, places
 from mipy_ota.tools.serve import Running, running
 from mipy_ota.tools.sim.board import VirtualBoard
@@ -125,16 +125,18 @@ class Story:
     The releases get the seq 1001, 1002 ...; the board starts with `first`, seq 1000.
     """
 
-    def __init__(self, server: Running, board: VirtualBoard, known: fleet.Fleet, cls: str) -> None:
+    def __init__(
+        self, server: Running, board: VirtualBoard, known: fleet.Fleet, who: board_file.Board
+    ) -> None:
         self.server = server
         self.board = board
         self.fleet = known
-        self._cls = cls
+        self.who = who
         self._seq = itertools.count(1001)
 
     def publish(self, files: str | Mapping[str, str | bytes]) -> str:
         """Publish the next release; returns the digest as boards report it."""
-        made = release(files, next(self._seq), self._cls)
+        made = release(files, next(self._seq), self.who.cls)
         return self.fleet.publish(made)[:32]
 
     def record(self) -> Any:
@@ -246,4 +248,4 @@ def story(
         known.enrol(who)
         options = {"speed": 100, **options}
         with fleet.prepared(folder / "board", who, release(first, 1000, cls), **options) as board:
-            yield Story(server, board, known, cls)
+            yield Story(server, board, known, who)

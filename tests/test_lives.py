@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mipy_ota.signing import bundle
-from tests import apps, fleet
+from mipy_ota.tools import keys
+from mipy_ota.tools.flash import firmware, plan
+from tests import apps, fleet, stock
 from tests.apps import BAD, BEGIN, GOOD, LOOP, Story, story, with_runtime
 
 # --- bad apps -------------------------------------------------------------------------------------
@@ -247,6 +251,55 @@ print('confirmed after', ota.ticks // 2)
         it.confirmed(digest)
         assert not it.record()["rejected"]
         assert 3 <= int(told.partition("confirmed after ")[2].split()[0]) < 60
+
+
+# --- little flash ---------------------------------------------------------------------------------
+
+
+def refused(it: Story, digest: str) -> str:
+    """Wait until the board has told that it does not take this release; why."""
+
+    def bad(record: Any) -> list[str]:
+        return [bad["reason"] for bad in record["rejected"] if bad["digest"] == digest]
+
+    return bad(it.until(lambda record: bool(bad(record)) and record["state"] == "ok"))[0]
+
+
+def test_a_release_that_does_not_fit_costs_nothing(tmp_path: Path) -> None:
+    """It is refused before the other slot, which stays to go back to, has lost anything."""
+    with story(tmp_path, blocks=128) as it:
+        it.board.start()
+        it.polls(1)
+        digest = it.publish(GOOD)
+        it.confirmed(digest)
+        big = random.Random(1).randbytes(600_000)
+        assert refused(it, it.publish({"main.py": GOOD, "big.bin": big})) == "space"
+        it.fleet.post("/api/boards/b1/orders", json={"order": "rollback"})
+        assert it.rejected(digest)["reason"] == "order"
+        assert it.record()["seq"] == 1000
+
+
+def test_one_megabyte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is flashed: 98 blocks. Updates go on and on, and what does not fit is refused."""
+    monkeypatch.setenv("MIPY_HOME", str(tmp_path / "home"))
+    keys.write(keys.places.keys_dir() / "trust.1", fleet.first_trust(), 0o600)
+    cls = "esp8266-generic-1m"
+    image = firmware.parse(stock.esp8266("FLASH_1M"))
+    with story(tmp_path, cls=cls, blocks=98) as it:
+        first = apps.release(GOOD, 1000, cls)
+        made = plan.make(it.who, image, 1 << 20, first, wifi=fleet.WIFI)
+        assert made.place.blocks == 98
+        (it.board.folder / "flash.img").write_bytes(made.system)
+        it.board.start()
+        it.polls(1)
+        random_ = random.Random(1)
+        for count in (0, 3, 1, 4, 2):
+            parts = {f"part{n}.bin": random_.randbytes(3000) for n in range(count)}
+            it.confirmed(it.publish({"main.py": GOOD, **parts}))
+        assert not it.record()["rejected"]
+        big = {"main.py": GOOD, "big.bin": random_.randbytes(100_000)}
+        assert refused(it, it.publish(big)) == "space"
+        it.confirmed(it.publish(GOOD))
 
 
 # --- jobs -----------------------------------------------------------------------------------------
