@@ -9,7 +9,7 @@ import re
 import secrets
 import sqlite3
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -54,6 +54,22 @@ class BadPoll(Exception):
     """An authenticated poll that breaks the protocol; the message says how."""
 
 
+@dataclass(slots=True)
+class Tickets:
+    """What a board may put into its next message that counts; either is used up with the other.
+
+    Attributes:
+        counted: ticket of the last reply to a report that counted.
+        carried: orders in that reply.
+        stale: the one that every stale poll since then has been given. The same for all: whoever
+            sends an old message again shall not void what the board was told.
+    """
+
+    counted: str | None = None
+    carried: tuple[int, ...] = ()
+    stale: str | None = None
+
+
 class DeviceApi:
     """Answers boards.
 
@@ -67,8 +83,7 @@ class DeviceApi:
         self._store = store
         self._every = every
         self._moved = moved
-        # board -> (ticket of our last reply, orders that this reply carried)
-        self._issued: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self._issued: dict[str, Tickets] = {}  # by board
         self._commit: asyncio.Future[None] | None = None
         self.peers: dict[str, str] = {}
         """Where the last poll that counted came from, by board; empty when the server starts."""
@@ -101,20 +116,23 @@ class DeviceApi:
         except BadPoll as problem:
             log.warning("board %s: %s", board.id, problem)
             raise HTTPException(400) from problem
-        # Taken out at once: a copy of this poll that arrives meanwhile is stale.
-        issued, carried = self._issued.pop(board.id, ("", ()))
+        issued = self._issued.setdefault(board.id, Tickets())
         reply: dict[str, Any] = {"k": "", "t": int(now), "every": self._interval(board)}
         reply["trust"] = self._store.trust_version
         if self._moved:
             reply["moved"] = self._moved
-        orders: list[Order] = []
-        if ticket and ticket == issued:
+        if ticket in (issued.counted, issued.stale):
+            # Used up at once: a copy of this poll that arrives meanwhile is stale.
+            del self._issued[board.id]
+            carried = issued.carried if ticket == issued.counted else ()
             self.peers[board.id] = request.client.host if request.client else ""
             orders = await self._take(board, report, carried, reply, now)
+            issued = self._issued.setdefault(board.id, Tickets())
+            issued.counted = reply["k"] = secrets.token_hex(8)
+            issued.carried = tuple(order.n for order in orders)
         else:
             reply["stale"] = 1
-        reply["k"] = secrets.token_hex(8)
-        self._issued[board.id] = (reply["k"], tuple(order.n for order in orders))
+            issued.stale = reply["k"] = issued.stale or secrets.token_hex(8)
         return _sealed(board.key, nonce, reply)
 
     def _authenticate(self, body: bytes, given: str) -> tuple[dict[str, Any], Board]:

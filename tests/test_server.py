@@ -125,10 +125,43 @@ def test_replayed_poll_is_not_counted(people: client.Client, board: FakeBoard):
     replayed = board.send(genuine)
     assert json.loads(replayed.body)["stale"] == 1
     assert people.board("sim-01")["heap"] == 2000
-    # The board lost its ticket to the replay, and gets going with one more poll.
-    assert board.poll(heap=3000)["stale"] == 1
+    # The board has not lost its ticket to the replay.
     assert "stale" not in board.poll(heap=3000)
     assert people.board("sim-01")["heap"] == 3000
+
+
+def test_replays_do_not_keep_a_board_from_being_heard(people: client.Client, board: FakeBoard):
+    captured = [board.message(heap=1)]
+    board.accept(board.send(captured[0]))
+
+    def replayed():
+        with connect(board.url) as other:
+            for old in captured[-3:] * 2:
+                assert json.loads(talk(other, board.request(old)).body)["stale"] == 1
+
+    for n in range(2, 8):
+        replayed()
+        captured.append(board.message(heap=n))
+        assert "stale" not in board.accept(board.send(captured[-1]))
+        assert people.board("sim-01")["heap"] == n
+    # A start without a ticket, or with one whose reply was lost: replays between its two messages.
+    for ticket in ("", "0" * 16):
+        board.ticket = ticket
+        assert board.poll(heap=100)["stale"] == 1
+        replayed()
+        captured.append(board.message(heap=101))
+        assert "stale" not in board.accept(board.send(captured[-1]))
+        replayed()
+        assert people.board("sim-01")["heap"] == 101
+
+
+def test_of_two_tickets_one_counts(people: client.Client, board: FakeBoard):
+    held_back = board.message(heap=1)
+    board.ticket = ""
+    board.poll()
+    assert "stale" not in board.poll(heap=2)
+    assert json.loads(board.send(held_back).body)["stale"] == 1
+    assert people.board("sim-01")["heap"] == 2
 
 
 def test_stale_poll_gets_no_offer_and_no_orders(people: client.Client, board: FakeBoard):
