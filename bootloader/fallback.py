@@ -1,5 +1,6 @@
 """Boots that are not the normal one: an open trial, a damaged slot, a release that is left."""
 
+import ota
 from bootloader import admit, board, decide, record, rtc, slots, why
 from bootloader.lines import Manifest, Refused
 
@@ -25,6 +26,7 @@ def trial(r, end, want):
     if todo != decide.AGAIN:
         # Before the trial is verified: were that to hang, it would cost a try.
         record.store(r)
+        ota.was = rtc.STOPPED  # pyright: ignore
     if todo == decide.BACK:
         return None
     try:

@@ -19,6 +19,7 @@ server = True
 dev = False  # signed by this board's dev key alone
 raises = (0, 0)  # seq and floor that a confirmation raises the record to
 wdt = None
+was = 3  # what Ctrl-C leaves in rtc.END: that is rtc.STOPPED
 slot = "a"
 seq = 0
 digest = bad = None
@@ -93,8 +94,15 @@ def __getattr__(name):
     return getattr(stage("deeds"), name)
 
 
-def go(entry):
+def stop():
+    """Ctrl-C is a person's wish, and often pressed twice: done before a second can interrupt."""
     global parked, alarms
+    parked = True
+    alarms = []
+    mark(0, was)
+
+
+def go(entry):
     had = tuple(sys.modules)
     gc.collect()
     try:
@@ -106,10 +114,7 @@ def go(entry):
             __import__(entry)
             stage("deeds").idle()
     except KeyboardInterrupt:
-        # A person's wish, and often pressed twice: at once, before a second one can interrupt.
-        parked = True
-        alarms = []
-        mark(0, 3)  # rtc.END is rtc.STOPPED
+        stop()
     except BaseException as e:
         try:
             for k in list(sys.modules):

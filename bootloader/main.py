@@ -13,6 +13,9 @@ try:
     if ota.more:
         ota.webrepl(app)
     ota.go(app)
+except KeyboardInterrupt:
+    if "ota" in sys.modules:
+        sys.modules["ota"].stop()
 except Exception as e:
     sys.print_exception(e)
     __import__("time").sleep(5)

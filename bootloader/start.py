@@ -32,6 +32,8 @@ def run():
     life[rtc.PRESSES] += machine.reset_cause() == 6  # ESP8266: the reset button
     rtc.save(life)
     sys.modules["ota"] = guard
+    if not ready & rtc.CHECKED:
+        guard.was = end  # until it has been accounted for
     if ready & rtc.OFFLINE:
         guard.offline = life[rtc.PORTALS]
         ready &= ~rtc.OFFLINE
@@ -60,6 +62,7 @@ def run():
         if not m:
             machine.reset()
     rtc.save(life)
+    guard.was = rtc.STOPPED
     guard.slot = None
     if m:
         guard.slot = "ab"[slot]

@@ -13,6 +13,7 @@ from mipy_ota.tools import keys
 from mipy_ota.tools.flash import firmware, plan
 from tests import apps, fleet, stock
 from tests.apps import BAD, BEGIN, GOOD, LOOP, Story, story, with_runtime
+from tests.powercut import patched
 
 # --- bad apps -------------------------------------------------------------------------------------
 
@@ -220,6 +221,66 @@ def test_ctrl_c_costs_no_try(tmp_path: Path) -> None:
         it.confirmed(digest)
         assert it.begun(1001) == 7
         assert not it.record()["rejected"]
+
+
+# Where Ctrl-C strikes: an edit of the boot stage, as in powercut.py.
+STRIKES = {
+    "the record is read": ("record.py", "    best = None\n", ""),
+    "files are hashed": ("slots.py", "        m = Manifest(f)\n", "    "),
+    "signatures are verified": ("admit.py", '    return ota.stage("trust")', ""),
+    "the app is next": ("start.py", "    if guard.plain:\n        guard.due", ""),
+    "all is handed over": ("start.py", '    print("ota:", guard.slot', ""),
+}
+
+
+def struck(when: str) -> dict[str, bytes]:
+    """The files of the boot stage with that strike in them."""
+    file, line, inside = STRIKES[when]
+    return patched(((file, line, f"{inside}    raise KeyboardInterrupt\n{line}"),))
+
+
+@pytest.mark.parametrize("when", STRIKES)
+def test_ctrl_c_in_the_boot_stage_costs_no_try(tmp_path: Path, when: str) -> None:
+    """Six times in a row, while a release is on trial."""
+    with story(tmp_path) as it:
+        it.boot(1000)
+        digest = it.publish(GOOD)
+        it.install()
+        strike = struck(when)
+        before = {path: it.board.read(path) for path in strike}
+        for path, content in strike.items():
+            it.board.write(path, content)
+        for _ in range(6):
+            while (life := it.board.life(timeout=60)).cause == "reset":
+                assert "/prepare" in life.console, life.console
+            assert life.cause == "repl", life.console
+        for path, content in before.items():
+            it.board.write(path, content)
+        it.board.start()
+        it.confirmed(digest)
+        assert (it.begun(1001), it.record()["rejected"]) == (1, [])
+
+
+def test_ctrl_c_in_the_boot_stage_keeps_what_the_life_before_said(tmp_path: Path) -> None:
+    """How a try has ended is not forgotten either."""
+    with story(tmp_path) as it:
+        it.boot(1000)
+        it.publish(GOOD)
+        it.install()
+        for path, content in struck("the record is read").items():
+            it.board.write(path, content)
+        it.remember(apps.END, 2)  # EXCEPTION
+        assert it.board.life(timeout=60).cause == "repl"
+        assert it.board.rtc[apps.END] == 2
+
+
+def test_ctrl_c_in_boot_py(tmp_path: Path) -> None:
+    """It is ignored: main.py would not run any more."""
+    with story(tmp_path) as it:
+        boot = it.board.read("/boot.py")
+        assert b"    pins.hold()\n" in boot
+        it.board.write("/boot.py", boot.replace(b"pins.hold()", b"raise KeyboardInterrupt"))
+        it.boot(1000)
 
 
 def test_dev_release(tmp_path: Path) -> None:
