@@ -11,7 +11,8 @@ from bootloader import record, rtc
 def watch():
     """For a plain app: switch the watchdog on, for good. From now on feed() is due every 30 s."""
     ota.feed()
-    ota.wdt = machine.WDT(timeout=5000)
+    # As start.py does, which says why.
+    ota.wdt = machine.WDT(timeout=5000 if sys.platform == "esp8266" else 60000)
 
 
 def confirm():

@@ -141,8 +141,9 @@ def _hand_over(m, root, life, ready):
     rtc.save(life)
     if not guard.plain:
         # From before the app is imported. ESP8266 takes no other value, bites after 1.6 to 3.2 s
-        # and never stops: hence the tick of half a second, which feeds it on the loop's behalf.
-        guard.wdt = machine.WDT(timeout=5000)
+        # and never stops: hence the tick of half a second, which feeds it on the loop's behalf. On
+        # an ESP32 no tick comes while a name is looked up, half a minute where DNS is dead.
+        guard.wdt = machine.WDT(timeout=5000 if sys.platform == "esp8266" else 60000)
     sys.path[:] = [root, root + "/lib", ".frozen"]
     try:
         os.chdir("/data")

@@ -314,6 +314,21 @@ print('confirmed after', ota.ticks // 2)
         assert 3 <= int(told.partition("confirmed after ")[2].split()[0]) < 60
 
 
+# --- a name server that does not answer -----------------------------------------------------------
+
+
+def test_dead_dns_is_no_hang(tmp_path: Path) -> None:
+    """An ESP32 runs nothing at all for those seconds: its watchdog waits for them."""
+    named = {"through": lambda _: "http://server.example:8266", "cls": "esp32-generic"}
+    app = with_runtime("app.every(1000, lambda: app.up < 90 or print('late'), 'tell')\n")
+    with story(tmp_path, app, **named, chip="esp32", speed=10) as it:
+        it.board.radio(dns=20)
+        it.board.start()
+        it.says("late\n", 60)
+        assert it.begun(1000) == 1
+        assert it.board.console.count("no answer") > 1
+
+
 # --- little flash ---------------------------------------------------------------------------------
 
 

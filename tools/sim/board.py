@@ -365,6 +365,7 @@ class VirtualBoard:
         up: bool | None = None,
         networks: Mapping[Any, str | Mapping[str, Any]] | None = None,
         clients: int | None = None,
+        dns: int | None = None,
     ) -> None:
         """Set the air around it, at any time; what is left out stays as it is.
 
@@ -373,9 +374,12 @@ class VirtualBoard:
             networks: by SSID (str, or bytes where it is no text) the password ("": open), or a
                 mapping of password, rssi and hidden.
             clients: how many phones are on its access point.
+            dns: no name is found, and only after so many seconds; 0: the host's names are found.
         """
         if up is not None:
             self._air["up"] = up
+        if dns is not None:
+            self._page.set("dns", dns)
         if clients is not None:
             self._air["clients"] = clients
         if networks is not None:

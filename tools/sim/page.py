@@ -16,6 +16,7 @@ from typing import Any
 _SIZE = 16384
 _NAMES = (
     "ops erases programmed peak sent received cause sleep radio clock rtc wifi started interrupt"
+    " dns"
 )
 _FIELDS = {name: 4 * n for n, name in enumerate(_NAMES.split())}
 _RTC = 256

@@ -42,6 +42,7 @@ page = uctypes.struct(
         "wifi": 44 | uctypes.UINT32,
         "started": 48 | uctypes.UINT32,
         "interrupt": 52 | uctypes.UINT32,
+        "dns": 56 | uctypes.UINT32,  # seconds in which the name server does not answer
     },
 )
 STATION = 64  # the SDK's own copy of the last credentials: length byte + 32, length byte + 64

@@ -8,7 +8,7 @@ import network
 import uselect
 import usocket
 import utime
-from _page import ADDRESS, SPEED, check, page
+from _page import ADDRESS, ESP32, SPEED, check, libc, page
 
 AF_INET = 2
 SOCK_STREAM = 1
@@ -24,12 +24,17 @@ _SLICE = 5
 # Ports below 1024 need root on the host.
 _PRIVILEGED = 1024
 _SHIFT = 8000
+_usleep = libc.func("i", "usleep", "i")
 
 
 def getaddrinfo(host, port, af=0, type=0, proto=0, flags=0):
     if not _numeric(host):
         if not network.linked():
             raise OSError(-2)
+        if page.dns:
+            # An ESP32 waits in one go, while no callback runs, no timer's either.
+            (_usleep if ESP32 else utime.sleep_us)(page.dns * 1000000 // SPEED)
+            raise OSError(-202 if ESP32 else -2)
         host = _ip(usocket.getaddrinfo(host, port)[0][4])[0]
     return [(AF_INET, type or SOCK_STREAM, proto, "", (host, port))]
 
