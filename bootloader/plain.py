@@ -59,16 +59,20 @@ def poll(b):
     ota.misses = 0
     reply = talk.reply
     ota.answered()
+    ota.more.pop("unk", None)
     for order in reply.get("do", ()):
         if order == "rollback":
             ota.rollback()
-        if order.startswith("retry "):
-            ota.forget(bytes.fromhex(order[6:]))
-        if order.startswith("ota-open 1\n"):
+        elif order.startswith("retry "):
+            if ota.bad and order[6:] == hexa(ota.bad[0]):
+                ota.forget(ota.bad[0])
+        elif order.startswith("ota-open 1\n"):
             ota.unlock(order)
+        else:
+            ota.more["unk"] = [order[:40]]
     if not ota.trial and (reply.get("m") or reply["trust"] > version) and not _early(reply):
         ota.install()
-    return reply["every"] * 2
+    return max(reply["every"], 1) * 2
 
 
 def _early(reply):

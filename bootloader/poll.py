@@ -94,6 +94,12 @@ class Poll:
         if theirs != hexa(mac(self._key, b"reply1\0", nonce.encode(), out)).encode():
             raise Refused("mac")
         reply = json.loads(out)
+        try:
+            # What is none of the kind that was agreed on is no reply, whoever has sealed it.
+            "".join([reply["k"], reply.get("m", ""), reply.get("moved", "")] + reply.get("do", []))
+            range(reply["every"], reply["trust"])
+        except (KeyError, TypeError):
+            raise Refused("syntax")
         ota.ticket = reply["k"]  # pyright: ignore
         return reply
 

@@ -188,13 +188,19 @@ def word(text: str) -> str:
 
 
 def address(text: str) -> str:
-    """A server's address. Raises Refused: ``syntax``."""
+    """A server's address. Boards speak http alone: what they take is signed or sealed.
+
+    Raises Refused: ``syntax``.
+    """
     try:
         parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        usable = parts.scheme == "http" and parts.hostname and parts.port != 0
         usable = usable and not (parts.username or parts.query or parts.fragment or " " in text)
     except ValueError:
         usable = False
     if not usable:
-        raise Refused("syntax", f"'{text[:80]}' is no address like http://192.168.1.2:8266")
+        raise Refused(
+            "syntax",
+            f"'{text[:80]}' is no address like http://192.168.1.2:8266 (boards speak no https)",
+        )
     return text

@@ -806,7 +806,10 @@ def test_proposed_address(
     assert enrol.server_address() == "http://192.0.2.7:9000"
     assert "comes from DHCP" in capsys.readouterr().err
     monkeypatch.setenv("MIPY_SERVER", "https://ota.example.org")
-    assert enrol.server_address() == "https://ota.example.org"
+    with pytest.raises(Failure, match="boards speak no https"):
+        enrol.server_address()
+    monkeypatch.setenv("MIPY_SERVER", "http://ota.example.org")
+    assert enrol.server_address() == "http://ota.example.org"
     monkeypatch.setenv("MIPY_SERVER", "http://127.0.0.1:9000")
     monkeypatch.setattr(enrol, "lan_address", lambda: None)
     with pytest.raises(Failure, match="no address that a board could reach"):

@@ -616,6 +616,9 @@ REPLIES: dict[str, tuple[str, Callable[[Field, Exchange], bytes | Iterable[bytes
         "http",
         lambda f, e: hostile.answer(b"", ("location", "http://127.0.0.1:1/"), status="302 Found"),
     ),
+    "without an interval": ("syntax", lambda f, e: f.liar.sealed(e, {"every": None})),
+    "orders that are none": ("syntax", lambda f, e: f.liar.sealed(e, {"do": [7]})),
+    "offer that is none": ("syntax", lambda f, e: f.liar.sealed(e, {"m": 7})),
     "403": ("http", lambda f, e: hostile.answer(b"", status="403 Forbidden")),
     "head of more than 1 KB": (
         "http",
@@ -636,6 +639,22 @@ def test_reply(field: Field, name: str) -> None:
     assert f"Refused('{code}'" in life.console and "no server answers" in life.console
     assert field.liar.asked == [hostile.POLL]
     assert State.of(board) == before
+
+
+def test_unknown_orders(field: Field) -> None:
+    """They are told in the next poll, and those that make no sense do nothing."""
+    board = field.back("running")
+    field.liar.bend = lambda exchange: field.liar.sealed(
+        exchange, {"do": ["retry nothing", "dance"], "every": 1}
+    )
+
+    def told(_: VirtualBoard) -> bool:
+        return any(poll.asked.get("unk") == ["dance"] for poll in field.liar.polls)
+
+    board.start()
+    assert board.wait(told, 60), board.console
+    board.stop()
+    assert "Traceback" not in board.console
 
 
 def test_replayed_reply(field: Field) -> None:

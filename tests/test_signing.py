@@ -143,10 +143,10 @@ def test_revoked_key_never_comes_back():
 
 def test_reset_is_for_one_version_and_the_rest_stays():
     old = trust.parse(vectors.first_trust())
-    second = trust.following(old, reset=(7, 3), server="https://ota.example:8266/")
+    second = trust.following(old, reset=(7, 3), server="http://ota.example:8266/")
     third = trust.following(second)
     assert (second.reset, third.reset) == ((7, 3), None)
-    assert third.server == "https://ota.example:8266/"
+    assert third.server == "http://ota.example:8266/"
     assert trust.parse(third.encode()) == third
 
 

@@ -197,12 +197,13 @@ def server_address() -> str:
     """The address that boards get: the fleet's server, or this machine as others reach it.
 
     Raises:
-        Failure: this machine is on no network.
+        Failure: this machine is on no network, or the server's is no address for boards.
     """
     from .client import DEFAULT_SERVER, address
 
     url = address()
     if not loopback(url):
+        refuse_loopback(url)
         return url
     port = urlsplit(url).port or urlsplit(DEFAULT_SERVER).port
     here = lan_address()

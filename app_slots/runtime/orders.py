@@ -34,6 +34,8 @@ def take(u, url, reply):
     """Do what the reply from `url` says."""
     u.fails = 0
     moved = reply.get("moved")
+    if moved and moved[:7] != "http://":
+        moved = None  # poll.py could not ask there
     if moved or url not in u.board["server"]:
         u.at = runtime.lend("roam").learn(u.board, u.servers, url, moved)
     u.ticket = str(reply.get("k", ""))
