@@ -7,6 +7,7 @@ middle of a flash operation, so it touches nothing but RAM and RTC memory.
 
 import gc
 import machine
+import network
 import sys
 
 version = 1  # of the boot stage
@@ -42,6 +43,9 @@ def tick(_):
         wdt.feed()
     if alarms and ticks >= alarms[0][0]:
         _, i, value, reset = alarms.pop(0)
+        if i == 2 and not network.WLAN(0).isconnected():
+            poll_by(7200)  # no poll without Wi-Fi: an hour later
+            return
         mark(i, value)
         if reset:
             machine.reset()
@@ -52,6 +56,12 @@ def feed():
     beat = ticks
 
 
+def poll_by(wait):
+    """Let the boot stage poll, should no answer come in so many ticks (rtc.WANT is rtc.POLL)."""
+    if server:
+        alarms.append((ticks + wait, 2, 4, True))
+
+
 def answered():
     global heard, ripe, alarms
     first = not heard
@@ -59,9 +69,8 @@ def answered():
     if trial:
         ripe = min(ripe, lasts)
         return
-    # A day without an answer: the boot stage polls (rtc.WANT is rtc.POLL).
     alarms = [a for a in alarms if a[1] != 2]
-    alarms.append((ticks + 172800, 2, 4, True))
+    poll_by(172800)
     if first and bad and bad[2]:
         stage("settle").reached()
 

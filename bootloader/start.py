@@ -75,6 +75,7 @@ def run():
         entry = "/recovery"
     elif want in (rtc.INSTALL, rtc.POLL) and not trial:
         entry = "/install"
+        guard.due = want
     elif (trial or guard.plain) and not ready:
         entry = "/prepare"
     else:
@@ -133,8 +134,8 @@ def _hand_over(m, root, life, ready):
         guard.alarms = [
             (_DOUBLE, rtc.PRESSES, 0, False),
             (_CALM, rtc.CRASHES, 0, False),
-            (_DAY, rtc.WANT, rtc.POLL, True),
         ]
+        guard.poll_by(_DAY)
     if guard.plain:
         guard.due = _NEXT if guard.heard else 0
     life[rtc.END] = rtc.RUNNING

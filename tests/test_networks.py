@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests import apps, fleet
-from tests.apps import BEGIN, GOOD, HASTY, LOOP, story
+from tests.apps import BEGIN, GOOD, HASTY, LOOP, story, with_runtime
 
 # --- between board and server ---------------------------------------------------------------------
 
@@ -492,6 +492,67 @@ while True:
         # Half seconds; one round of the app may be missing.
         assert int(re.findall(r"ticks (\d+)", told)[-1]) >= 1200 - 60
         assert any("trial False" in it.board.life(until="trial False").console for _ in range(4))
+
+
+# A day passes in nine seconds, and the app never polls by itself.
+SILENT = {
+    "plain": BEGIN + "while True:\n    ota.ticks += 20000\n    ota.feed()\n    time.sleep(1)\n",
+    "runtime": with_runtime(
+        """\
+app.updater.servers = []
+def hurry():
+    ota.ticks += 20000
+    print('day', ota.ticks // 172800)
+app.every(1000, hurry)
+"""
+    ),
+}
+FAILS = 3  # in RTC memory
+
+
+@pytest.mark.parametrize("kind", SILENT)
+def test_daily_poll(tmp_path: Path, kind: str) -> None:
+    """A board whose app never hears of its server asks once a day, while there is Wi-Fi."""
+    with story(tmp_path, SILENT[kind], speed=20) as it:
+        it.board.start()
+        it.says("/install")
+        it.says("begin 1000", 60)
+        assert it.board.rtc[FAILS] == 0
+        before = it.board.console.count("/install")
+        it.board.radio(up=False)
+        time.sleep(2)  # four days
+        assert it.board.console.count("/install") <= before + 1  # one may have been under way
+        it.board.radio(up=True)
+        digest = it.publish(GOOD)
+        it.confirmed(digest)
+
+
+@pytest.mark.parametrize("kind", SILENT)
+def test_daily_poll_that_fails_counts_for_nothing(tmp_path: Path, kind: str) -> None:
+    """It had nothing to install, so the plain installer has no reason to step in."""
+    nowhere = "http://127.0.0.1:1"
+    with story(tmp_path, SILENT[kind], through=lambda _: nowhere, speed=20) as it:
+        it.board.start()
+        for _ in range(3):
+            at = len(it.board.console)
+            assert it.board.wait(lambda board, at=at: "/install" in board.console[at:], 60)
+            assert it.board.wait(lambda board, at=at: "begin" in board.console[at:], 60)
+        assert it.board.rtc[FAILS] == 0
+
+
+@pytest.mark.parametrize("kind", SILENT)
+def test_no_daily_poll_without_a_server(tmp_path: Path, kind: str) -> None:
+    """There is nobody to ask."""
+    with story(tmp_path, SILENT[kind], speed=100) as it:
+        who = dataclasses.replace(fleet.identity(), servers=())
+        for copy in "01":
+            it.board.write(f"/trust/{copy}/board", who.encode())
+        it.boot(1000)
+        life = it.board.life(timeout=5)
+        while life.cause == "reset":
+            assert "/install" not in life.console
+            life = it.board.life(timeout=5)
+        assert "/install" not in it.board.console
 
 
 def test_whole_update_of_an_esp32(tmp_path: Path) -> None:

@@ -115,6 +115,10 @@ def run(setup):
         board["portal"] = ""  # whether there is one is all that counts here
     app.wifi = wifi = Wifi(app, board)
     app.updater = Updater(app, wifi, board, config.SERVER)
+    if not app.updater.servers:
+        # The boot stage, which has not looked, shall not poll in its stead.
+        ota.server = False
+        ota.alarms = [alarm for alarm in ota.alarms if alarm[1] != 2]
     app.every(1000, wifi.tick, "wifi")
     app.every(1000, app.updater.tick, "updater")
     app.every(1000, app.second, "second")
