@@ -4,8 +4,7 @@ import sys
 
 import ota
 from bootloader import record
-from bootloader.lines import Manifest, Refused
-from bootloader.slots import PREFIX
+from bootloader.lines import PREFIX, Manifest, Refused
 
 # Architectures of native code by their number in sys.implementation._mpy (py/persistentcode.h)
 _ARCHS = (

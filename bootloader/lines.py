@@ -5,6 +5,7 @@ from hashlib import sha256
 from micropython import const
 
 MAX = const(8192)
+PREFIX = b"ota-manifest-v1\0"
 
 
 class Refused(Exception):

@@ -7,7 +7,7 @@ trial. Nothing here is believed by the next boot, which verifies the release lik
 
 import ota
 from bootloader import board, record, slots
-from bootloader.lines import Manifest, Refused, hexa, signed
+from bootloader.lines import PREFIX, Manifest, Refused, hexa, signed
 
 _INCOMING = "/state/incoming"
 _digest = None
@@ -23,7 +23,7 @@ def begin():
     if r.trial != record.NONE:
         raise Refused("busy")
     with open(_INCOMING, "rb") as f:
-        _digest = signed(f, slots.PREFIX)[0]
+        _digest = signed(f, PREFIX)[0]
     # What failed before may be tried again: a person wishes it.
     ota.forget(_digest[:16])
     r = record.load()
@@ -34,12 +34,12 @@ def begin():
         with open(_INCOMING, "rb") as f:
             ota.stage("strict").manifest(f)
     slot = target(r)
-    install = ota.stage("install")  # not before: verifying needs the room
-    install.make_room(slot)
+    ota.stage("target").make_room(slot)
+    folder = ota.stage("fill").folder
     buf = bytearray(256)
     with open(_INCOMING, "rb") as f:
         for name, _, sha in Manifest(f).files():
-            install.folder(slots.path(slot) + "/" + name)
+            folder(slots.path(slot) + "/" + name)
             if not _here(slots.path(slot), slots.path(1 - slot), name, sha, buf):
                 print(name)
 
@@ -53,7 +53,7 @@ def end():
     slot = target(r)
     slots.check_files(slot, _INCOMING)
     ota.stage("held").keep(_digest[:16])
-    ota.stage("install").open_trial(r, slot, _digest)
+    ota.stage("target").open_trial(r, slot, _digest)
 
 
 def target(r):

@@ -5,9 +5,8 @@ from hashlib import sha256
 from micropython import const
 
 from bootloader import record
-from bootloader.lines import Manifest, Refused, hexa, signed
+from bootloader.lines import PREFIX, Manifest, Refused, hexa, signed
 
-PREFIX = b"ota-manifest-v1\0"
 _DIR = const(0x4000)
 _MOST = const(64)
 

@@ -71,11 +71,11 @@ MUTANTS = (
         (
             (
                 "install.py",
-                "        of = make_room(target)\n",
+                '        of = ota.stage("target").make_room(target)\n',
                 "        r.trial = target\n"
                 "        r.left = record.TRIES\n"
                 "        record.store(r)\n"
-                "        of = make_room(target)\n",
+                '        of = ota.stage("target").make_room(target)\n',
             ),
         ),
     ),
@@ -86,7 +86,7 @@ MUTANTS = (
         ("line",),
         (
             (
-                "install.py",
+                "target.py",
                 "    r.left = record.TRIES\n",
                 "    r.left = record.TRIES\n"
                 '    with open(slots.manifest(target), "rb") as f:\n'
@@ -154,9 +154,10 @@ MUTANTS = (
         (
             (
                 "install.py",
-                "        of = make_room(target)\n",
-                "        of = make_room(target)\n"
-                '        ota.stage("step")._copy(_INCOMING, slots.manifest(target))\n',
+                '        of = ota.stage("target").make_room(target)\n',
+                '        of = ota.stage("target").make_room(target)\n'
+                '        path = "/app_slots/%s/manifest" % "ab"[target]\n'
+                '        ota.stage("step")._copy(_INCOMING, path)\n',
             ),
         ),
     ),
@@ -165,14 +166,14 @@ MUTANTS = (
         _INSTALL,
         "littlefs",
         ("whole",),
-        (("install.py", "os.remove(slots.manifest(target))", "pass"),),
+        (("target.py", "os.remove(slots.manifest(target))", "pass"),),
     ),
     Mutant(
         "nothing is hashed again after the install",
         "installer that errs",
         "model",
         ("whole",),
-        (("install.py", "        slots.check_files(target, _INCOMING)\n", ""),),
+        (("fill.py", "    slots.check_files(target, _INCOMING)\n", ""),),
     ),
     Mutant(
         "a trial's files are not hashed",

@@ -1,0 +1,70 @@
+"""Brings a release's files into the target slot, one by one.
+
+How a single file comes is the release's own affair (runtime/installer.py); fetch.py is the plain
+way, for recovery and for when the other one fails.
+"""
+
+import os
+import sys
+from micropython import const
+
+import ota
+from bootloader import slots
+from bootloader.lines import Manifest, Refused
+
+_INCOMING = "/state/incoming"
+_TELL = const(8)  # progress goes to the server after so many downloads
+
+
+def fill(url, b, r, state, target, active, own, of):
+    """Bring all `of` files of the manifest in /state/incoming, and check them.
+
+    The rest is as in install.once(). Raises OSError, and Refused for content that is not listed.
+    """
+    fetch = own and _own(active) or ota.stage("fetch").fetch
+    link = ota.stage("link").Link(url)
+    count = loaded = 0
+    try:
+        with open(_INCOMING, "rb") as f:
+            for name, size, sha in Manifest(f).files():
+                count += 1
+                folder(slots.path(target) + "/" + name)
+                how = fetch(link, "ab"[target], "ab"[active], name, size, sha)
+                print("file", count, name, how)
+                if how == "loaded":
+                    loaded += 1
+                    if loaded % _TELL == 0:
+                        ota.stage("offer").tell(b, r, state, {"prog": [count, of]})
+    except OSError as e:
+        if e.args[0] == 28:  # ENOSPC
+            raise Refused("space")
+        raise
+    finally:
+        link.close()
+    slots.check_files(target, _INCOMING)
+
+
+def _own(active):
+    """The fetch of the active release, or None when it brings none."""
+    root = slots.path(active)
+    sys.path.insert(0, root)
+    try:
+        from runtime.installer import fetch
+
+        return fetch
+    except ImportError:
+        return None
+    finally:
+        sys.path.remove(root)
+
+
+def folder(name):
+    """Make the folders above the file `name`."""
+    i = name.find("/", 1)
+    while i > 0:
+        try:
+            os.mkdir(name[:i])
+        except OSError as e:
+            if e.args[0] != 17:  # EEXIST
+                raise
+        i = name.find("/", i + 1)
