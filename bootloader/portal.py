@@ -22,15 +22,17 @@ _MOST = const(1800)  # ... up to so many
 _LIMIT = const(5000)  # ticks of guard.py, above that
 _QUIET = const(60)  # s without a request after which known networks are tried again
 _JOIN = const(20)  # s for a network to work
-_SETTLES = const(2)  # s in which the chip may still tell of the attempt before
+_SETTLES = const(2)  # s in which the chip may still tell of the attempt before ...
+_STALE = const(10)  # ... or repeat what it said then (wifi.py)
 _LINGER = const(30)  # s in which the last page can be fetched
 _CLIENTS = const(3)  # an ESP8266 has five connections in all
 _NETWORKS = const(16)
 _LED = const(0x00FF)  # a second on, a second off
 
 # What status() says when an attempt has ended: ESP8266, ESP32
-_WRONG = (2, 202, 204)  # the password
+_WRONG = (2, 15, 202, 204)  # the password
 _MISSING = (3, 201)  # no such network in reach
+_FAILED = (203, 205, 210, 211, 212)
 
 _GO = b"HTTP/1.1 302 Found\r\nlocation: http://%s/\r\ncontent-length: 0\r\nconnection:close\r\n\r\n"
 _PAGE = (
@@ -237,15 +239,16 @@ class Portal:
         except ValueError:
             return
         self._show = ()
-        self._sta.disconnect()
-        _lend("wifi", "attempt", self._sta, ssid, password)
+        self._old = _lend("wifi", "attempt", self._sta, ssid, password)
         self._joining = ssid, password
         self._limit = time.time() + _JOIN
 
     def _look(self, now):
         """See how the attempt goes."""
         status = self._sta.status()
-        early = now < self._limit - _JOIN + _SETTLES
+        if status != self._old:
+            self._old = None
+        passed = now - self._limit + _JOIN
         if self._sta.isconnected():
             _lend("known", "add", *self._joining)
             self._values[b"address"] = self._sta.ifconfig()[0].encode()
@@ -255,11 +258,13 @@ class Portal:
                 proves = _lend("servers", "learn", self._board, server)
                 self._show = (b"heard" if proves else b"silent",)
             self._limit = time.time() + _LINGER
-        elif status in _WRONG and not early:
+        elif passed < (_STALE if self._old else _SETTLES):
+            return
+        elif status in _WRONG:
             self._show = (b"wrong",)
-        elif status in _MISSING and not early:
+        elif status in _MISSING:
             self._show = (b"missing",)
-        elif now >= self._limit:
+        elif status in _FAILED or passed >= _JOIN:
             self._show = (b"failed",)
         else:
             return

@@ -9,8 +9,8 @@ import ota
 from bootloader import known
 
 _WAIT = const(20)  # s for one network
-_SETTLES = const(2)  # s in which the chip may still tell of the attempt before
-_ENDED = (2, 3, 201, 202, 204)  # wrong password, no such network: ESP8266, ESP32
+_SETTLES = const(10)  # fifths of a s in which the chip may still tell of the attempt before ...
+_STALE = const(50)  # ... or repeat what it said then: an ESP32 does so until something else happens
 
 
 def connected():
@@ -40,17 +40,31 @@ def _insist(sta, tries):
 
 
 def attempt(sta, ssid, password, tries=2):
-    """Begin to connect; once lost, an ESP32 reconnects by itself so many times (-1: for ever)."""
-    _insist(sta, tries)
-    sta.connect(ssid, password)
+    """Begin to connect; once lost, an ESP32 reconnects by itself so many times (-1: for ever).
+
+    Returns the status before: as long as it stays the same, it may tell of the attempt before.
+    """
+    status = None
+    try:
+        # An ESP32 that is at it already refuses to begin anew.
+        sta.disconnect()
+        status = sta.status()
+        _insist(sta, tries)
+        sta.connect(ssid, password)
+    except OSError as e:
+        print("connecting:", repr(e))
+    return status
 
 
 def _in_order(sta):
     networks = known.load()
     level = {}
     if len(networks) > 1:
-        for found in sta.scan():
-            level[found[0]] = max(found[3], level.get(found[0], -200))
+        try:
+            for found in sta.scan():
+                level[found[0]] = max(found[3], level.get(found[0], -200))
+        except OSError as e:
+            print("looking for networks:", repr(e))
     # What the scan does not show may be hidden.
     return sorted(networks, key=lambda n: -level.get(n[0], -200))
 
@@ -58,9 +72,12 @@ def _in_order(sta):
 def start(turn=0):
     """Begin to connect, on each turn to the next network. Scans on turn 0 only, for 2 s.
 
-    A board that knows no network leaves for the portal, unless it has just been there.
+    An ESP8266 may be connected already: it remembers its last network. A board that knows none
+    leaves for the portal, unless it has just been there.
     """
     sta = network.WLAN(network.STA_IF) if turn else station()
+    if sta.isconnected():
+        return
     networks = known.load() if turn else _in_order(sta)
     if networks:
         ssid, key = networks[turn % len(networks)]
@@ -75,12 +92,16 @@ def connect(seconds=_WAIT):
     if sta.isconnected():
         return True
     for ssid, password in _in_order(sta):
-        attempt(sta, ssid, password)
+        old = attempt(sta, ssid, password)
         for i in range(seconds * 5):
             time.sleep_ms(200)
             if sta.isconnected():
                 _insist(sta, -1)
                 return True
-            if i >= _SETTLES * 5 and sta.status() in _ENDED:
+            status = sta.status()
+            if status != old:
+                old = None
+            ended = status in (2, 3, 15) or 200 < status < 213  # ESP8266; ESP32
+            if ended and i >= (_STALE if old else _SETTLES):
                 break
     return False

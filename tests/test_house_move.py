@@ -37,13 +37,13 @@ KINDS: dict[str, dict[str, str | bytes]] = {"plain": {"main.py": PLAIN}, "runtim
 class House:
     """A board that is at home, and has been heard of there."""
 
-    def __init__(self, folder: Path, kind: str, server: Running) -> None:
+    def __init__(self, folder: Path, kind: str, server: Running, chip: Any = "esp8266") -> None:
         self.fleet = Fleet(server)
         self.who: board_file.Board = portal.identity((server.url,))
         self.fleet.enrol(self.who)
         release = fleet.release(KINDS[kind], 1000)
         self.board: VirtualBoard = fleet.prepared(
-            folder, self.who, release, address="127.0.0.41", speed=SPEED
+            folder, self.who, release, address="127.0.0.41", speed=SPEED, chip=chip
         )
         self.board.radio(clients=1)
         self.board.start()
@@ -74,10 +74,11 @@ class House:
             form.says("The server answers")
 
 
+@pytest.mark.parametrize("chip", ("esp8266", "esp32"))
 @pytest.mark.parametrize("kind", KINDS)
-def test_another_router(tmp_path: Path, kind: str) -> None:
+def test_another_router(tmp_path: Path, kind: str, chip: str) -> None:
     with running(tmp_path / "server", interval=5) as server:
-        house = House(tmp_path / "board", kind, server)
+        house = House(tmp_path / "board", kind, server, chip)
         with house.board as board:
             # The runtime's keeper notices by itself; a plain app's board is plugged in anew.
             board.radio(networks=AWAY)
@@ -121,12 +122,13 @@ def test_the_old_server_tells(tmp_path: Path, kind: str) -> None:
         house.heard(new)
 
 
+@pytest.mark.parametrize("chip", ("esp8266", "esp32"))
 @pytest.mark.parametrize("kind", KINDS)
-def test_another_router_and_server(tmp_path: Path, kind: str) -> None:
+def test_another_router_and_server(tmp_path: Path, kind: str, chip: str) -> None:
     """Both at once: by phone, with the new server's address in the form."""
     data = tmp_path / "server"
     with running(data, interval=5) as old:
-        house = House(tmp_path / "board", kind, old)
+        house = House(tmp_path / "board", kind, old, chip)
     with house.board as board, running(data, interval=5) as new:
         board.radio(networks=AWAY)
         house.again()

@@ -40,6 +40,7 @@ WEIGHT = 8 * 1024
 MUTATIONS = int(os.environ.get("PORTAL_MUTATIONS", "500"))
 SEED = int(os.environ.get("PORTAL_SEED", "1"))
 KB = 1024
+CHIPS = ("esp8266", "esp32")
 
 
 @pytest.fixture
@@ -174,16 +175,42 @@ def test_a_token_once(served: VirtualBoard) -> None:
     assert "1 to 32 bytes" in form.get()
 
 
-def test_what_was_known_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("chip", CHIPS)
+def test_what_was_known_stays(tmp_path: Path, chip: str) -> None:
     """A wrong try costs nothing; and when the old network is back, the portal closes by itself."""
     old = {"old": "old-secret"}
-    with portal.board(tmp_path, {"new": "new-secret"}, known=old, speed=15) as board:
+    with portal.board(tmp_path, {"new": "new-secret"}, known=old, speed=15, chip=chip) as board:
         form = opened(board)
         form.join("new", "not-the-one")
         form.says("Wrong password")
         assert "not-the-one" not in form.page
         board.radio(networks={"old": "old-secret"})
         assert board.wait("app runs", 60), board.console
+
+
+# What an ESP32 says of a wrong password, by firmware, router and chance
+REASONS = {15: "Wrong password", 202: "Wrong password", 203: "No connection", 210: "No connection"}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_what_an_esp32_says(tmp_path: Path, reason: int) -> None:
+    """Its last reason stays until it has an address: the next attempt is not judged by it."""
+    given = {"password": "secret-word", "reason": reason}
+    air = {"home": given, "shed": given, "slow": {**given, "takes": 5000}}
+    with portal.board(tmp_path, air, chip="esp32", speed=2) as board:
+        form = opened(board)
+        form.join("long gone", "whatever1")
+        form.says("Network not found: <b>long gone")
+        form.join("home", "not-the-one")
+        form.says(REASONS[reason])
+        form.join("shed", "nor-this-one")
+        form.says(REASONS[reason])
+        assert "shed" in re.findall("class=m>.*", form.page)[0]
+        form.join("slow", "secret-word")
+        form.says("Connecting")
+        while "Connecting" in form.get():
+            time.sleep(0.1)
+        assert "Connected to <b>slow</b>" in form.page
 
 
 # --- phones ask whether they are on the internet
@@ -379,9 +406,10 @@ def test_two_resets(tmp_path: Path) -> None:
         assert portal.OPEN in press()
 
 
-def test_nobody_comes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("chip", CHIPS)
+def test_nobody_comes(tmp_path: Path, chip: str) -> None:
     """No known network in reach: the portal for five minutes, then the app without any."""
-    with portal.board(tmp_path, {"other": "x" * 8}, known=HOME, speed=60) as board:
+    with portal.board(tmp_path, {"other": "x" * 8}, known=HOME, speed=60, chip=chip) as board:
         assert board.wait("app runs", 40), board.console
         assert board.console.count(portal.OPEN) == 1
         board.power_cut()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mipy_ota.tools import provision
+from mipy_ota.tools import places, provision
 from mipy_ota.tools.sim.board import Life, Storage, VirtualBoard
 from tests import fleet
 
@@ -214,3 +214,79 @@ def test_over_the_cable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         finally:
             board.stop()
             port.close()
+
+
+# --- under an app on the runtime
+
+OTHER = {"other": "secret-2nd", "home": "secret-word"}
+# In place of the boot stage's boot.py: the SDK has been quick.
+QUICK = b"""\
+import network, time
+network.WLAN(1).active(True)
+sta = network.WLAN(0)
+sta.active(True)
+sta.connect("home", "secret-word")
+while not sta.isconnected():
+    time.sleep_ms(50)
+"""
+NO_SCAN = b"""\
+import network
+def scan(self):
+    raise OSError("scan failed")
+network.WLAN.scan = scan
+"""
+NO_SWITCH = b"""\
+import network
+real = network.WLAN.active
+def active(self, *on):
+    if on == (True,):
+        raise OSError("Wifi Out of Memory")
+    return real(self, *on)
+network.WLAN.active = active
+"""
+TELLS = (
+    "import network\n"
+    "def up():\n"
+    "    ap = network.WLAN(1).active()\n"
+    "    print('up', network.WLAN(0).config('ssid'), ap, network.hostname())\n"
+    "def setup(app):\n"
+    "    print('app runs')\n"
+    "    app.on_wifi.append(up)\n"
+    "import runtime\n"
+    "runtime.run(setup)\n"
+)
+
+
+CONFIG = (places.sources("app_slots") / "config.py").read_text()
+
+
+def app(folder: Path, boot: bytes, known: dict[str, str], **options: Any) -> VirtualBoard:
+    """A board with a small app on the runtime that tells what it finds."""
+    release = fleet.release({**fleet.runtime(), "config.py": CONFIG, "main.py": TELLS}, 1000)
+    who = dataclasses.replace(fleet.identity(), name="kitchen_1")
+    board = VirtualBoard(folder, **{"speed": 20, **options})
+    board.format({**provision.board_files(who, fleet.first_trust(), release, known)})
+    board.write("/boot.py", boot)
+    board.radio(networks={"home": "secret-word"})
+    board.start()
+    return board
+
+
+def test_who_is_connected_already(tmp_path: Path) -> None:
+    """The rest is done all the same: access point off, name set, /wifi.json taken in."""
+    with app(tmp_path, QUICK, OTHER) as board:
+        assert board.wait("up home False kitchen-1"), board.console
+        board.stop()
+        assert "/wifi.json" not in board.files() and "/state/0/w" in board.files()
+
+
+@pytest.mark.parametrize("chip", ("esp8266", "esp32"))
+@pytest.mark.parametrize("boot", (NO_SCAN, NO_SWITCH), ids=("scan", "switch"))
+def test_a_radio_that_fails_is_no_crash(tmp_path: Path, boot: bytes, chip: Any) -> None:
+    with app(tmp_path, boot, OTHER, chip=chip) as board:
+        assert board.wait("app runs"), board.console
+        if boot is NO_SCAN:
+            assert board.wait("up home False kitchen-1"), board.console
+        else:
+            assert board.wait("wifi: trying again"), board.console
+        assert "Traceback" not in board.console and board.console.count("1000 main") == 1

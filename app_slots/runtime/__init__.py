@@ -15,14 +15,14 @@ def run(setup):
     settings = lend("settings")
     settings.load()
     settings.__dict__.clear()
-    import network
-
     import ota
 
-    if not network.WLAN(0).isconnected():
-        wifi = ota.stage("wifi")
+    wifi = ota.stage("wifi")
+    try:
         wifi.start()
-        wifi.__dict__.clear()
+    except OSError as e:
+        print("connecting:", repr(e))  # roam.py goes on trying
+    wifi.__dict__.clear()
     from runtime import loop
 
     loop.run(setup)

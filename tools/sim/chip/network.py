@@ -21,6 +21,8 @@ STAT_NO_AP_FOUND = 201 if ESP32 else 3
 STAT_CONNECT_FAIL = 203 if ESP32 else 4
 STAT_GOT_IP = 1010 if ESP32 else 5
 
+# What an ESP32 says at once, and until something else happens; the rest when it gives up
+_TOLD = (201, 202, 210, 211, 212)
 _JOIN_MS = 300
 _SCAN_MS = 2000
 _STA_ACTIVE = 1
@@ -30,7 +32,9 @@ _MAC = bytes((2,)) + bytes(int(n) for n in ADDRESS.split(".")) + b"\x01"
 _hostname = ["mpy-esp32" if ESP32 else "mpy-esp8266"]
 _seen = [-1, {}]
 _since = [time.ticks_ms()]
+_given_up = [False]  # an ESP32, after as many attempts as it was told
 _reconnects = [-1]
+_reason = [0]  # why an ESP32 was disconnected last; forgotten when it has an address
 _ap = {
     "ssid": "MicroPython-" + "".join("%02x" % n for n in _MAC[3:]),
     "key": "micropythoN",
@@ -72,14 +76,39 @@ def _state():
     if not page.wifi & _STA_ACTIVE or not ssid or _since[0] is None:
         return STAT_IDLE
     net = _network() if _air()["up"] else None
-    if time.ticks_diff(time.ticks_ms(), _since[0]) < _JOIN_MS:
+    passed = time.ticks_diff(time.ticks_ms(), _since[0])
+    takes = (net or {}).get("takes", _JOIN_MS)
+    if passed < takes:
         return STAT_CONNECTING
     if net is None:
-        return STAT_NO_AP_FOUND
-    if net["password"].encode() != _stored(STATION + 33):
-        # With endless reconnects the ESP32 never gets as far as saying so.
-        return STAT_CONNECTING if ESP32 and _reconnects[0] < 0 else STAT_WRONG_PASSWORD
-    return STAT_GOT_IP
+        end = STAT_NO_AP_FOUND
+    elif net["password"].encode() != _stored(STATION + 33):
+        end = net.get("reason", 15) if ESP32 else STAT_WRONG_PASSWORD
+    elif ESP32 and _given_up[0]:
+        return _reason[0]
+    else:
+        _reason[0] = 0
+        return STAT_GOT_IP
+    if ESP32:
+        _reason[0] = end
+        _given_up[0] = 0 <= _reconnects[0] < passed // takes
+    return end
+
+
+def _status():
+    now = _state()
+    if not ESP32 or now == STAT_GOT_IP:
+        return now
+    if _reason[0] in _TOLD:
+        return _reason[0]
+    if _busy(now):
+        return STAT_CONNECTING
+    return _reason[0] or STAT_IDLE
+
+
+def _busy(now):
+    # An ESP32 tries again by itself, with endless reconnects for ever.
+    return now not in (STAT_IDLE, STAT_GOT_IP) and not _given_up[0]
 
 
 def linked():
@@ -169,19 +198,22 @@ class WLAN:
         self._station()
         if not self.active():
             raise OSError("Wifi Internal Error" if ESP32 else "STA not active")
+        if ESP32 and _busy(_state()):
+            raise OSError("Wifi Internal Error")
         if ssid is not None:
             _store(STATION, _bytes(ssid))
             _store(STATION + 33, _bytes(key or b""))
         if self.isconnected():
             _lose()
         _since[0] = time.ticks_ms()
-        _was[0] = False
+        _given_up[0] = _was[0] = False
 
     def disconnect(self):
         self._station()
         if self.isconnected():
             _lose()
         _since[0] = None
+        _given_up[0] = False
         _was[0] = False
 
     def isconnected(self):
@@ -199,7 +231,7 @@ class WLAN:
             return [(_MAC, "192.168.4.%d" % (n + 2)) for n in range(_air()["clients"])]
         if self._ap:
             return STAT_IDLE
-        return _state()
+        return _status()
 
     def scan(self):
         self._station()
