@@ -18,11 +18,10 @@ class Client:
         self.socket = s
         self.end = time.ticks_add(time.ticks_ms(), _WAIT)
         self.post = False
-        self.path = b""
+        self.path = self.host = b""
         self.body = None  # while the head is read
         self.answer = None
         self._line = b""
-        self._lines = 0
         self._left = _HEAD
         self._rest = b""
 
@@ -33,13 +32,13 @@ class Client:
         """
         data = self.socket.recv(256)
         if not data:
-            raise OSError("gone")
+            raise OSError
         while data and self.body is None:
             i = data.find(b"\n")
             part = data if i < 0 else data[:i]
             self._left -= len(part) + 1
             if self._left < 0:
-                raise ValueError("head")
+                raise ValueError
             self._line = (self._line + part)[:_LINE]
             if i < 0:
                 return False
@@ -52,21 +51,22 @@ class Client:
         return len(self.body) == self._left
 
     def _head(self, line):
-        if not self._lines:
+        if not self.path:
             words = line.split(b" ")
             if len(words) < 2 or words[0] not in (b"GET", b"POST"):
-                raise ValueError("method")
+                raise ValueError
             self.post = words[0] == b"POST"
             self.path = words[1]
             self._length = 0
         elif line[:15].lower() == b"content-length:":
             self._length = int(line[15:])
             if not 0 <= self._length <= _BODY:
-                raise ValueError("body")
+                raise ValueError
+        elif line[:5].lower() == b"host:":
+            self.host = line[5:].strip()
         elif not line:
             self._left = self._length
             self.body = b""
-        self._lines += 1
 
     def send(self):
         """Send what the peer takes; True when it has all. Raises OSError when it is gone."""
@@ -78,18 +78,18 @@ class Client:
         return False
 
 
-def fields(body):
-    """Return the fields of a form (application/x-www-form-urlencoded) as bytes by name.
+def fields(body, names):
+    """Return the values of a form's fields (application/x-www-form-urlencoded), b"" for none.
 
-    Raises ValueError when it is none.
+    Raises ValueError when it is no form.
     """
-    found = {}
+    found = [b""] * len(names)
     for field in body.split(b"&"):
         i = field.find(b"=")
-        if i > 0:
+        if field[:i] in names:
             parts = field[i + 1 :].replace(b"+", b" ").split(b"%")
             value = parts[0]
             for part in parts[1:]:
                 value += unhexlify(part[:2]) + part[2:]
-            found[field[:i]] = value
+            found[names.index(field[:i])] = value
     return found

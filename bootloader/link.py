@@ -12,13 +12,17 @@ _HEAD = const(1024)
 _LINE = const(128)
 _BODY = const(1024)
 _WAIT = const(10)  # seconds of silence
-_ANSWER = const(60)  # seconds for the head of an answer, and the body of a poll's
+_ANSWER = const(60)  # seconds for an answer
 
 
 class Link:
-    """Connected to `url` (http://host:port or https://...). Raises OSError when it cannot be."""
+    """Connected to `url` (http://host:port or https://...). Raises OSError when it cannot be.
 
-    def __init__(self, url):
+    `timeout` is in s for the head of an answer, and the body of a poll's.
+    """
+
+    def __init__(self, url, timeout=_ANSWER):
+        self.timeout = timeout * 1000
         scheme, _, host = url.split("/")[:3]
         port = 443 if scheme == "https:" else 80
         self._host = host
@@ -46,7 +50,7 @@ class Link:
         s.write("%s HTTP/1.1\r\nhost: %s\r\n%s\r\n" % (what, self._host, head))
         if body:
             s.write(body)
-        self._end = time.ticks_add(time.ticks_ms(), _ANSWER * 1000)
+        self._end = time.ticks_add(time.ticks_ms(), self.timeout)
         left = _HEAD
         status = length = None
         mac = b""

@@ -17,11 +17,12 @@ def text(raw):
     return raw
 
 
-def page(shown, values, networks):
+def page(shown, values, names, found):
     """Yield the page's parts.
 
     `shown` names the sections of page.html that belong to it, `values` what stands in its
-    $places$ (bytes, escaped here), `networks` the list of (ssid, dBm, locked).
+    $places$ (bytes, escaped here), `names` the networks in the list, `found` what is known of each:
+    (dBm, locked).
     """
     f = open("/bootloader/page.html", "rb")
     try:
@@ -30,8 +31,8 @@ def page(shown, values, networks):
             if line[:4] == b"<!--":
                 show = line[4:-4] in shown
             elif line == b"$networks$\n" and show:
-                for i, network in enumerate(networks):
-                    yield _row(i, network, values[b"ssid"])
+                for i, ssid in enumerate(names):
+                    yield _row(i, ssid, values[b"ssid"], *found[ssid])
             elif show:
                 parts = line.split(b"$")
                 for i in range(1, len(parts), 2):
@@ -41,17 +42,16 @@ def page(shown, values, networks):
         f.close()
 
 
-def _row(i, network, chosen):
-    ssid, level, locked = network
+def _row(i, ssid, chosen, level, locked):
     return (
         b"<label><input type=radio name=s value=%d%s> <bdi>%s</bdi>"
-        b"<i role=img aria-label='%d dBm' style=--l:%d%%></i>%s</label>\n"
+        b"%s<i role=img aria-label='%d dBm' style=--l:%d%%></i></label>\n"
         % (
             i,
             b" checked" if ssid == chosen else b"",
             text(ssid),
+            _LOCK if locked else b"",
             level,
             max(10, min(100, 2 * (level + 95))),
-            _LOCK if locked else b"",
         )
     )

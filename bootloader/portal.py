@@ -15,7 +15,7 @@ from binascii import hexlify
 from micropython import const
 
 import ota
-from bootloader import dns, http, page, rtc
+from bootloader import dns, http, page
 
 _OPEN = const(300)  # s that it stays open, counted anew while somebody uses it ...
 _MOST = const(1800)  # ... up to so many
@@ -25,16 +25,18 @@ _JOIN = const(20)  # s for a network to work
 _SETTLES = const(2)  # s in which the chip may still tell of the attempt before ...
 _STALE = const(10)  # ... or repeat what it said then (wifi.py)
 _LINGER = const(30)  # s in which the last page can be fetched
+_PRESSES = const(6)  # rtc.py
+_PORTALS = const(7)  # rtc.py
 _CLIENTS = const(3)  # an ESP8266 has five connections in all
 _NETWORKS = const(16)
+_FIELDS = (b"t", b"s", b"n", b"p", b"u", b"do")  # of the form
 _LED = const(0x00FF)  # a second on, a second off
 
 # What status() says when an attempt has ended: ESP8266, ESP32
 _WRONG = (2, 15, 202, 204)  # the password
-_MISSING = (3, 201)  # no such network in reach
-_FAILED = (203, 205, 210, 211, 212)
+_MISSING = (3, 201)  # no such network in reach; other ends are above
 
-_GO = b"HTTP/1.1 302 Found\r\nlocation: http://%s/\r\ncontent-length: 0\r\nconnection:close\r\n\r\n"
+_GO = b"HTTP/1.1 302 Found\r\nlocation: http://%s/\r\nconnection:close\r\n\r\n"
 _PAGE = (
     b"HTTP/1.1 %s\r\ncontent-type: text/html\r\ncache-control: no-store\r\nconnection:close\r\n\r\n"
 )
@@ -57,7 +59,7 @@ def run():
     """Serve, then reset."""
     _lend("led", "show", _LED)
     # Should anything hang; the byte is zero already.
-    ota.alarms = [(_LIMIT, rtc.PRESSES, 0, True)]
+    ota.alarms = [(_LIMIT, _PRESSES, 0, True)]
     b = _lend("board", "load")
     name = b.get("name", b["id"])
     sta = _lend("wifi", "station")
@@ -68,7 +70,7 @@ def run():
     print("portal:", ssid)
     try:
         if Portal(sta, ap.ifconfig()[0], b, name).serve():
-            ota.mark(rtc.PORTALS, 0)
+            ota.mark(_PORTALS, 0)
     finally:
         ap.active(False)
     machine.reset()
@@ -81,26 +83,26 @@ class Portal:
         self._sta = sta
         self._show = ()  # sections of the page beside the form
         # What the page tells, by its places
-        self._values = {b"name": name.encode(), b"ssid": b"", b"server": b""}
+        self._values = {b"name": name.encode(), b"ssid": b"", b"server": b"", b"hidden": b""}
+        self._values[b"token"] = hexlify(os.urandom(8))
         self._joining = None  # (ssid, password) being tried, until _limit
         self._done = False
         self._limit = self._turn = 0
         self._clients = []
-        self._new_token()
         self._scan()
 
-    def _new_token(self):
-        self._values[b"token"] = hexlify(os.urandom(8))
-
     def _scan(self):
-        # A station that is looking for its network keeps an ESP8266's access point deaf.
-        self._sta.disconnect()
         found = {}
-        for ssid, _, _, level, security, _ in self._sta.scan():
-            if ssid and level > found.get(ssid, (-999,))[0]:
-                found[ssid] = level, security > 0
-        names = sorted(found, key=lambda ssid: -found[ssid][0])
-        self._networks = [(ssid,) + found[ssid] for ssid in names[:_NETWORKS]]
+        try:
+            # A station that is looking for its network keeps an ESP8266's access point deaf.
+            self._sta.disconnect()
+            for ssid, _, _, level, security, _ in self._sta.scan():
+                if ssid and level > found.get(ssid, (-999,))[0]:
+                    found[ssid] = level, security > 0
+        except OSError as e:
+            print("portal:", repr(e))
+        self._found = found
+        self._names = sorted(found, key=lambda ssid: -found[ssid][0])[:_NETWORKS]
 
     def serve(self):
         """Return whether a network works; after the set time at the latest."""
@@ -114,21 +116,19 @@ class Portal:
         poll.register(names, select.POLLIN)
         poll.register(door, select.POLLIN)
         self._used = start = time.time()
-        try:
-            while not self._over(start):
-                for ready in poll.poll(200):
+        while not self._over(start):
+            for ready in poll.poll(200):
+                try:
                     if ready[0] is names:
                         self._asked(names)
                     elif ready[0] is door:
                         self._enter(door)
-                for client in list(self._clients):
-                    if not self._step(client):
-                        self._leave(client)
-        finally:
-            while self._clients:
-                self._leave(self._clients[0])
-            names.close()
-            door.close()
+                except OSError as e:  # who asked is gone already, or no answer leaves
+                    print("portal:", repr(e))
+            for client in list(self._clients):
+                if not self._step(client):
+                    self._leave(client)
+        # The reset closes what is open.
         return self._sta.isconnected()
 
     def _over(self, start):
@@ -151,10 +151,7 @@ class Portal:
         query, peer = names.recvfrom(512)
         reply = dns.answer(query, bytes(int(n) for n in self._address.split(".")))
         if reply:
-            try:
-                names.sendto(reply, peer)
-            except OSError as e:
-                print("dns:", e)
+            names.sendto(reply, peer)
 
     def _enter(self, door):
         if len(self._clients) == _CLIENTS:
@@ -184,7 +181,7 @@ class Portal:
             if client.answer and client.send():
                 return False
         except OSError as e:
-            if e.args[0] != 11:  # EAGAIN
+            if e.args != (11,):  # EAGAIN
                 return False
         except (IndexError, MemoryError, ValueError):
             return False
@@ -193,48 +190,51 @@ class Portal:
     def _answer(self, client):
         """Return the parts of the answer to a whole request."""
         home = iter((_GO % self._address,))
-        if client.path != b"/":
-            # What phones ask to find out whether they are on the internet: they are not.
+        if client.path != b"/" or client.host != self._address.encode():
+            # What phones ask to find out whether they are on the internet: they are not. And a
+            # page from elsewhere whose name is the board's by now reads no token here.
             return home
         self._used = time.time()
         if not client.post:
             return self._page(b"200 OK")
-        form = http.fields(client.body)
-        if form.get(b"t") != self._values[b"token"] or self._joining or self._done:
-            self._show = (b"old",)
-            return self._page(b"403 Forbidden")
-        self._new_token()
+        if self._joining or self._done:
+            return home  # tapped twice
+        token, which, ssid, password, server, do = http.fields(client.body, _FIELDS)
+        values = self._values
+        if token != values[b"token"]:
+            return self._page(b"403 Forbidden", (b"old",))
+        values[b"token"] = hexlify(os.urandom(8))
         self._show = ()
-        if form.get(b"do") == b"scan":
+        # The page keeps what was chosen, whatever comes of it. Who types a name means it, though
+        # another network may still be marked.
+        if which not in (b"", b"h") and ssid in (b"", values[b"hidden"]):
+            ssid = self._names[int(which)]
+        values[b"ssid"] = ssid
+        values[b"server"] = server.strip()
+        if do == b"scan":
             self._scan()
         else:
-            self._join(form)
+            self._join(ssid, password)
         return home
 
-    def _page(self, status):
+    def _page(self, status, more=()):
         values = self._values
         ssid = values[b"ssid"]
-        hidden = ssid not in [n[0] for n in self._networks]
-        values[b"other"] = b" checked" if ssid and hidden else b""
-        values[b"hidden"] = ssid if hidden else b""
+        values[b"hidden"] = hidden = b"" if ssid in self._names else ssid
+        values[b"other"] = b" checked" if hidden else b""
         kind = b"wait" if self._joining else b"done" if self._done else b"form"
         yield _PAGE % status
-        yield from page.page((b"all", kind) + self._show, values, self._networks)
+        yield from page.page((b"all", kind) + self._show + more, values, self._names, self._found)
 
     # --- trying a network
 
-    def _join(self, form):
-        ssid, password = form.get(b"n", b""), form.get(b"p", b"")
-        which = form.get(b"s", b"h")
-        if which != b"h":
-            ssid = self._networks[int(which)][0]
-        self._values[b"ssid"] = ssid
-        self._values[b"server"] = server = form.get(b"u", b"").strip()
+    def _join(self, ssid, password):
+        server = self._values[b"server"]
         self._show = (b"url",)
         try:
             if server:
-                self._values[b"server"] = _lend("servers", "address", server.decode()).encode()
-            self._show = (b"length",)
+                self._values[b"server"] = _lend("servers", "address", server)
+            self._show = (b"length" if ssid else b"choose",)
             _lend("known", "check", ssid, password)
         except ValueError:
             return
@@ -250,24 +250,33 @@ class Portal:
             self._old = None
         passed = now - self._limit + _JOIN
         if self._sta.isconnected():
-            _lend("known", "add", *self._joining)
-            self._values[b"address"] = self._sta.ifconfig()[0].encode()
-            self._done = True
-            server = self._values[b"server"].decode()
-            if server:
-                proves = _lend("servers", "learn", self._board, server)
-                self._show = (b"heard" if proves else b"silent",)
-            self._limit = time.time() + _LINGER
+            self._keep()
         elif passed < (_STALE if self._old else _SETTLES):
             return
         elif status in _WRONG:
             self._show = (b"wrong",)
         elif status in _MISSING:
             self._show = (b"missing",)
-        elif status in _FAILED or passed >= _JOIN:
+        elif passed >= _JOIN or 201 < status < 213:
             self._show = (b"failed",)
         else:
             return
         self._joining = None
         if not self._done:
             self._sta.disconnect()
+
+    def _keep(self):
+        """It works: store it, and the server's address if that proves itself."""
+        values = self._values
+        server = values[b"server"]
+        try:
+            _lend("known", "add", *self._joining)
+            self._done = True
+            values[b"address"] = self._sta.ifconfig()[0].encode()
+            if server:
+                proves = _lend("servers", "learn", self._board, server.decode())
+                self._show = (b"heard" if proves else b"silent",)
+        except OSError as e:
+            print("portal:", repr(e))
+            self._show = (b"full",)
+        self._limit = time.time() + _LINGER

@@ -10,18 +10,19 @@ from bootloader.link import Link
 from bootloader.wire import mac
 
 _MOST = const(100)
+_WAIT = const(10)  # s for the answer: the portal serves nobody meanwhile
 
 
-def address(text):
-    """Return what a person typed as an address; ValueError when it can be none."""
-    url = text.rstrip("/")
+def address(typed):
+    """Return what a person typed (bytes) as an address; ValueError when it can be none."""
+    url = typed.decode().rstrip("/")
     if "://" not in url:
         url = "http://" + url
     scheme, _, host = url.split("/")
     plain = len(url) <= _MOST and all(32 < ord(c) < 127 for c in host)
     if scheme not in ("http:", "https:") or not host.split(":")[0] or not plain:
         raise ValueError("address")
-    return url
+    return url.encode()
 
 
 def proves(b, url):
@@ -32,7 +33,7 @@ def proves(b, url):
     body = json.dumps(facts).encode()
     key = bytes.fromhex(b["key"])
     try:
-        link = Link(url)
+        link = Link(url, _WAIT)
         try:
             # Without a ticket it is answered, and not counted.
             reply, theirs = link.post("/d/v1/poll", body, hexa(mac(key, b"poll1\0", body)))

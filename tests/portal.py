@@ -29,6 +29,7 @@ while True:
     ota.check()
     time.sleep(1)
 """
+HOST = "192.168.4.1"  # of every board's access point
 ANDROID = ("GET /generate_204 HTTP/1.1\r\nUser-Agent: Dalvik/2.1.0 (Linux; U; Android 14; Pixel 7)"
            "\r\nHost: connectivitycheck.gstatic.com\r\nConnection: Keep-Alive\r\n"
            "Accept-Encoding: gzip\r\n\r\n")  # fmt: skip
@@ -87,7 +88,7 @@ class Form:
         end = time.monotonic() + seconds
         while True:
             try:
-                self.page = requests.get(self.url, timeout=seconds).text
+                self.page = requests.get(self.url, headers={"host": HOST}, timeout=seconds).text
                 return self.page
             except requests.RequestException:
                 if time.monotonic() > end:
@@ -108,7 +109,9 @@ class Form:
 
     def post(self, **fields: str | bytes) -> requests.Response:
         """Send the form with these fields, and nothing else."""
-        return requests.post(self.url, data=fields, timeout=20, allow_redirects=False)
+        return requests.post(
+            self.url, data=fields, headers={"host": HOST}, timeout=20, allow_redirects=False
+        )
 
     def join(self, network: str, password: str, server: str = "") -> None:
         """Choose a network of the list, or a hidden one."""

@@ -40,6 +40,7 @@ WEIGHT = 8 * 1024
 MUTATIONS = int(os.environ.get("PORTAL_MUTATIONS", "500"))
 SEED = int(os.environ.get("PORTAL_SEED", "1"))
 KB = 1024
+FETCH = f"GET / HTTP/1.1\r\nHost: {portal.HOST}\r\n\r\n".encode()
 CHIPS = ("esp8266", "esp32")
 
 
@@ -134,11 +135,11 @@ def test_page(served: VirtualBoard) -> None:
     crowd = {f"network number {n:02} in the house"[:32]: "x" * 8 for n in range(40)}
     served.radio(networks=crowd)
     form = opened(served)
-    reply = requests.get(form.url, timeout=20)
+    reply = requests.get(form.url, headers={"host": portal.HOST}, timeout=20)
     assert form.post(t=form.token, do="scan").status_code == 302
     form.get()
     assert len(form.networks) == 16
-    whole = raw(served.address, b"GET / HTTP/1.1\r\n\r\n")
+    whole = raw(served.address, FETCH)
     print("page weight with 16 networks", len(whole))
     assert len(whole) <= WEIGHT
     assert not re.search(r"<script|onclick|src=|url\(|@import", form.page)
@@ -173,6 +174,160 @@ def test_a_token_once(served: VirtualBoard) -> None:
     form.get()
     form.post(t=form.token, s="h", n="x" * 33, p="secret-word", do="join")
     assert "1 to 32 bytes" in form.get()
+    form.post(t=form.token, n="", p="secret-word", do="join")
+    assert "Choose a network" in form.get()
+
+
+def test_a_page_from_elsewhere(served: VirtualBoard) -> None:
+    """A host of another's whose name was made the board's address (DNS rebinding): no token."""
+    form = opened(served)
+    form.get()
+    for host in ("evil.example", "evil.example:80", "192.168.4.1.evil.example", "", "127.0.0.32"):
+        reply = raw(served.address, f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        assert reply.startswith(b"HTTP/1.1 302 ") and b"value=" not in reply, host
+        posted = requests.post(
+            form.url,
+            data={"t": form.token, "s": "0", "p": "secret-word", "do": "join"},
+            headers={"host": host},
+            timeout=20,
+            allow_redirects=False,
+        )
+        assert posted.status_code == 302 and "Connecting" not in form.get()
+    assert b"value=" in raw(served.address, FETCH)
+
+
+def test_two_taps(tmp_path: Path) -> None:
+    """The second one on *Connect* is as if it had not been."""
+    with portal.board(tmp_path, AIR, speed=1) as board:
+        form = opened(board)
+        form.get()
+        fields = {"t": form.token, "s": "0", "n": "", "p": "secret-word", "u": "", "do": "join"}
+        for _ in range(2):
+            assert form.post(**fields).status_code == 302
+        assert "out of date" not in form.says("Connected to <b>home</b>")
+
+
+def test_a_hidden_name_is_meant(made: VirtualBoard) -> None:
+    """Whoever types one means it, whatever is still marked; and it stays after a failure."""
+    form = opened(made)
+    form.join("home", "wrong-guess")
+    form.says("Wrong password")
+    form.post(t=form.token, s="0", n="hidden one", p="also-wrong", u="", do="join")
+    form.says("Wrong password for <b>hidden one</b>")
+    assert 'name=n value="hidden one"' in form.page and "value=h checked" in form.page
+    form.post(t=form.token, s="h", n="hidden one", p="short", u="", do="scan")
+    assert 'name=n value="hidden one"' in form.get()
+    # The name stands there by itself now: another network is meant.
+    form.post(t=form.token, s="0", n="hidden one", p="secret-word", u="", do="join")
+    form.says("Connected to <b>home</b>")
+
+
+@pytest.mark.parametrize("name", ("open at last", b"\xff\xfe\x00"))
+def test_open_and_no_text(made: VirtualBoard, name: str | bytes) -> None:
+    """A network without a password, and one whose name is no text."""
+    form = opened(made)
+    form.get()
+    shown = name if isinstance(name, str) else "???"
+    which = str(form.networks.index(shown))
+    form.post(t=form.token, s=which, n="", p=AIR[name]["password"], u="", do="join")
+    form.says(f"Connected to <b>{shown}</b>")
+    assert made.wait("app runs"), made.console
+
+
+# --- what fails on the board itself
+
+# boot.py: the calls of a method that `when` chooses raise.
+FAILS = """\
+from {module} import {kind} as kind
+real = kind.{name}
+n = 0
+def fails(*args):
+    global n
+    n += 1
+    if n {when}:
+        raise OSError({number})
+    return real(*args)
+kind.{name} = fails
+"""
+
+
+def fails(where: str, when: str, number: int = 5) -> dict[str, bytes]:
+    """A boot.py under which the method module.class.method raises OSError."""
+    module, kind, name = where.split(".")
+    filled = FAILS.format(module=module, kind=kind, name=name, when=when, number=number)
+    return {"/boot.py": filled.encode()}
+
+
+@pytest.mark.parametrize("when", ("== 1", "== 2"))
+def test_a_scan_that_fails(tmp_path: Path, when: str) -> None:
+    """At the start, or when it is asked for: the page is there, and the next one succeeds."""
+    files = fails("network.WLAN.scan", when)
+    with portal.board(tmp_path, AIR, files=files) as board:
+        form = opened(board)
+        for _ in range(2):
+            form.get()
+            assert form.post(t=form.token, do="scan").status_code == 302
+        form.get()
+        assert "home" in form.networks
+        form.join("home", "secret-word")
+        form.says("Connected to <b>home</b>")
+
+
+@pytest.mark.parametrize("name", ("accept", "recvfrom"))
+def test_a_client_that_is_gone(tmp_path: Path, name: str) -> None:
+    """Before it was let in, or answered."""
+    files = fails(f"socket.socket.{name}", "< 4", 104)
+    with portal.board(tmp_path, AIR, files=files) as board:
+        form = opened(board)
+        for _ in range(4):
+            resolve(board.address, question("example.com"), 0.5)
+        assert resolve(board.address, question("still.here"))
+        form.join("home", "secret-word")
+        form.says("Connected to <b>home</b>")
+
+
+def test_full_flash(tmp_path: Path) -> None:
+    """The page says that the network cannot be stored; what was known stays."""
+    boot = """\
+import builtins
+real = open
+def full(path, mode="r"):
+    if path.endswith("/w") and "w" in mode:
+        raise OSError(28)
+    return real(path, mode)
+builtins.open = full
+"""
+    with portal.board(tmp_path, AIR, files={"/boot.py": boot.encode()}) as board:
+        form = opened(board)
+        form.join("home", "secret-word")
+        form.says("flash is full")
+        assert "Connected" not in form.page and form.token
+
+
+def test_a_server_that_trickles(tmp_path: Path) -> None:
+    """Somebody at the given address who never gets to the point is soon given up."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        portal.board(tmp_path, AIR, speed=5) as board,
+    ):
+        listener.settimeout(60)
+        form = opened(board)
+        form.join("home", "secret-word", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        peer, _ = listener.accept()
+        sent = 0
+        with peer:
+            peer.settimeout(60)
+            try:
+                while sent < 600:
+                    peer.sendall(b"H")
+                    sent += 1
+                    time.sleep(0.05)
+            except OSError:
+                pass
+        # Sixty seconds of the board's would be 240 bytes.
+        assert 0 < sent < 150
+        form.says("No valid answer")
+        assert "Connected to <b>home</b>" in form.page
 
 
 @pytest.mark.parametrize("chip", CHIPS)
@@ -283,7 +438,8 @@ def test_hostile_clients(made: VirtualBoard) -> None:
         s.close()
     # A page elsewhere posts to the board.
     body = b"s=0&p=secret-word&do=join&t=0123456789abcdef"
-    cross = b"POST / HTTP/1.1\r\norigin: http://evil.example\r\ncontent-length: %d\r\n\r\n%s"
+    cross = b"POST / HTTP/1.1\r\nhost: 192.168.4.1\r\norigin: http://evil.example\r\n"
+    cross += b"content-length: %d\r\n\r\n%s"
     assert raw(made.address, cross % (len(body), body)).startswith(b"HTTP/1.1 403 ")
     form.join("home", "secret-word")
     form.says("Connected to <b>home</b>")

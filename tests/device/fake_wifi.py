@@ -1,7 +1,8 @@
 """Stands for the boot stage's wifi.py."""
 
-import fake_ota
 import network
+
+import fake_ota
 
 
 def start(turn=0):
