@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from mipy_ota.tools import places, provision
 from mipy_ota.tools.sim.board import Life, Storage, VirtualBoard
-from tests import fleet
+from tests import fleet, portal, workbench
 
 # In place of the boot stage's main.py: calls single functions of it.
 MAIN = b"""\
@@ -216,6 +217,31 @@ def test_over_the_cable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             port.close()
 
 
+def test_over_the_air(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mipy wifi` by the board's name, through WebREPL; the password is seen nowhere."""
+    from mipy_ota.tools import cli
+
+    secret = tmp_path / "password"
+    secret.write_text("grüße & 'küsse'\n")
+    said = []
+    monkeypatch.setattr("mipy_ota.tools.console.say", said.append)
+    with workbench.desk(tmp_path / "desk") as desk:
+
+        def mipy(*words: str) -> int:
+            # The board starts again at the end of each.
+            assert desk.runs("one"), desk.board.console
+            monkeypatch.setattr("sys.argv", ["mipy", "wifi", *words, "--board", workbench.NAME])
+            return cli.main()
+
+        assert mipy("add", "Café", "--password-file", str(secret)) == 0
+        said.clear()
+        assert mipy("ls") == 0 and said[:2] == ["Café", "home"]
+        assert mipy("rm", "Café") == 0
+        said.clear()
+        assert mipy("ls") == 0 and said[:1] == ["home"]
+        assert "küsse" not in desk.board.console
+
+
 # --- under an app on the runtime
 
 OTHER = {"other": "secret-2nd", "home": "secret-word"}
@@ -260,10 +286,19 @@ TELLS = (
 CONFIG = (places.sources("app_slots") / "config.py").read_text()
 
 
-def app(folder: Path, boot: bytes, known: dict[str, str], **options: Any) -> VirtualBoard:
+def app(
+    folder: Path,
+    boot: bytes,
+    known: dict[str, str],
+    *,
+    main: str = TELLS,
+    config: str = CONFIG,
+    portal: str | None = None,
+    **options: Any,
+) -> VirtualBoard:
     """A board with a small app on the runtime that tells what it finds."""
-    release = fleet.release({**fleet.runtime(), "config.py": CONFIG, "main.py": TELLS}, 1000)
-    who = dataclasses.replace(fleet.identity(), name="kitchen_1")
+    release = fleet.release({**fleet.runtime(), "config.py": config, "main.py": main}, 1000)
+    who = dataclasses.replace(fleet.identity(), name="kitchen_1", portal=portal)
     board = VirtualBoard(folder, **{"speed": 20, **options})
     board.format({**provision.board_files(who, fleet.first_trust(), release, known)})
     board.write("/boot.py", boot)
@@ -290,3 +325,56 @@ def test_a_radio_that_fails_is_no_crash(tmp_path: Path, boot: bytes, chip: Any) 
         else:
             assert board.wait("wifi: trying again"), board.console
         assert "Traceback" not in board.console and board.console.count("1000 main") == 1
+
+
+# Tells at which second without Wi-Fi it is tried anew; busy for ten minutes.
+KEEPS = """\
+import ota
+import runtime
+
+def setup(app):
+    stage = ota.stage
+
+    def spy(name):
+        if name == "wifi":
+            print("again at", app.wifi.down)
+        return stage(name)
+
+    ota.stage = spy
+    app.on_wifi.append(lambda: print("wifi is", app.wifi.up))
+    BUSY
+    print("app runs")
+
+runtime.run(setup)
+"""
+PAUSES = [15, 45, 105, 225, 300, 465, 600]
+
+
+@pytest.mark.parametrize("kind", ("busy", "never"))
+def test_the_keeper(tmp_path: Path, kind: str) -> None:
+    """Growing pauses; no portal while the app is busy, and with PORTAL = 0 never."""
+    busy = "app.busy = lambda: app.wifi.down < 620" if kind == "busy" else ""
+    minutes = "PORTAL = 2" if kind == "busy" else "PORTAL = 0"
+    with app(
+        tmp_path,
+        b"",
+        OTHER,
+        main=KEEPS.replace("BUSY", busy),
+        config=CONFIG.replace("PORTAL = 30", minutes),
+        portal=portal.PASSWORD,
+        speed=50,
+    ) as board:
+        assert board.wait("wifi is True"), board.console
+        board.radio(networks={})
+        assert board.wait("wifi is False"), board.console
+        assert board.wait("again at 600", 90), board.console
+        found = [int(n) for n in re.findall(r"again at (\d+)", board.console)]
+        assert found[: len(PAUSES)] == PAUSES
+        assert portal.OPEN not in board.console
+        if kind == "busy":
+            assert board.wait(portal.OPEN, 60), board.console
+        else:
+            assert board.wait("again at 900", 60), board.console
+            assert portal.OPEN not in board.console
+            board.radio(networks={"home": "secret-word"})
+            assert board.wait(lambda b: b.console.count("wifi is True") == 2), board.console
