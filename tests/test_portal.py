@@ -56,7 +56,9 @@ def made(tmp_path: Path) -> Iterator[VirtualBoard]:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualBoard]:
     """One board for the tests that leave its portal as it is."""
-    with portal.board(tmp_path_factory.mktemp("served"), AIR, address="127.0.0.32") as board:
+    with portal.board(
+        tmp_path_factory.mktemp("served"), AIR, address="127.0.0.32", speed=1
+    ) as board:
         yield board
 
 
@@ -196,6 +198,40 @@ def test_a_page_from_elsewhere(served: VirtualBoard) -> None:
         )
         assert posted.status_code == 302 and "Connecting" not in form.get()
     assert b"value=" in raw(served.address, FETCH)
+
+
+# --- phones ask whether they are on the internet
+
+
+@pytest.mark.parametrize("system", PROBES)
+def test_probe(served: VirtualBoard, system: str) -> None:
+    """Anything but what it expects opens the phone's sheet; the address is the board's."""
+    opened(served)
+    probe = PROBES[system]
+    host = re.search(r"Host: (\S+)", probe)
+    assert host
+    answer = resolve(served.address, question(host[1]))
+    assert answer and answer.endswith(bytes((192, 168, 4, 1)))
+    reply = raw(served.address, probe.encode())
+    assert reply.startswith(b"HTTP/1.1 302 ") and b"\r\nlocation: http://192.168.4.1/\r\n" in reply
+
+
+def test_names(served: VirtualBoard) -> None:
+    """A is answered, AAAA and HTTPS are empty, garbage is not answered."""
+    opened(served)
+    a = resolve(served.address, question("example.com", number=0x1234))
+    assert a and a[:8] == b"\x12\x34\x84\x00\0\1\0\1"
+    for kind in (28, 65):
+        other = resolve(served.address, question("example.com", kind))
+        assert other and other[6:8] == b"\0\0" and len(other) == 12 + 13 + 4
+    garbage = [b"", b"\0" * 11, b"\xff" * 512, question("a" * 63)[:20], a, question("x")[:12]]
+    garbage += [question("x")[:4] + b"\0\2" + question("x")[6:], b"\0" * 12 + b"\xc0\x0c" * 8]
+    for data in garbage:
+        assert resolve(served.address, data, 0.1) is None, data
+    assert resolve(served.address, question("still.here"))
+
+
+# --- what a person does
 
 
 def test_two_taps(tmp_path: Path) -> None:
@@ -368,37 +404,6 @@ def test_what_an_esp32_says(tmp_path: Path, reason: int) -> None:
         while "Connecting" in form.get():
             time.sleep(0.1)
         assert "Connected to <b>slow</b>" in form.page
-
-
-# --- phones ask whether they are on the internet
-
-
-@pytest.mark.parametrize("system", PROBES)
-def test_probe(served: VirtualBoard, system: str) -> None:
-    """Anything but what it expects opens the phone's sheet; the address is the board's."""
-    opened(served)
-    probe = PROBES[system]
-    host = re.search(r"Host: (\S+)", probe)
-    assert host
-    answer = resolve(served.address, question(host[1]))
-    assert answer and answer.endswith(bytes((192, 168, 4, 1)))
-    reply = raw(served.address, probe.encode())
-    assert reply.startswith(b"HTTP/1.1 302 ") and b"\r\nlocation: http://192.168.4.1/\r\n" in reply
-
-
-def test_names(served: VirtualBoard) -> None:
-    """A is answered, AAAA and HTTPS are empty, garbage is not answered."""
-    opened(served)
-    a = resolve(served.address, question("example.com", number=0x1234))
-    assert a and a[:8] == b"\x12\x34\x84\x00\0\1\0\1"
-    for kind in (28, 65):
-        other = resolve(served.address, question("example.com", kind))
-        assert other and other[6:8] == b"\0\0" and len(other) == 12 + 13 + 4
-    garbage = [b"", b"\0" * 11, b"\xff" * 512, question("a" * 63)[:20], a, question("x")[:12]]
-    garbage += [question("x")[:4] + b"\0\2" + question("x")[6:], b"\0" * 12 + b"\xc0\x0c" * 8]
-    for data in garbage:
-        assert resolve(served.address, data, 0.1) is None, data
-    assert resolve(served.address, question("still.here"))
 
 
 # --- hostile clients
