@@ -15,6 +15,7 @@ from time import ticks_add, ticks_diff, ticks_ms
 import ota
 
 _MOST = const(1024)  # bytes of a head, of a body
+_PART = const(96)  # bytes of a line that are read at once
 _TIMEOUT = const(15000)  # ms for a whole poll
 
 
@@ -33,23 +34,14 @@ async def ask(key, url, nonce, body):
         len(body),
         hexlify(mac(key, b"poll1\0", body)).decode(),
     )
-    head, reply = await _exchange(host, int(port), head.encode(), body)
-    if _field(head, b"ota-mac") != hexlify(mac(key, b"reply1\0", nonce, reply)):
+    known, reply = await _exchange(host, int(port), head.encode(), body)
+    if known != hexlify(mac(key, b"reply1\0", nonce, reply)):
         raise ValueError("mac")
     return json.loads(reply)
 
 
-def _field(head, name):
-    """Return the value of the field `name` (lower case) in an HTTP head, None when it has none."""
-    for line in head.split(b"\r\n"):
-        parts = line.split(b":")
-        if parts[0].lower() == name and len(parts) > 1:
-            return parts[1].strip()
-    return None
-
-
 async def _exchange(host, port, *request):
-    """Send the parts of `request`; return head and body of the answer, within the bounds above."""
+    """Send the parts of `request`; return MAC and body of the answer, within the bounds above."""
     deadline = ticks_add(ticks_ms(), _TIMEOUT)
     address = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)[0]
     s = socket.socket(*address[:3])
@@ -67,22 +59,45 @@ async def _exchange(host, port, *request):
                 await _ready(poller, deadline)
                 part = part[s.send(part) :]
         poller.modify(s, select.POLLIN)
-        data = b""
-        while True:
-            await _ready(poller, deadline)
-            more = s.recv(256)
-            data += more
-            end = data.find(b"\r\n\r\n") + 4
-            if end > _MOST or len(data) - end > _MOST:
-                raise ValueError("size")
-            if end > 3:
-                length = int(_field(data[:end], b"content-length") or 0)
-                if len(data) >= end + length:
-                    return data[:end], data[end : end + length]
-            if not more:
-                raise ValueError("truncated")
+        return await _answer(s, poller, deadline)
     finally:
         s.close()
+
+
+async def _answer(s, poller, deadline):
+    """Read by lines, and into one buffer: an ESP8266's heap has no room for pieces as well."""
+    mac = None
+    length = 0
+    room = _MOST
+    line = b""
+    while line != b"\r\n":
+        line = b""
+        while line[-1:] != b"\n":
+            await _ready(poller, deadline)
+            part = s.readline(_PART)
+            if not part:
+                raise ValueError("truncated")
+            line += part
+            room -= len(part)
+            if room < 0:
+                raise ValueError("size")
+        parts = line.split(b":")
+        name = parts[0].lower()
+        if name == b"ota-mac":
+            mac = parts[1].strip()
+        elif name == b"content-length":
+            length = int(parts[1])
+    if not 0 <= length <= _MOST:
+        raise ValueError("size")
+    body = bytearray(length)
+    part = memoryview(body)
+    while part:
+        await _ready(poller, deadline)
+        n = s.readinto(part)
+        if not n:
+            raise ValueError("truncated")
+        part = part[n:]
+    return mac, body
 
 
 async def _ready(poller, deadline):
