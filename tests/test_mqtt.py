@@ -126,7 +126,14 @@ UNITS = """
     except ValueError:
         pass
     small.queue.clear()
-    print("units good")
+    mqtt.on("t" * 122, lambda topic, payload: mqtt.publish("~/long", payload))
+    try:
+        mqtt.on("t" * 123, print)
+        assert False
+    except ValueError:
+        print("units good")
+"""
+TAKES = """
     mqtt.pid = 65533
     got = []
 
@@ -145,15 +152,26 @@ UNITS = """
 """
 
 
+def test_filters_and_queue(
+    broker: Broker, watcher: Client, boards: Callable[..., VirtualBoard]
+) -> None:
+    """What needs no broker; and the longest filter, which a real one takes."""
+    board = boards(broker.port, UNITS, chip="esp32")
+    assert wait(lambda: b"online" in watcher.payloads(BASE + "status")), board.console
+    assert "units good" in board.console
+    watcher.publish("t" * 122, "x")
+    assert wait(lambda: watcher.payloads(BASE + "long") == [b"x"]), board.console
+    board.stop()
+
+
 def test_an_app_and_its_broker(
     broker: Broker, watcher: Client, boards: Callable[..., VirtualBoard]
 ) -> None:
     """On the ESP8266's heap: wildcards, ids that wrap, a message too long, the last will."""
     watcher.publish("deep/kept", "y", retain=True)
     line = Line(broker.port)
-    board = boards(line.port, UNITS)
+    board = boards(line.port, TAKES)
     assert wait(lambda: (BASE + "got", b"deep/kept 1 1") in pairs(watcher)), board.console
-    assert "units good" in board.console
     assert watcher.payloads(BASE + "early") == [b"0", b"1", b"2", b"3", b"4"]
     assert watcher.payloads(BASE + "ä") == ["ö".encode()]
     assert watcher.payloads(BASE + "status") == [b"online"]
@@ -172,7 +190,8 @@ def test_an_app_and_its_broker(
     )
     assert "failed, 1 in a row" in board.console, "counted like a job"
     line.cut()
-    assert wait(lambda: watcher.payloads(BASE + "status") == [b"online", b"offline", b"online"])
+    both = [b"online", b"offline", b"online"]
+    assert wait(lambda: watcher.payloads(BASE + "status") == both), board.console
     assert answers("deep/1", "abc")
     board.stop()
     line.close()
@@ -298,6 +317,99 @@ def test_impostors(boards: Callable[..., VirtualBoard]) -> None:
     peer.close()
     assert len(board.lives) == 1 and "MemoryError" not in board.console, board.console
     assert "the broker refuses the board: 4" in board.console
+
+
+TURNS = """
+    import asyncio
+    reads = most = 0
+    read = Mqtt._read
+
+    def counted(*args):
+        nonlocal reads, most
+        reads += 1
+        most = max(most, reads)
+        return read(*args)
+
+    async def turns():
+        nonlocal reads
+        while True:
+            reads = 0
+            await asyncio.sleep_ms(0)
+
+    Mqtt._read = counted
+    app.once(turns)
+    app.every(1000, lambda: print("most", most))
+"""
+
+
+def test_a_message_without_end(boards: Callable[..., VirtualBoard]) -> None:
+    """2.2 MB as fast as the board takes them: the loop has a turn after every few bytes."""
+    size = 2_200_000
+    body = b"\0\1a" + bytes(size)
+    head = bytes([0x30, *(len(body) >> 7 * i & 127 | 128 for i in range(3)), len(body) >> 21])
+    peer = Impostor(says(CONNACK + head + body, then_close=False))
+    board = boards(peer.port, TURNS, speed=1)
+    assert board.wait(f"{size} bytes for a skipped", 120), board.console
+    seen = len(board.console)
+    assert board.wait(lambda b: "most" in b.console[seen:])
+    most = int(re.findall(r"most (\d+)", board.console)[-1])
+    board.stop()
+    peer.close()
+    print(f"at most {most} reads between two turns of the loop")
+    assert 2 <= most < 50 and len(board.lives) == 1, board.console
+
+
+DEAF = """
+    class Deaf:
+        def __init__(self, s):
+            self.readinto = s.readinto
+            self.close = s.close
+
+        def write(self, data):
+            return None
+
+    longest = 0
+
+    def look():
+        nonlocal longest
+        if mqtt.sock:
+            longest = max(longest, len(mqtt.sock.out))
+        print("longest", longest)
+
+    def deafen():
+        mqtt.sock.s = Deaf(mqtt.sock.s)
+
+    mqtt.when_up(deafen, "deafen")
+    app.every(1000, look)
+"""
+
+
+def test_a_peer_that_takes_nothing(boards: Callable[..., VirtualBoard]) -> None:
+    """What is to be acknowledged to it does not gather on the heap; it is left after a minute."""
+    message = b"\x32\6\0\1a\0\1x"
+    peer = Impostor(says(CONNACK + message * 5000, then_close=False))
+    board = boards(peer.port, DEAF, speed=40)
+    assert board.wait("ETIMEDOUT", 60), board.console
+    board.stop()
+    peer.close()
+    longest = max(int(n) for n in re.findall(r"longest (\d+)", board.console))
+    assert 500 < longest < 700, board.console
+
+
+def test_who_blocks_is_named(
+    broker: Broker, watcher: Client, boards: Callable[..., VirtualBoard]
+) -> None:
+    body = """
+    mqtt.on("~/slow", lambda topic, payload: time.sleep_ms(2000))
+    mqtt.when_up(lambda: time.sleep_ms(2100), "greeting")
+"""
+    board = boards(broker.port, body, speed=1)
+    assert board.wait("greeting blocked the loop for 21", 60), board.console
+    watcher.publish(BASE + "slow", "x")
+    assert board.wait("mipy/b1/slow blocked the loop for 20", 60), board.console
+    board.stop()
+    others = re.findall(r"unnamed task blocked the loop for (\d+)", board.console)
+    assert not [ms for ms in others if int(ms) >= 2000], board.console
 
 
 def test_pings_and_silence(boards: Callable[..., VirtualBoard]) -> None:

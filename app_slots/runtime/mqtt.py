@@ -22,6 +22,7 @@ _SILENT = const(60000)  # ms without a packet after which the broker is gone; tw
 _LASTS = const(10000)  # ms after which a connection was a good one
 _LONGEST = const(6)  # the pause before a new attempt doubles so often, from 1 s
 _OUTBOX = const(512)  # bytes in the outbox beyond which the queue waits
+_FILTER = const(122)  # bytes; umqtt.simple before 1.8.0 writes one byte for a packet's length
 _COSTS = const(64)  # bytes of heap that a queued message takes beside its text
 
 
@@ -115,12 +116,16 @@ class Mqtt(MQTTClient):
     def on(self, topic, fn, qos=0):
         """Call `fn(topic, payload)`, str and bytes, with what comes for `topic`, + and # allowed.
 
-        To be called in setup: the board subscribes when it connects.
+        To be called in setup: the board subscribes when it connects. Raises ValueError for a topic
+        of more than 122 bytes.
         """
-        self.calls.append((qos, self._job(fn, self._full(topic))))
+        topic = self._full(topic)
+        if len(topic.encode()) > _FILTER:
+            raise ValueError("a topic of more than %d bytes" % _FILTER)
+        self.calls.append((qos, self._job(fn, topic)))
 
     def when_up(self, fn, name):
-        """Call `fn()` at each connection, after the board has subscribed to everything."""
+        """Call `fn()` at each connection, after the board has subscribed to all. In setup too."""
         self.on_up.append(self._job(fn, name))
 
     def drain(self, ms=10000):
@@ -188,7 +193,7 @@ class Mqtt(MQTTClient):
             self.up = True
             self._own.good()
             for job in self.on_up:
-                _run(job)
+                self.app.attempt(job, job.fn)
             while True:
                 await self._packet()
         finally:
@@ -260,10 +265,12 @@ class Mqtt(MQTTClient):
         most = len(buffer)
         await self._read(buffer[: min(n, most)])
         left = n - most
-        while left > 0:
-            part = memoryview(bytearray(min(left, 64)))
-            await self._read(part)
-            left -= len(part)
+        if left > 0:
+            part = memoryview(bytearray(64))
+            while left > 0:
+                await self._read(part[:left])
+                left -= 64
+                await sleep_ms(0)  # a peer that is faster than the board would keep the loop
         self._heard = ticks_ms()
         return kind, n
 
@@ -284,7 +291,7 @@ class Mqtt(MQTTClient):
                 self.retained = bool(kind & 1)
                 for _, job in self.calls:
                     if matches(job.name, topic):
-                        _run(job, topic, payload)
+                        self.app.attempt(job, job.fn, topic, payload)
             if kind & 2:
                 self.sock.write(b"\x40\x02")
                 self.sock.write(buffer[end:at])
@@ -298,11 +305,6 @@ class Mqtt(MQTTClient):
             raise MQTTException("this is no MQTT")
         self.work()
         await sleep_ms(0)  # however much comes, the loop has its turns
-
-
-def _run(job, *args):
-    try:
-        job.fn(*args)
-        job.good()
-    except Exception as e:
-        job.failed(e)
+        while len(self.sock.out) > _OUTBOX:  # acknowledgements that a deaf peer does not take
+            await sleep_ms(_STEP)
+            self.work()

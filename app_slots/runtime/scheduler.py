@@ -23,15 +23,19 @@ def rand(n):
 class Job:
     """A function with its time; `cancel()` ends it, a run under way is let finish."""
 
+    # Most jobs have no need of their own for these.
+    jitter = late = 0  # ms a run may be late by choice, and is
+    busy = False  # its coroutine has not ended
+
     def __init__(self, fn, name, left, period, jitter, tally):
         self.fn = fn
         self.name = name
         self.left = left  # ms until it is due
         self.period = period  # ms, 0: runs once
-        self.jitter = jitter  # ms a run may be late by choice
-        self.late = rand(jitter)
+        if jitter:
+            self.jitter = jitter
+            self.late = rand(jitter)
         self.tally = tally  # [good runs, failed runs, failed runs in a row]
-        self.busy = False  # its coroutine has not ended
 
     def cancel(self):
         self.fn = None
@@ -55,6 +59,7 @@ class Scheduler:
         self.tallies = {}  # by name, kept when a job is over
         self.up = 0  # s
         self._ended = ""  # name of the last job whose coroutine ended since the last step
+        self._named = 0  # ms since then for which somebody was named in the log
         self._ms = 0
         self._last = ticks_ms()
 
@@ -109,20 +114,25 @@ class Scheduler:
         for job in jobs:
             if job.fn:
                 wait = min(wait, job.left + job.late)
+        self._named = 0
         return max(wait - ticks_diff(ticks_ms(), now), 1)
 
     def _run(self, job):
         fn = job.fn
         if job.period:
             job.left = job.left % job.period or job.period
-            job.late = rand(job.jitter)
+            if job.jitter:
+                job.late = rand(job.jitter)
         else:
             job.fn = None
-        if job.busy:
-            return
+        if not job.busy:
+            self.attempt(job, fn)
+
+    def attempt(self, job, fn, *args):
+        """Call `fn(*args)` as a run of `job`: counted, timed, and finished if it is a coroutine."""
         begin = ticks_ms()
         try:
-            result = fn()
+            result = fn(*args)
             if hasattr(result, "send"):
                 job.busy = True
                 asyncio.create_task(self._finish(job, result))
@@ -132,6 +142,7 @@ class Scheduler:
             job.failed(e)
         took = ticks_diff(ticks_ms(), begin)
         if took >= _BLOCKS:
+            self._named += took
             log.warning("%s blocked the loop for %d ms", job.name, took)
 
     async def _finish(self, job, coroutine):
@@ -148,6 +159,7 @@ class Scheduler:
 
     def check_late(self, ms):
         """Log who may have kept the loop, `ms` late now, since the last step."""
+        ms -= self._named
         if ms >= _BLOCKS:
             names = [job.name for job in self.jobs if job.busy]
             names.append(self._ended or "unnamed task")
