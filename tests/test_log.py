@@ -128,6 +128,23 @@ def test_ring_file_is_bounded(board: VirtualBoard) -> None:
     print(f"{life.erases} erases in 300 writes of 80 bytes")
 
 
+def test_secrets_of_a_full_heap(board: VirtualBoard) -> None:
+    """A line that finds no room is told by its format, unless that holds a secret."""
+    body = """
+class Full:
+    def __str__(self):
+        raise MemoryError
+
+log.secrets.append("hush hush")
+log.info("it is %s", "hush hush")
+log.info("half a line %s", Full())
+log.info("hush hush %s", Full())
+"""
+    life = begin(board, body)
+    assert "it is ***" in life.console and "half a line %s\n***\n" in life.console, life.console
+    assert "hush" not in life.console
+
+
 def test_syslog(tmp_path: Path) -> None:
     """RFC 5424, section 6."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:

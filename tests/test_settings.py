@@ -25,6 +25,8 @@ PIN = 2  #: 0..16
 ON = True
 UNIT = "C"  #: C | F
 MQTT_PASSWORD = ""  #: secret
+API_TOKEN = ""  #: secret
+CODE = ""  #: secret
 HASTE = 0
 """
 MAIN = """\
@@ -36,6 +38,7 @@ from runtime import log
 def setup(app):
     log.info("values %s %d %s %s", config.NAME, 10 // config.DIVISOR, config.PIN, config.UNIT)
     log.info("password %d", len(config.MQTT_PASSWORD))
+    log.info("keys %s %s", config.API_TOKEN, config.CODE)
 
     def sensor():
         if config.PIN != 2:
@@ -108,10 +111,11 @@ def test_a_good_change_is_kept(
     before = told()
     assert before["NAME"] == {"key": "NAME", "value": "demo", "from": "config.py"}
     assert before["MQTT_PASSWORD"]["value"] is None and not before["MQTT_PASSWORD"]["set"]
-    monkeypatch.setattr("sys.stdin", io.StringIO("hush hush \u00fc\n"))
-    bench.set("NAME=attic room", "UNIT=F", "ON=off", "MQTT_PASSWORD")
+    monkeypatch.setattr("sys.stdin", io.StringIO("hush hush \u00fc\nhush2\nhush3\n"))
+    bench.set("NAME=attic room", "UNIT=F", "ON=off", "MQTT_PASSWORD", "API_TOKEN", "CODE")
     bench.hears("values attic room 10 2 F")
     bench.hears("password 11")
+    bench.hears("keys *** ***")
     bench.board.radio(networks={})  # nothing is confirmed meanwhile
     for _ in range(4):  # to look is no crash
         assert told()["NAME"] == {"key": "NAME", "value": "attic room", "from": "board, on trial"}

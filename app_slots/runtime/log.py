@@ -18,8 +18,11 @@ def _write(n, text, args):
         for secret in secrets:
             line = line.replace(secret, "***")
     except MemoryError:
-        line = text  # rather half a line than one more failure
         gc.collect()
+        line = text  # rather half a line than one more failure
+        for secret in secrets:
+            if secret in text:
+                line = "***"
     print(line)
     for sink in sinks:
         try:

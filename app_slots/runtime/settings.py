@@ -10,7 +10,8 @@ import ota
 import runtime
 from runtime import log
 
-_SECRET = const(4)  # characters that make a password worth hiding from the log
+_SECRET = const(4)  # characters that make a secret worth hiding from the log
+_NAMED = b" PASSWORD PASSPHRASE SECRET TOKEN "  # the last words of a secret's name
 
 copies = runtime.lend("copies")
 
@@ -99,8 +100,10 @@ def load():
             continue
         setattr(config, key, value)
     for key in dir(config):
-        value = str(getattr(config, key))
-        if key.endswith("PASSWORD") and len(value) >= _SECRET:
+        value = getattr(config, key)
+        if not isinstance(value, str) or len(value) < _SECRET:
+            continue
+        if rules.get(key) == "secret" or (" %s " % key.split("_")[-1]).encode() in _NAMED:
             log.secrets.append(value)
 
 
