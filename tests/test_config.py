@@ -137,6 +137,13 @@ DECLARED = 'LED = 2\nLOG_LEVEL = 1  #: 0..3\nSERVER = ""  #: url\n'
         ),
         (RUNS, DECLARED.replace("  #: 0..3", ""), "LOG_LEVEL is a whole number with the rule", "`"),
         ("from config import X\nimport runtime\n", DECLARED, "uses config.X", "X = ..."),
+        (
+            RUNS.replace("config", "config as c", 1).replace("config.LED", "c.NOPE"),
+            DECLARED,
+            "main.py, line 6 uses config.NOPE",
+            "NOPE = ...",
+        ),
+        (RUNS.replace("config.LED", "getattr(config, 'NOPE')"), DECLARED, "uses config.NOPE", "N"),
     ],
 )
 def test_what_a_build_refuses(
@@ -145,6 +152,56 @@ def test_what_a_build_refuses(
     with pytest.raises(Failure) as caught:
         build.assemble(app(tmp_path, **{"main.py": main, "config.py": declares}), "unix", 1)
     assert said in caught.value.text and hint in caught.value.hint
+
+
+MQTT = """\
+import config
+import runtime
+
+
+def setup(app):
+    from runtime.homeassistant import HomeAssistant
+    from runtime.mqtt import Mqtt
+    from runtime.syslog import Syslog
+
+    HomeAssistant(app, Mqtt(app))
+    Syslog(app)
+
+
+runtime.run(setup)
+"""
+HOST = 'MQTT_HOST = ""\n'
+
+
+@pytest.mark.parametrize(
+    ("more", "said", "hint"),
+    [
+        ("", "runtime/mqtt.py, line ", '`MQTT_HOST = ""`'),
+        ('MQTT_HOSTS = "192.168.1.5"\n', "uses config.MQTT_HOST, which", '`MQTT_HOST = ""`'),
+        ("MQTT_HOST = 5\n", "MQTT_HOST is a text for runtime/mqtt.py", '`MQTT_HOST = ""`'),
+        (HOST + 'MQTT_PORT = "1883"\n', "MQTT_PORT is a whole number", "0..65535`"),
+        (HOST + "MQTT_PORT = 1883\n", "with the rule `#: 0..65535`", "0..65535`"),
+        (HOST + "MQTT_PORT = -1  #: 0..65535\n", "MQTT_PORT is within", "mend"),
+        (HOST + 'MQTT_TLS = "no"\n', "MQTT_TLS is a switch", "`MQTT_TLS = False`"),
+        (HOST + "MQTT_CA = 1\n", "MQTT_CA is a text", '`MQTT_CA = ""`'),
+        (HOST + "MQTT_USER = 1\n", "MQTT_USER is a text", '`MQTT_USER = ""`'),
+        (HOST + "MQTT_PASSWORD = 1\n", "MQTT_PASSWORD is a text", "secret`"),
+        (HOST + "SYSLOG_HOST = 1\n", "SYSLOG_HOST is a text for runtime/syslog.py", "SYSLOG_HOST"),
+        (HOST + "SYSLOG_PORT = 5.14\n", "SYSLOG_PORT is a whole number", "0..65535`"),
+        (HOST + "NAME = 1\n", "NAME is a text for runtime/homeassistant.py", '`NAME = ""`'),
+    ],
+)
+def test_a_broker_that_is_misnamed(tmp_path: Path, more: str, said: str, hint: str) -> None:
+    declares = DECLARED + "PORTAL = 30  #: 0..\n" + more
+    with pytest.raises(Failure) as caught:
+        build.assemble(app(tmp_path, **{"main.py": MQTT, "config.py": declares}), "unix", 1)
+    assert "\n" not in caught.value.text
+    assert said in caught.value.text and hint in caught.value.hint
+
+
+def test_a_broker_and_no_more(tmp_path: Path) -> None:
+    declares = DECLARED + "PORTAL = 30  #: 0..\n" + 'MQTT_HOST = "a"  #: a | b\n'
+    build.assemble(app(tmp_path, **{"main.py": MQTT, "config.py": declares}), "unix", 1)
 
 
 def test_a_value_read_too_early(tmp_path: Path) -> None:
@@ -158,6 +215,8 @@ def test_a_value_read_too_early(tmp_path: Path) -> None:
 def test_a_local_name_is_not_the_module(tmp_path: Path) -> None:
     files = {"main.py": "def f(config):\n    return config.other\n", "config.py": DECLARED}
     build.assemble(app(tmp_path, **files), "unix", 1)
+    main = "import config as c\nf = lambda c: c.other\nfor d in 'ab':\n    print(c.LED)\n"
+    build.assemble(app(tmp_path, **(files | {"main.py": main})), "unix", 1)
 
 
 def test_without_the_runtime_it_is_a_module_like_any_other(tmp_path: Path) -> None:

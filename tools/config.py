@@ -9,8 +9,9 @@ A comment that begins with `#:` says more, one rule a line:
     SERVER = ""  #: url                         an address of a server, or none
     TIMEZONE = "UTC0"  #: tz                    a POSIX time zone rule
 
-A module of a release that needs a setting says so in a comment of its own, in the same form behind
-`# config: `; then config.py must have it, with that type and rule.
+A module of a release says in a comment of its own, in the same form behind `# config: `, what type
+and rule a setting is to have. One that is read as `config.NAME` must be there; one that is read by
+`getattr(config, "NAME", default)` may be missing.
 """
 
 from __future__ import annotations
@@ -241,7 +242,7 @@ def check(sources: Mapping[str, Path]) -> list[str]:
 
 
 def _same(key: Key, wanted: Key, module: str) -> None:
-    if type(key.default) is not type(wanted.default) or key.rule != wanted.rule:
+    if type(key.default) is not type(wanted.default) or wanted.rule not in ("", key.rule):
         raise Failure(
             f"config.py, line {key.line}: {key.name} is {wanted.kind}"
             f"{f' with the rule `#: {wanted.rule}`' if wanted.rule else ''} for {module}",
@@ -254,14 +255,37 @@ def _uses(tree: ast.Module) -> Iterator[tuple[str, int, bool]]:
     nodes = list(ast.walk(tree))
     functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
     late = {id(inner) for node in nodes if isinstance(node, functions) for inner in ast.walk(node)}
-    imported = any(
-        isinstance(node, ast.Import) and any(alias.name == "config" for alias in node.names)
+    names = {
+        alias.asname or alias.name
         for node in nodes
-    )
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.name == "config"
+    }
+    own = {
+        id(inner)
+        for node in nodes
+        if isinstance(node, functions) and not names.isdisjoint(_bound(node))
+        for inner in ast.walk(node)
+    }
     for node in nodes:
         match node:
-            case ast.Attribute(value=ast.Name(id="config"), ctx=ast.Load()) if imported:
-                yield node.attr, node.lineno, id(node) not in late
+            case (
+                ast.Attribute(value=ast.Name(id=name), attr=key, ctx=ast.Load())
+                | ast.Call(
+                    func=ast.Name(id="getattr"),
+                    args=[ast.Name(id=name), ast.Constant(value=str(key))],
+                )
+            ) if name in names and id(node) not in own:
+                yield key, node.lineno, id(node) not in late
             case ast.ImportFrom(module="config", level=0):
                 for alias in node.names:
                     yield alias.name, node.lineno, id(node) not in late
+
+
+def _bound(function: ast.AST) -> Iterator[str]:
+    """Names that are a function's own, be they parameters or assigned to."""
+    for node in ast.walk(function):
+        match node:
+            case ast.arg(arg=name) | ast.Name(id=name, ctx=ast.Store()):
+                yield name

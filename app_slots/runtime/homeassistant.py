@@ -4,6 +4,8 @@ Format: https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery, one ret
 part, with a device block that makes them one device, in the short names of that page.
 """
 
+# config: NAME = ""
+
 import json
 import sys
 

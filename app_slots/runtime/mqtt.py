@@ -5,6 +5,8 @@ left by an exception. Answers, pings, time limits and new attempts are the busin
 that looks at the socket every 50 ms. What is needed at a new connection alone is in mqtt_open.py.
 """
 
+# config: MQTT_HOST = ""
+
 from asyncio import sleep_ms
 from errno import ECONNRESET, ETIMEDOUT
 from micropython import const
@@ -86,7 +88,7 @@ class Mqtt(MQTTClient):
         self._fails = 0  # connections in a row that did not last
         self._own = self._job(None, "mqtt")
         app.drivers.append(self)  # for stop()
-        if getattr(config, "MQTT_HOST", ""):
+        if config.MQTT_HOST:
             app.once(self._life, "mqtt")
         else:
             self._room = 0

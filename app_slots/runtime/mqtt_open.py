@@ -1,5 +1,11 @@
 """How the board comes to its broker; loaded for each new connection."""
 
+# config: MQTT_PORT = 0  #: 0..65535
+# config: MQTT_USER = ""
+# config: MQTT_PASSWORD = ""  #: secret
+# config: MQTT_TLS = False
+# config: MQTT_CA = ""
+
 import select
 from asyncio import sleep_ms
 from errno import EINPROGRESS
@@ -43,7 +49,7 @@ class _Client(MQTTClient):
         self._mqtt = mqtt
         super().__init__(
             mqtt.base[5:].encode(),
-            _host(),
+            config.MQTT_HOST,
             getattr(config, "MQTT_PORT", 0) or 1883,
             getattr(config, "MQTT_USER", "").encode() or None,
             getattr(config, "MQTT_PASSWORD", "").encode(),
@@ -60,10 +66,6 @@ class _Client(MQTTClient):
         self._mqtt.sock = s and _Wire(s)
 
 
-def _host():
-    return getattr(config, "MQTT_HOST", "")
-
-
 async def connect(mqtt):
     """Connect, be accepted, subscribe. Raises OSError, or MQTTException when it is refused."""
     # What setup alone calls takes room. Deleted it would stay in the class's table of names.
@@ -78,7 +80,7 @@ async def connect(mqtt):
         mqtt.work()  # for its time limit
         await sleep_ms(_STEP)
     if getattr(config, "MQTT_TLS", False):
-        wire.s = _secure(wire.s, _host())
+        wire.s = _secure(wire.s, config.MQTT_HOST)
     mqtt.sock = wire = Wire(wire.s)
     wire.out = packet
     kind, n = await mqtt.read()
@@ -90,7 +92,7 @@ async def connect(mqtt):
     for qos, job in mqtt.calls:
         mqtt.say(MQTTClient.subscribe, job.name.encode(), qos)
     MQTTClient.publish(mqtt, mqtt.base + "/status", b"online", True)
-    log.info("mqtt: connected to %s", _host())
+    log.info("mqtt: connected to %s", config.MQTT_HOST)
 
 
 async def drain(mqtt, ms):

@@ -4,6 +4,9 @@ Nobody says whether a packet arrives. The time is left to the server (the RFC's 
 knows it better.
 """
 
+# config: SYSLOG_HOST = ""
+# config: SYSLOG_PORT = 0  #: 0..65535
+
 import socket
 from micropython import const
 
