@@ -15,7 +15,7 @@ class Button(Driver):
 
     Both are called from the loop. A press that was held is no `press`; without `hold` each is one,
     however long. `on` is the pin's level when pressed; with 0 the chip's pull-up is on. What lasts
-    less than 30 ms is ignored. A press while the loop is busy is noticed by interrupt; GPIO16 of
+    less than 30 ms is ignored, when it is down as when it is up. A press while the loop is busy is noticed by interrupt; GPIO16 of
     the ESP8266, which has none, is polled alone, and needs `on=1` as it has no pull-up.
     """
 
@@ -29,14 +29,16 @@ class Button(Driver):
         self._pin = None
         self._quick = False  # has an interrupt
         self._busy = False
-        self._down = False
-        self._held = False
+        self._pressed = False  # by the pin, since `_at`
+        self._at = 0
+        self._down = False  # when it has settled, since `_since`
         self._since = 0
+        self._held = False
         # One is counted by _edge alone, the other by poll alone: neither undoes the other's work.
         self._presses = self._told = 0
 
     def start(self):
-        self._down = False
+        self._pressed = self._down = False
         self._quick = True
         self._pin = pin = Pin(self._number, Pin.IN, None if self._on else Pin.PULL_UP)
         try:
@@ -49,15 +51,18 @@ class Button(Driver):
         if self._busy:
             return
         self._busy = True
-        if pin.value() == self._on:
-            if not self._down:
-                self._since = ticks_ms()
+        now = ticks_ms()
+        pressed = self._pressed
+        if pressed != self._down and ticks_diff(now, self._at) >= _STABLE:
+            self._down = pressed
+            if pressed:
+                self._since = self._at
                 self._held = False
-                self._down = True
-        elif self._down:
-            self._down = False
-            if not self._held and ticks_diff(ticks_ms(), self._since) >= _STABLE:
+            elif not self._held:
                 self._presses += 1
+        if (pin.value() == self._on) != pressed:
+            self._pressed = not pressed
+            self._at = now
         self._busy = False
 
     def poll(self):
@@ -65,6 +70,7 @@ class Button(Driver):
         if (
             self._hold
             and self._down
+            and self._pressed
             and not self._held
             and ticks_diff(ticks_ms(), self._since) >= _HOLD
         ):

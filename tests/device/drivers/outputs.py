@@ -105,6 +105,21 @@ def button():
         bounce(1)
         wait(200)
         assert seen() == ("" if hold else "p")
+        for before, after, wanted in ((400, 400, "p"), (1500, 300, "h"), (800, 800, "h")):
+            put(0)
+            wait(before)
+            put(1)  # a gap, while it is down
+            passes(2)
+            put(0)
+            wait(after)
+            put(1)
+            wait(200)
+            assert seen() == (wanted if hold else "p"), (before, after)
+        put(0)
+        wait(980)
+        put(1)  # let go before it is held
+        wait(100)
+        assert seen() == "p"
         if quick:  # three clicks while the loop is busy
             for _ in range(3):
                 bounce(0)
@@ -127,7 +142,7 @@ def real_interrupt():
         _bus.drive(13, value)
         for _ in range(200):
             time.sleep_ms(1)
-            if driver._down != bool(value):
+            if driver._pressed != bool(value):
                 break
         passes(100)
     loop.turn()
