@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,7 @@ def setup(app):
 
     app.every(1000, tell, "tell")
 """
+DOCS = Path(__file__).parent.parent / "docs"
 RELAY, BUTTON, LED = 14, 0, 2
 
 
@@ -102,6 +104,29 @@ def test_builds(tmp_path: Path, name: str, cls: str) -> None:
     assert not [warning for warning in built.warnings if "config" in warning]
     text = (tmp_path / "my-app" / "config.py").read_text()
     assert '\nNAME = "my-app"\n' in text
+
+
+@mqtt
+def test_the_port_of_mipy_esp(tmp_path: Path, broker: Broker, watcher: Client) -> None:
+    """docs/from-mipy-esp.md, word for word."""
+    text = (DOCS / "from-mipy-esp.md").read_text().partition("## The relay app, ported")[2]
+    config, main = re.findall(r"^```\w*\n(.*?)^```$", text, re.M | re.S)
+    app = tmp_path / "relay-1"
+    new.make(app)
+    subprocess.run(["sh", "-ec", config], cwd=app, check=True)
+    (app / "main.py").write_text(main)
+    built = build.assemble(app, "esp8266-generic", 1)
+    assert built.manifest.app == "relay-1" and not built.warnings, built.warnings
+    declared = (app / "config.py").read_text()
+    assert 'NAME = "Relay-1"' in declared
+    here = f'MQTT_HOST = "127.0.0.1"\nMQTT_PORT = {broker.port}  #: 0..65535'
+    (app / "config.py").write_text(declared.replace('MQTT_HOST = "192.168.1.5"', here))
+    made = bundle.read(build.make(app, fleet.CLASS, 1))[1]
+    with story(tmp_path, made, speed=2) as it:
+        board = started(it)
+        watcher.publish("switches/relay-1/state/read", "ON")
+        assert relay(board, 1), board.console
+        assert wait(lambda: b"alive" in watcher.payloads("/esp8266/Relay-1/heartbeat"))
 
 
 @mqtt
