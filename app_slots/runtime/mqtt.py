@@ -28,10 +28,6 @@ _FILTER = const(122)  # bytes; umqtt.simple before 1.8.0 writes one byte for a p
 _COSTS = const(64)  # bytes of heap that a queued message takes beside its text
 
 
-class Left(Exception):
-    """umqtt.simple has written what it had to, and is left where it would wait."""
-
-
 class Wire:
     """What umqtt.simple takes for a socket: an outbox before the real one, `s`."""
 
@@ -170,15 +166,15 @@ class Mqtt(MQTTClient):
     # --- the connection
 
     def wait_msg(self):
-        raise Left
+        raise NotImplementedError  # umqtt.simple has written what it had to, and is left here
 
     def say(self, method, *args):
         """Let umqtt.simple write what `method` is for."""
         self.pid %= 65535
         try:
             method(self, *args)
-        except Left:
-            pass
+        except NotImplementedError:
+            pass  # where it would wait
 
     async def _life(self):
         """One connection, from the attempt to its end, which is always an exception."""

@@ -16,7 +16,7 @@ from umqtt.simple import MQTTClient, MQTTException
 import config
 import ota
 from runtime import log
-from runtime.mqtt import Left, Mqtt, Wire
+from runtime.mqtt import Mqtt, Wire
 
 _STEP = const(50)  # ms, as in mqtt.py
 _ALIVE = const(60)  # s, as _SILENT there
@@ -39,7 +39,7 @@ class _Wire(Wire):
                 raise
 
     def read(self, _):
-        raise Left
+        raise NotImplementedError  # left here, see Mqtt.say
 
 
 class _Client(MQTTClient):

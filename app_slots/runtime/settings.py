@@ -103,7 +103,7 @@ def load():
         value = getattr(config, key)
         if not isinstance(value, str) or len(value) < _SECRET:
             continue
-        if rules.get(key) == "secret" or (" %s " % key.split("_")[-1]).encode() in _NAMED:
+        if rules.get(key) == "secret" or b" " + key.split("_")[-1].encode() + b" " in _NAMED:
             log.secrets.append(value)
 
 

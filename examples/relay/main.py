@@ -47,15 +47,6 @@ def setup(app):
             store(to)
         tell()
 
-    def values():
-        return {
-            "name": config.NAME,
-            "relay": "on" if relay.on else "off",
-            "broker": "connected" if mqtt and mqtt.up else "not connected",
-            "up": app.up,
-            "release": ota.seq,
-        }
-
     relay.set(load() == "on")
     app.driver(relay)
     app.driver(Button(config.BUTTON_PIN, lambda: switch("off" if relay.on else "on")))
@@ -66,6 +57,16 @@ def setup(app):
         mqtt.on("~/relay/set", lambda topic, payload: switch(payload.decode().lower()), qos=1)
         mqtt.when_up(tell, "tell")
     if config.WEB:
+
+        def values():
+            return {
+                "name": config.NAME,
+                "relay": "on" if relay.on else "off",
+                "broker": "connected" if mqtt and mqtt.up else "not connected",
+                "up": app.up,
+                "release": ota.seq,
+            }
+
         forms = {"relay": lambda fields: switch(fields["to"])}
         runtime.lend("web").serve(app, values, forms, config.WEB_PASSWORD)
 
