@@ -15,8 +15,9 @@ class Button(Driver):
 
     Both are called from the loop. A press that was held is no `press`; without `hold` each is one,
     however long. `on` is the pin's level when pressed; with 0 the chip's pull-up is on. What lasts
-    less than 30 ms is ignored, when it is down as when it is up. A press while the loop is busy is noticed by interrupt; GPIO16 of
-    the ESP8266, which has none, is polled alone, and needs `on=1` as it has no pull-up.
+    less than 30 ms is ignored, when it is down as when it is up. A press while the loop is busy is
+    noticed by interrupt; GPIO16 of the ESP8266, which has none, is polled alone, and needs `on=1`
+    as it has no pull-up.
     """
 
     period = 20

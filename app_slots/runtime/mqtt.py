@@ -84,7 +84,7 @@ class Mqtt(MQTTClient):
         self._fails = 0  # connections in a row that did not last
         self._own = self._job(None, "mqtt")
         app.drivers.append(self)  # for stop()
-        if config.MQTT_HOST:
+        if config.MQTT_HOST:  # pyright: ignore
             app.once(self._life, "mqtt")
         else:
             self._room = 0

@@ -49,7 +49,7 @@ class _Client(MQTTClient):
         self._mqtt = mqtt
         super().__init__(
             mqtt.base[5:].encode(),
-            config.MQTT_HOST,
+            config.MQTT_HOST,  # pyright: ignore
             getattr(config, "MQTT_PORT", 0) or 1883,
             getattr(config, "MQTT_USER", "").encode() or None,
             getattr(config, "MQTT_PASSWORD", "").encode(),
@@ -80,7 +80,7 @@ async def connect(mqtt):
         mqtt.work()  # for its time limit
         await sleep_ms(_STEP)
     if getattr(config, "MQTT_TLS", False):
-        wire.s = _secure(wire.s, config.MQTT_HOST)
+        wire.s = _secure(wire.s, config.MQTT_HOST)  # pyright: ignore
     mqtt.sock = wire = Wire(wire.s)
     wire.out = packet
     kind, n = await mqtt.read()
@@ -92,7 +92,7 @@ async def connect(mqtt):
     for qos, job in mqtt.calls:
         mqtt.say(MQTTClient.subscribe, job.name.encode(), qos)
     MQTTClient.publish(mqtt, mqtt.base + "/status", b"online", True)
-    log.info("mqtt: connected to %s", config.MQTT_HOST)
+    log.info("mqtt: connected to %s", config.MQTT_HOST)  # pyright: ignore
 
 
 async def drain(mqtt, ms):
