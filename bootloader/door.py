@@ -86,7 +86,7 @@ class Visitor(IOBase):
                     raise OSError
             if self.repl.read(1) == b"":
                 self.close()
-        except OSError as e:
+        except (OSError, MemoryError) as e:
             if e.args != (11,):  # EAGAIN
                 self.close()
 
@@ -144,8 +144,10 @@ class Visitor(IOBase):
             if e.args[0] in (110, 116):  # ETIMEDOUT: this has come in between while write() waits
                 return None
             raise
-        if n and user is self and self.ws.ioctl(8, 0) == 2 and not ota.parked:
-            if sys.platform == "esp8266":
+        if n and user is self:
+            if ota.wdt:
+                ota.wdt.feed()  # a file comes in a single call, and guard.tick() has no turn
+            if self.ws.ioctl(8, 0) == 2 and not ota.parked and sys.platform == "esp8266":
                 # A file. The flash driver is Python there: the app may be in the midst of it.
                 while self.ws.readinto(buf):
                     pass

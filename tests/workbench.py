@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from mipy_ota.tools import build, enrol, keys, provision, serve, sign
+from mipy_ota.tools import build, enrol, keys, places, provision, serve, sign
 from mipy_ota.tools.client import Client
 from mipy_ota.tools.flash import plan
 from mipy_ota.tools.sim.board import VirtualBoard
@@ -28,6 +28,17 @@ while True:
     n += 1
     print("turn", n, part.VALUE)
     time.sleep(1)
+"""
+ON_THE_RUNTIME = """\
+import part, runtime
+n = 0
+def turn():
+    global n
+    n += 1
+    print("turn", n, part.VALUE)
+def setup(app):
+    app.every(1000, turn)
+runtime.run(setup)
 """
 FUNCTION = "def f%d(x):\n    return x * %d + 1\n\n\n"
 
@@ -52,11 +63,15 @@ class Desk:
         return self.board.wait(lambda board: f" {value}\n" in board.console[at:], 60)
 
 
-def write_app(folder: Path, modules: int = 18) -> Path:
-    """An app of `modules` + 2 files, 18 KB of bytecode with 18 of them."""
+def write_app(folder: Path, modules: int = 18, runtime: bool = False) -> Path:
+    """An app of `modules` + 2 files, 18 KB of bytecode with 18 of them; or one on the runtime."""
     folder.mkdir(parents=True)
-    (folder / "app.toml").write_text(f'name = "{APP}"\nclasses = ["{CLASS}"]\nruntime = false\n')
-    (folder / "main.py").write_text(MAIN)
+    (folder / "app.toml").write_text(
+        f'name = "{APP}"\nclasses = ["{CLASS}"]\nruntime = {str(runtime).lower()}\n'
+    )
+    (folder / "main.py").write_text(ON_THE_RUNTIME if runtime else MAIN)
+    if runtime:
+        (folder / "config.py").write_bytes((places.sources("app_slots") / "config.py").read_bytes())
     (folder / "part.py").write_text("VALUE = 'one'\n")
     for n in range(modules):
         (folder / f"module{n}.py").write_text("".join(FUNCTION % (i, n) for i in range(40)))
@@ -64,8 +79,19 @@ def write_app(folder: Path, modules: int = 18) -> Path:
 
 
 @contextmanager
-def desk(folder: Path, dev: bool = True, speed: int = 10) -> Iterator[Desk]:
-    """A running board with the app's first release; `dev`: it carries the fleet's dev key."""
+def desk(
+    folder: Path,
+    dev: bool = True,
+    speed: int = 10,
+    runtime: bool = False,
+    address: str = "127.0.0.2",
+) -> Iterator[Desk]:
+    """A running board with the app's first release.
+
+    Args:
+        dev: it carries the fleet's dev key.
+        runtime: the app stands on the runtime, and consists of little else.
+    """
     with serve.running(folder / "server") as server:
         surroundings = {
             "MIPY_HOME": str(folder / "home"),
@@ -84,12 +110,12 @@ def desk(folder: Path, dev: bool = True, speed: int = 10) -> Iterator[Desk]:
             )
             record = enrol.Record(who, chip="virtual")
             enrol.tell_server(enrol.keep(record))
-            app = write_app(folder / "app")
+            app = write_app(folder / "app", 0 if runtime else 18, runtime)
             client = Client(server.url, server.token)
             first = sign.sign_for_fleet(build.make(app, CLASS, build.minutes()))
             client.add_trust(keys.trust_files()[0])
             client.publish(first)
-            with VirtualBoard(folder / "board", speed=speed) as board:
+            with VirtualBoard(folder / "board", address=address, speed=speed) as board:
                 board.format(provision.board_files(who, keys.trust_files()[0], first, WIFI))
                 board.radio(networks=WIFI)
                 port = Port(board)

@@ -17,6 +17,8 @@ BOARD = Annotated[
     str, typer.Argument(metavar="BOARD", help="Its name, id, address or serial port.")
 ]
 _LOOK_SECONDS = 2.0
+_ANSWER_SECONDS = 3.0
+"""How long a board that has just started may take with an answer, before it is asked anew."""
 _GLANCE_SECONDS = 5.0
 """How long to listen to a board without --follow."""
 
@@ -81,7 +83,9 @@ def logs(
 ) -> None:
     """Show what a board prints, or else what it reported to the server.
 
-    The app is not disturbed. Where WebREPL is closed, the board's reports to the server are shown.
+    The app is not disturbed. A board whose WebREPL is closed shows no lines of its log, but what
+    it reported to the server: releases, restarts, failures with their traceback. Its lines go to
+    MQTT, syslog or a file where the app has them sent there (docs/runtime.md).
     """
     found = target.find(board)
     try:
@@ -114,7 +118,7 @@ def again(found: target.Target, seconds: float = 120) -> Any:
     end = time.monotonic() + seconds
     while True:
         try:
-            return found.open()
+            return found.open(_ANSWER_SECONDS)
         except Failure as failure:
             if time.monotonic() > end or isinstance(failure, webrepl.Refused):
                 raise

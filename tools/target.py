@@ -13,7 +13,7 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .console import Failure
 
@@ -36,6 +36,7 @@ class Target:
         port: its serial port, None when it is reached by WebREPL.
         host, number: where its WebREPL is.
         record: what the fleet knows of it, if anything.
+        told: what the server knows of it, if anything.
     """
 
     name: str
@@ -43,14 +44,18 @@ class Target:
     host: str = ""
     number: int = 0
     record: Record | None = None
+    told: dict[str, Any] | None = None
 
     @property
     def board(self) -> Board | None:
         """Its board file."""
         return self.record.board if self.record else None
 
-    def open(self) -> Stream:
+    def open(self, patience: float | None = None) -> Stream:
         """Connect to its console.
+
+        Args:
+            patience: see `WebRepl`.
 
         Raises:
             Failure: it is not reached, or lets nobody in.
@@ -59,18 +64,21 @@ class Target:
             from .repl import Serial
 
             return Serial(self.port)
-        from .webrepl import Closed, WebRepl
+        from .webrepl import Closed, Deaf, WebRepl
 
-        # A dev board that starts opens it in a moment.
-        dev = self.board is not None and self.board.dev is not None
-        end = time.monotonic() + (_START_SECONDS if dev else 0)
+        end = time.monotonic() + (_START_SECONDS if self._opens() else 0)
         while True:
             try:
-                return WebRepl(self.host, self._password, self.name, self.number)
-            except Closed:
+                return WebRepl(self.host, self._password, self.name, self.number, patience)
+            except (Closed, Deaf):
                 if time.monotonic() > end:
                     raise
                 time.sleep(0.2)
+
+    def _opens(self) -> bool:
+        """Whether its WebREPL opens in a moment, if the board is starting just now."""
+        dev = self.board is not None and self.board.dev is not None
+        return dev or (self.told is not None and self.told["open"] is not None)
 
     def _password(self) -> str:
         known = self.board.webrepl if self.board else None
@@ -106,9 +114,9 @@ def find(board: str | None) -> Target:
     from . import enrol
 
     record = enrol.find(board)
-    return Target(
-        record.board.name or record.board.id, host=_where(record), number=_port(), record=record
-    )
+    told = next((one for one in _boards() if one["id"] == record.board.id), None)
+    name = record.board.name or record.board.id
+    return Target(name, host=_where(record, told), number=_port(), record=record, told=told)
 
 
 def _known(board: str) -> bool:
@@ -122,18 +130,19 @@ def _at(host: str, number: int) -> Target:
     """The board at an address; the server may know which one that is."""
     from . import enrol
 
-    ids = [board["id"] for board in _boards() if board["address"] == host]
-    records = [one for one in enrol.records() if one.board.id in ids]
-    record = records[0] if len(records) == 1 else None
-    return Target(host, host=host, number=number, record=record)
+    told = {board["id"]: board for board in _boards() if board["address"] == host}
+    records = [one for one in enrol.records() if one.board.id in told]
+    if len(records) != 1:
+        return Target(host, host=host, number=number)
+    record = records[0]
+    return Target(host, host=host, number=number, record=record, told=told[record.board.id])
 
 
-def _where(record: Record) -> str:
+def _where(record: Record, told: dict[str, Any] | None) -> str:
     """The host of a board of the fleet."""
     board = record.board
-    told = [one["address"] for one in _boards() if one["id"] == board.id]
-    if told and _is_address(told[0]):
-        return told[0]
+    if told and _is_address(told["address"]):
+        return told["address"]
     # As bootloader/wifi.py makes the host name.
     name = f"{(board.name or board.id).replace('_', '-')[:32]}.local"
     try:
@@ -152,7 +161,7 @@ def _is_address(text: str) -> bool:
         return False
 
 
-def _boards() -> list[dict[str, str]]:
+def _boards() -> list[dict[str, Any]]:
     """What the server knows; empty when it cannot be asked, as on a bench without one."""
     from .client import connect
 

@@ -52,7 +52,7 @@ def repl(
     if not sys.stdin.isatty():
         raise Failure("this is no terminal", "in scripts, use `mipy exec` or `mipy run`")
     found = target.find(board)
-    until = None
+    until = _open_until(found)
     try:
         stream = found.open()
     except Closed as closed:
@@ -61,6 +61,15 @@ def repl(
     console.note(f"{found.name}; Ctrl-] leaves, Ctrl-C stops the app, Ctrl-D starts it again")
     with _raw(sys.stdin.fileno()) as keys:
         Terminal(found, stream, keys, until).run()
+
+
+def _open_until(found: Target) -> float | None:
+    """Until when a board that was opened before stays so, as its server knows; None: for ever."""
+    if not found.told or found.told["open"] is None:
+        return None
+    from . import opening
+
+    return opening.open_until(found.told)
 
 
 def _opened(found: Target, closed: Closed) -> float | None:

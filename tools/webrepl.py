@@ -61,7 +61,11 @@ class Closed(Unreachable):
     """The board is there, and its WebREPL is not: it is closed, or the board is starting."""
 
 
-class Busy(Unreachable):
+class Deaf(Unreachable):
+    """It takes a connection and does not get as far as letting us in: it may be starting."""
+
+
+class Busy(Deaf):
     """Somebody else is connected; or the board went away just then, which looks the same."""
 
 
@@ -81,14 +85,24 @@ class WebRepl:
         password: a function that gives it, called when the board asks; never shown.
         name: what messages call the board.
         port: where its WebREPL listens.
+        patience: seconds that it may take with its answers; None: LOGIN_SECONDS.
 
     Raises:
         Unreachable: nothing answers there as WebREPL does.
         Refused: the password is wrong, or somebody else is connected.
     """
 
-    def __init__(self, host: str, password: Callable[[], str], name: str, port: int = PORT) -> None:
+    def __init__(
+        self,
+        host: str,
+        password: Callable[[], str],
+        name: str,
+        port: int = PORT,
+        patience: float | None = None,
+    ) -> None:
         self._name = name
+        self._patience = patience or LOGIN_SECONDS
+        self._let_in = False
         self._at = f"{name} ({host}:{port})" if name != host else f"{host}:{port}"
         self._got = self._last = b""
         self._answer = b""  # binary frames: the file protocol's
@@ -103,6 +117,7 @@ class WebRepl:
         try:
             self._shake_hands()
             self._log_in(password)
+            self._let_in = True
         except BaseException:
             self._socket.close()
             raise
@@ -179,11 +194,12 @@ class WebRepl:
     def _shake_hands(self) -> None:
         self._protocol.send_request(self._protocol.connect())
         self._flush()
-        end = time.monotonic() + CONNECT_SECONDS
+        end = time.monotonic() + min(CONNECT_SECONDS, self._patience)
         while self._protocol.state is State.CONNECTING:
             if not self._arrived(end - time.monotonic(), shaking=True):
-                raise Unreachable(
-                    f"what answers at {self._at} is no WebREPL", "is this the board's address?"
+                raise Deaf(
+                    f"what answers at {self._at} is no WebREPL, or a board that starts just now",
+                    "is this the board's address?",
                 )
 
     def _log_in(self, password: Callable[[], str]) -> None:
@@ -196,7 +212,7 @@ class WebRepl:
         said = self._hear(said.partition(_PROMPT)[2], _WELCOME, _DENIED)
         if _WELCOME not in said:
             if _DENIED not in said:
-                raise Unreachable(f"{self._at} hung up", "it may be starting again: try once more")
+                raise Deaf(f"{self._at} hung up", "it may be starting again: try once more")
             raise Refused(
                 f"the WebREPL of {self._at} does not take this password",
                 "it is in the fleet's record of the board and on its label: `mipy label`",
@@ -215,20 +231,18 @@ class WebRepl:
 
     def _hear(self, said: bytes, *marks: bytes) -> bytes:
         """What is said until one of the marks, or until the board closes."""
-        end = time.monotonic() + LOGIN_SECONDS
-        try:
-            while not any(mark in said for mark in marks):
+        end = time.monotonic() + self._patience
+        while not any(mark in said for mark in marks):
+            try:
                 more = self.read(end - time.monotonic())
-                if not more:
-                    raise Unreachable(
-                        f"the WebREPL of {self._at} does not answer",
-                        "its app may be blocking it: press reset and try again at once",
-                    )
-                said += more
-        except Unreachable:
-            raise
-        except Failure:
-            pass  # closed: what was said until then tells why
+            except Failure:
+                break  # closed: what was said until then tells why
+            if not more:
+                raise Deaf(
+                    f"the WebREPL of {self._at} does not answer",
+                    "its app may be blocking it: press reset and try again at once",
+                )
+            said += more
         return said
 
     def _arrived(self, timeout: float, shaking: bool = False) -> bool:
@@ -291,8 +305,12 @@ class WebRepl:
                 f"{_word(self._last)} the WebREPL of {self._at}",
                 "a board serves one at a time; what comes later with the password goes first",
             )
+        if not self._let_in:
+            return Deaf(f"{self._at} hung up", "it may be starting again: try once more")
         return Failure(
-            f"the connection to {self._at} has gone", "see that the board has power and Wi-Fi"
+            f"the connection to {self._at} has gone",
+            "it was reset, or has lost power or Wi-Fi: `mipy boards` shows when it was last seen, "
+            "`mipy logs -f` what it prints",
         )
 
     def _unreachable(self, problem: OSError) -> Unreachable:

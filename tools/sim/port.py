@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import threading
 import time
 import tty
@@ -18,6 +19,7 @@ from .board import VirtualBoard
 
 _CTRL_C = b"\x03"
 _APART = 0.05  # seconds; an interpreter that is interrupted twice at once takes it for its end
+_SLOW = 1.0  # seconds in which who listens makes room; after that nobody does
 
 
 class Port:
@@ -28,7 +30,9 @@ class Port:
         self._ours, self._theirs = os.openpty()
         tty.setraw(self._theirs)
         self.path = os.ttyname(self._theirs)
+        os.set_blocking(self._ours, False)
         self._plugged = True
+        self._lost = False
         self._thread = threading.Thread(target=self._pass_on, daemon=True)
         self._thread.start()
 
@@ -36,6 +40,10 @@ class Port:
         """Take what the board prints; for `VirtualBoard.start`."""
         data = text.encode()
         while data:
+            if not select.select([], [self._ours], [], 0 if self._lost else _SLOW)[1]:
+                self._lost = True  # as on a wire without a listener
+                return
+            self._lost = False
             data = data[os.write(self._ours, data) :]
 
     def close(self) -> None:
@@ -48,6 +56,7 @@ class Port:
 
     def _pass_on(self) -> None:
         while True:
+            select.select([self._ours], [], [])
             data = os.read(self._ours, 4096)
             if not self._plugged:
                 return
