@@ -26,6 +26,9 @@ def run():
         ota.stage("unlock").run()
     rounds = min(life[rtc.ROUNDS] + 1, _MOST // _ROUND)
     life[rtc.ROUNDS] = rounds
+    shut = life[rtc.FAILS] == 255
+    if shut:
+        life[rtc.FAILS] = 0
     rtc.save(life)
     led = ota.stage("led")
     led.show(led.RECOVERY)
@@ -36,7 +39,7 @@ def run():
     # `ota.slot` is the one that boots, if any.
     target = 1 - r.active if ota.slot else _broken(r)
     over = False
-    while not ota.slot or not over:
+    while not over or not (ota.slot or shut):
         over = time.ticks_diff(end, time.ticks_ms()) < 0
         try:
             b = board.load()
@@ -50,6 +53,11 @@ def run():
                 break
         except (OSError, ValueError, MemoryError, Refused) as e:
             print("recovery:", repr(e))
+            if ota.more and isinstance(e, MemoryError):
+                # WebREPL has taken the room: a round without it.
+                ota.mark(rtc.FAILS, 255)
+                ota.mark(rtc.WANT, rtc.RECOVER)
+                break
         print("recovery: again in", pause, "s")
         time.sleep(spread.spread(pause))
         pause = min(pause * 2, 300)

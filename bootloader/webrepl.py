@@ -18,6 +18,9 @@ _UNIT = const(1200)  # ticks of guard.py: ten minutes
 def start():
     """Listen, from now on."""
     life = rtc.load()
+    if life[rtc.FAILS] == 255:
+        ota.more = {}
+        return
     units = life[rtc.READY] >> 5
     if units:
         # Each life costs one at least: whatever resets the board makes no more of them.

@@ -270,7 +270,7 @@ def test_the_password_is_nowhere_to_be_seen(
     enrol.keep(enrol.Record(enrol.renewed(enrol.Record(made), webrepl=PASSWORD).board))
     script = (
         "import sys\nfrom mipy_ota.tools import cli, target\n"
-        f"target._where = lambda record: {found.host!r}\n"
+        f"target._where = lambda *_: {found.host!r}\n"
         "sys.exit(cli.main())\n"
     )
     command = [

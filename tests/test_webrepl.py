@@ -74,7 +74,7 @@ def make(made: fleet.Fleet, tmp_path: Path) -> Iterator[Make]:
         *,
         dev: bool = False,
         chip: Chip = "esp8266",
-        files: Mapping[str, str] = RELEASE,
+        files: Mapping[str, str | bytes] | None = RELEASE,
         speed: int = SPEED,
     ) -> VirtualBoard:
         cls = f"{chip}-generic"
@@ -84,7 +84,7 @@ def make(made: fleet.Fleet, tmp_path: Path) -> Iterator[Make]:
             cls=cls,
         )
         made.enrol(who)
-        release = fleet.release(files, 1000, cls=cls)
+        release = fleet.release(files, 1000, cls=cls) if files else None
         boards.append(
             fleet.prepared(tmp_path / name, who, release, chip=chip, address=ADDRESS, speed=speed)
         )
@@ -137,6 +137,20 @@ def test_a_dev_board_is_open(make: Make, made: fleet.Fleet, chip: Chip) -> None:
     assert board.read("/data/x") == content
     log = board.read("/data/log")
     assert not log.strip(b"n= \n0123456789")
+
+
+def test_recovery_makes_room_for_a_release(make: Make, made: fleet.Fleet) -> None:
+    """Beside an open WebREPL an ESP8266 has no room for an install: a round without it follows."""
+    board = make("empty", dev=True, files=None)
+    board.start()
+    assert board.wait("recovery: again in", 60), board.console
+    with Client(ADDRESS) as client:
+        assert "WebREPL connected" in client.login(PASSWORD)
+    made.publish(fleet.release({**fleet.runtime(), "main.py": PLAIN}, 1001))
+    up(board)
+    assert board.console.count("webrepl: open on port") == 2, board.console
+    with Client(ADDRESS) as client:
+        assert "WebREPL connected" in client.login(PASSWORD)
 
 
 def test_a_production_board_is_closed(make: Make) -> None:
