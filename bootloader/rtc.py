@@ -12,7 +12,7 @@ from micropython import const
 END = const(0)  # how the last life ended, one of the values below
 CRASHES = const(1)  # lives of a confirmed app in a row that crashed within ten minutes
 WANT = const(2)  # what the boot stage is asked to do before it starts the app
-FAILS = const(3)  # installer runs in a row that did not get through; 255: a recovery without WebREPL
+FAILS = const(3)  # installs in a row that did not get through; 255: a recovery without WebREPL
 ROUNDS = const(4)  # recoveries in a row, for their growing pauses; 255: judge an order there
 READY = const(5)  # what the life before has prepared for this one, the bits below
 PRESSES = const(6)  # of an ESP8266's reset button within five seconds
