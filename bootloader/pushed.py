@@ -27,10 +27,14 @@ def begin():
     # What failed before may be tried again: a person wishes it.
     ota.forget(_digest[:16])
     r = record.load()
+    admitted = True
     try:
         ota.stage("admit").admit(_INCOMING, r, board.load())
     except MemoryError:
+        admitted = False
+    if not admitted:
         # The app has left the heap in pieces. The next boot, which has it whole, is who decides.
+        # Not in the handler, which holds on to what was loaded.
         with open(_INCOMING, "rb") as f:
             ota.stage("strict").manifest(f)
     slot = target(r)

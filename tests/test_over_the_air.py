@@ -51,3 +51,15 @@ def test_a_large_file_there_and_back(desk: workbench.Desk, tmp_path: Path) -> No
     assert desk.runs("one")
     # Of the two commands.
     assert desk.board.console.count("ota: a ") == resets + 2
+
+
+# --- push
+
+
+def test_push_of_an_app_on_the_runtime(desk: workbench.Desk) -> None:
+    """Its heap is too full to verify a release beside it."""
+    for value in ("'two'", "'three'"):
+        desk.edit(value)
+        said = mipy("push", NAME, "--app", desk.app)
+        assert "confirmed after" in said and said.endswith("sent: part.mpy\n"), said
+        assert desk.runs(value.strip("'"))

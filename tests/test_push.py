@@ -8,7 +8,7 @@ import pytest
 
 from mipy_ota.tools import enrol, push, target, webrepl
 from mipy_ota.tools.console import Failure
-from mipy_ota.tools.repl import Repl
+from mipy_ota.tools.repl import Raised, Repl
 from mipy_ota.tools.webrepl import WebRepl
 from tests import workbench
 
@@ -78,6 +78,43 @@ def test_a_push_cut_short_leaves_what_ran(tmp_path: Path, monkeypatch: pytest.Mo
             assert desk.runs("one"), moment
         assert "confirmed" in pushed(desk)
         assert desk.runs("v3")
+
+
+def test_a_heap_in_pieces_is_made_whole_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the board has no room to look at a release, it is reset, and stopped sooner."""
+    run, failed = Repl.run, []
+
+    def full(self: Repl, code: str, timeout: float = 10.0) -> str:
+        if code == "pushed.begin()" and not failed:
+            failed.append(True)
+            raise Raised("MemoryError: memory allocation failed, allocating 1030 bytes")
+        return run(self, code, timeout)
+
+    with workbench.desk(tmp_path) as desk:
+        desk.edit("'two'")
+        monkeypatch.setattr(Repl, "run", full)
+        assert "confirmed" in pushed(desk)
+        assert failed and desk.runs("two")
+
+
+def test_word_of_the_trial_that_was_missed_comes_from_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The board, which would have to stop its app to be asked, is left alone."""
+
+    def nobody_asks(_: push.Trial) -> bool:
+        raise AssertionError("the app is stopped")
+
+    with workbench.desk(tmp_path) as desk:
+        assert desk.board.wait(lambda _: desk.server.board("b1")["address"], 60)
+        desk.edit("'two'")
+        monkeypatch.setattr(push.Trial, "_asked", nobody_asks)
+        monkeypatch.setattr(push.Trial, "_told", lambda *_: False)
+        monkeypatch.setattr(push, "_LOOK_SECONDS", 60.0)
+        assert "confirmed" in pushed(desk)
+        assert desk.runs("two")
 
 
 def test_what_does_not_compile_disturbs_nobody(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ from .target import Target
 TRIAL_SECONDS = 120.0
 """Longest time to follow a trial; a plain app that never calls ota.check() takes 33 s."""
 _LOOK_SECONDS = 5.0
-"""After a connection was made again, how long to wait for word of the trial before asking."""
+"""After a connection was made again, how long to wait for word of the trial before asking the
+board, which stops its app."""
 _LONG = 64
 """From here on a path is too long for WebREPL's own way."""
 _INCOMING = b"/state/incoming"
@@ -104,21 +105,35 @@ class Push:
             Failure: the board refuses it, went back from it, or is not reached.
         """
         began = time.monotonic()
+        try:
+            sent = self._sent_and_tried()
+        except Raised as raised:
+            if raised.kind != "MemoryError":
+                raise
+            # The app had cut its heap into pieces. It was reset, and is stopped before it does so.
+            console.note(f"{self._target.name} has no room beside its app: once more")
+            sent = self._sent_and_tried()
+        if sent is None:
+            return f"{self._target.name} runs exactly this already"
+        took = time.monotonic() - began
+        return (
+            f"{self._target.name} runs it, confirmed after {took:.1f} s; "
+            f"sent: {', '.join(sent) or 'the manifest alone'}"
+        )
+
+    def _sent_and_tried(self) -> list[str] | None:
+        """What went, once it has proved itself; None when the board runs it already."""
         with session.opened(self._target, restart=True) as repl:
             facts = self._facts(repl)
             release = self._release(facts)
             raw, contents = bundle.read(release)
             digest = manifest.parse(raw).digest
             if bytes.fromhex(digest)[:16] == facts["digest"]:
-                return f"{self._target.name} runs exactly this already"
+                return None
             sent = self._send(repl, "ab"[facts["slot"]], raw, contents)
             repl.reset()
             Trial(self._target, repl.stream, digest).follow()
-        took = time.monotonic() - began
-        return (
-            f"{self._target.name} runs it, confirmed after {took:.1f} s; "
-            f"sent: {', '.join(sent) or 'the manifest alone'}"
-        )
+        return sent
 
     def _compiled(self, cls: str) -> dict[str, bytes]:
         return build.compiled(self._sources, cls, compile_all=False)
@@ -236,10 +251,8 @@ class Trial:
                 for line in self._lines():
                     if self._told(line):
                         return
-                if self._quiet_until and time.monotonic() > self._quiet_until:
-                    self._quiet_until = None
-                    if self._asked():
-                        return
+                if self._quiet_until and (self._reported() or self._overdue()):
+                    return
         finally:
             self._stream.close()
         raise Failure(
@@ -278,6 +291,25 @@ class Trial:
                 raise self._left()
             self._slot = life[1]
         return False
+
+    def _reported(self) -> bool:
+        """Whether the server has heard from the board, since this began, that it is confirmed."""
+        before = self._target.told
+        if before is None:
+            return False
+        now = target.told(before["id"])
+        return (
+            now is not None
+            and now["last_seen"] != before["last_seen"]
+            and (now["state"], now["digest"]) == ("ok", self._digest[:32])
+        )
+
+    def _overdue(self) -> bool:
+        """Whether it is confirmed, when nobody has said so for a while."""
+        if not self._quiet_until or time.monotonic() < self._quiet_until:
+            return False
+        self._quiet_until = None
+        return self._asked()
 
     def _asked(self) -> bool:
         """Ask the board itself, when what it said was missed."""

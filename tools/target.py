@@ -114,9 +114,14 @@ def find(board: str | None) -> Target:
     from . import enrol
 
     record = enrol.find(board)
-    told = next((one for one in _boards() if one["id"] == record.board.id), None)
+    known = told(record.board.id)
     name = record.board.name or record.board.id
-    return Target(name, host=_where(record, told), number=_port(), record=record, told=told)
+    return Target(name, host=_where(record, known), number=_port(), record=record, told=known)
+
+
+def told(board_id: str) -> dict[str, Any] | None:
+    """What the server knows of a board; None when that is nothing, or it cannot be asked."""
+    return next((one for one in _boards() if one["id"] == board_id), None)
 
 
 def _known(board: str) -> bool:
@@ -130,19 +135,19 @@ def _at(host: str, number: int) -> Target:
     """The board at an address; the server may know which one that is."""
     from . import enrol
 
-    told = {board["id"]: board for board in _boards() if board["address"] == host}
-    records = [one for one in enrol.records() if one.board.id in told]
+    there = {board["id"]: board for board in _boards() if board["address"] == host}
+    records = [one for one in enrol.records() if one.board.id in there]
     if len(records) != 1:
         return Target(host, host=host, number=number)
     record = records[0]
-    return Target(host, host=host, number=number, record=record, told=told[record.board.id])
+    return Target(host, host=host, number=number, record=record, told=there[record.board.id])
 
 
-def _where(record: Record, told: dict[str, Any] | None) -> str:
+def _where(record: Record, known: dict[str, Any] | None) -> str:
     """The host of a board of the fleet."""
     board = record.board
-    if told and _is_address(told["address"]):
-        return told["address"]
+    if known and _is_address(known["address"]):
+        return known["address"]
     # As bootloader/wifi.py makes the host name.
     name = f"{(board.name or board.id).replace('_', '-')[:32]}.local"
     try:
