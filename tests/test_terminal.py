@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import http.server
-import json
 import os
 import secrets
 import socket
@@ -20,10 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from mipy_ota.tools import bridge, fs, run, session, target, terminal, webrepl
+from mipy_ota.tools import fs, run, session, target, terminal, webrepl
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.remote import Remote
 from mipy_ota.tools.sim.board import VirtualBoard
+from tests import bridged
 
 PASSWORD = "hush-9"
 WIFI = {"home": "secret-word"}
@@ -133,10 +131,11 @@ def test_a_terminal(found: target.Target, monkeypatch: pytest.MonkeyPatch) -> No
     lines = [f"part{n} = '{secrets.token_hex(40)}'" for n in range(200)]
     script = "def both(a, b):\n    if a:\n        return a + b\n\n" + "\n".join(lines)
     total = f"\nprint('sum', sum(len(x) for x in ({', '.join(f'part{n}' for n in range(200))})))\n"
-    digest = hashlib.sha256(lines[150].partition("'")[2][:-1].encode()).hexdigest()
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     asked = (
         "import hashlib, binascii\n"
-        "print('digest', binascii.hexlify(hashlib.sha256(part150).digest()).decode())\n"
+        "every = '\\n'.join(\"part%d = '%s'\" % (n, globals()['part%d' % n]) for n in range(200))\n"
+        "print('digest', binascii.hexlify(hashlib.sha256(every).digest()).decode())\n"
     )
     pasted = (script + total + asked).encode()
     assert len(pasted) > 20_000
@@ -293,61 +292,8 @@ def test_the_password_is_nowhere_to_be_seen(
 # --- other people's tools
 
 
-@pytest.fixture
-def index(tmp_path: Path) -> Iterator[str]:
-    """A package index with one package, as mpremote and mip expect it."""
-    source = b"def hello():\n    return 'from the index'\n"
-    digest = hashlib.sha256(source).hexdigest()
-    file = tmp_path / "file" / digest[:2] / digest
-    package = tmp_path / "package" / "py" / "hello" / "latest.json"
-    for path in (file, package):
-        path.parent.mkdir(parents=True)
-    file.write_bytes(source)
-    package.write_text(json.dumps({"v": 1, "version": "1.0", "hashes": [["hello.py", digest]]}))
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:
-            """Nobody reads it."""
-
-    handler = functools.partial(Quiet, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-
-
-def test_mpremote_over_the_air(found: target.Target, index: str, tmp_path: Path) -> None:
-    file, back = tmp_path / "file.bin", tmp_path / "back.bin"
-    file.write_bytes(BIG[:1500])
-    over = threading.Event()
-    with bridge.Bridge(found) as made:
-
-        def pass_on() -> None:
-            while not over.is_set():
-                made.turn(0.1)
-
-        thread = threading.Thread(target=pass_on)
-        thread.start()
-
-        def mpremote(*words: str) -> str:
-            command = [sys.executable, "-m", "mpremote", "connect", made.path, *words]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-            assert done.returncode == 0, done.stdout + done.stderr
-            return done.stdout
-
-        try:
-            assert mpremote("exec", "print(6 * 7)") == "42\n"
-            mpremote("fs", "cp", str(file), ":/data/file.bin")
-            mpremote("fs", "cp", ":/data/file.bin", str(back))
-            assert back.read_bytes() == BIG[:1500]
-            mpremote(
-                "mip", "install", "--no-mpy", "--index", index, "--target", "/data/lib", "hello"
-            )
-            used = "import sys; sys.path.append('/data/lib'); import hello; print(hello.hello())"
-            assert mpremote("exec", used) == "from the index\n"
-        finally:
-            over.set()
-            thread.join(30)
+def test_mpremote_over_the_air(found: target.Target, tmp_path: Path) -> None:
+    bridged.prove(found, tmp_path)
 
 
 def test_a_closed_board_is_offered_to_be_opened(

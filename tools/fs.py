@@ -7,7 +7,9 @@ what runs on a board is a signed release, for which there is `mipy push`.
 
 from __future__ import annotations
 
+import errno
 import posixpath
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +28,15 @@ PATH = Annotated[str, typer.Argument(metavar="[:]PATH", help="On the board; rela
 HOME = "/data"
 _SLOTS = "/app_slots"
 _OURS = ("/bootloader", "/trust", "/state", "/boot.py", "/main.py")
+_ERRORS = {
+    errno.ENOENT: "no such file or folder",
+    errno.EEXIST: "it is there already",
+    errno.ENOTDIR: "it is no folder",
+    errno.EISDIR: "it is a folder",
+    errno.ENOSPC: "its flash is full",
+    39: "the folder is not empty",
+}
+"""MicroPython's numbers, which are Linux's."""
 
 
 def path_of(text: str) -> bytes:
@@ -67,17 +78,10 @@ def files(board: str) -> Iterator[Remote]:
 
 
 def _plain(text: str) -> str:
+    """An OSError in plain words; known ones come as "[Errno 2] ENOENT", others as a number."""
     last = text.rpartition("OSError: ")[2]
-    words = {
-        "ENOENT": "no such file or folder",
-        "EEXIST": "it is there already",
-        "EISDIR": "it is a folder",
-        "ENOTDIR": "it is no folder",
-        "39": "the folder is not empty",
-        "ENOSPC": "its flash is full",
-        "28": "its flash is full",
-    }
-    return next((plain for word, plain in words.items() if word in last), last)
+    found = re.match(r"(?:\[Errno (\d+)\]|(\d+)$)", last)
+    return _ERRORS.get(int(found[1] or found[2]), last) if found else last
 
 
 def ls(board: BOARD, path: PATH = ":") -> None:
