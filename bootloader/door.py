@@ -116,15 +116,18 @@ class Visitor(IOBase):
     def close(self, text=None):
         """Hang up, with a last word."""
         global guest, user
+        if user is self:
+            user = None
+            os.dupterm(None)
         if text:
-            self.write("\r\n%s\r\n" % text)
+            try:
+                self.write("\r\n%s\r\n" % text)
+            except OSError as e:
+                print("webrepl:", repr(e))  # it has gone: no matter of whoever takes over
         self.s.close()
         self.repl = None
         if guest is self:
             guest = None
-        if user is self:
-            user = None
-            os.dupterm(None)
 
     # What the firmware's WebREPL calls
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import re
+import socket
 import time
+import webrepl as other
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +17,11 @@ import pytest
 
 from mipy_ota.signing import envelope, opening, trust
 from mipy_ota.signing.rsa import PublicKey
-from mipy_ota.tools import client
+from mipy_ota.tools import client, session, target, webrepl
 from mipy_ota.tools import opening as verb
+from mipy_ota.tools.console import Failure
+from mipy_ota.tools.remote import Remote
+from mipy_ota.tools.repl import Repl
 from mipy_ota.tools.serve import Running, running
 from mipy_ota.tools.sim.board import Chip, VirtualBoard
 from tests import fleet
@@ -137,6 +144,141 @@ def test_a_dev_board_is_open(make: Make, made: fleet.Fleet, chip: Chip) -> None:
     assert board.read("/data/x") == content
     log = board.read("/data/log")
     assert not log.strip(b"n= \n0123456789")
+
+
+# Writes and reads back a file without a pause, and says so when it is not what was written. An
+# ESP32 listens to nobody while it does not sleep.
+BUSY = """
+import sys
+import time
+import ota
+print("app runs")
+n = 0
+while True:
+    ota.feed()
+    n += 1
+    text = "%d\\n" % n * 300
+    with open("/data/log", "w") as f:
+        f.write(text)
+    with open("/data/log") as f:
+        if f.read() != text:
+            print("damaged at", n)
+    if sys.platform == "esp32":
+        time.sleep_ms(20)
+"""
+
+
+@pytest.mark.parametrize("chip", ["esp8266", "esp32"])
+def test_files_and_an_app_that_writes_all_the_time(make: Make, chip: Chip) -> None:
+    """A file asked for at many moments of the app's own flash operations damages none of them.
+
+    An ESP8266 takes none then; an ESP32 does, between two operations.
+    """
+    board = make(f"busy-{chip}", dev=True, chip=chip, files={"main.py": BUSY})
+    board.start()
+    up(board)
+    content = random.Random(5).randbytes(6000)
+    for n in range(25):
+        with Client(ADDRESS) as client:
+            client.login(PASSWORD)
+            time.sleep(n * 0.0017)
+            if chip == "esp8266":
+                client.ask(1, f"/data/{n}", len(content))
+                client.send(content[:1024], 2)
+                assert "stop the app first (Ctrl-C)" in client.rest()
+            else:
+                client.put(f"/data/{n}", content)
+    assert board.console.count("app runs") == 1
+    assert "damaged" not in board.console
+    board.stop()
+    if chip == "esp32":
+        assert all(board.read(f"/data/{n}") == content for n in range(25))
+
+
+class Cut:
+    """A socket that goes after so many more bytes, in the middle of a frame or command."""
+
+    def __init__(self, real: socket.socket, left: int) -> None:
+        self.real, self.left = real, left
+
+    def sendall(self, data: bytes) -> None:
+        sent, self.left = data[: max(0, self.left)], self.left - len(data)
+        self.real.sendall(sent)
+        if self.left < 0:
+            self.real.close()
+            raise OSError("cut")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+def test_a_put_cut_at_any_byte_leaves_the_file_old_or_whole(make: Make) -> None:
+    board = make("cut", dev=True)
+    board.start()
+    up(board)
+    contents = [random.Random(n).randbytes(5000 + n) for n in range(13)]
+    room = 1 << 30
+    found = Known("cut", host=ADDRESS, number=webrepl.PORT)
+    used, kept = put_until_cut(found, contents[0], room), contents[0]
+    whole = 0
+    for at, content in zip(random.Random(7).sample(range(used), 12), contents[1:], strict=True):
+        put_until_cut(found, content, at)
+        with session.opened(found) as repl:
+            remote = Remote(repl)
+            holds = remote.read(b"/data/kept", remote.size(b"/data/kept") or 0)
+            repl.gone = True  # the app stays stopped
+        assert holds in (kept, content), at
+        whole += holds == content
+        kept = holds
+    put_until_cut(found, contents[-1], room)
+    board.stop()
+    assert board.read("/data/kept") == contents[-1]
+    assert whole < 12
+
+
+def put_until_cut(found: target.Target, content: bytes, left: int) -> int:
+    """Put a file over a connection that lasts for so many bytes; how many it took."""
+    repl = Repl(found.open(), "cut")
+    stream: Any = repl.stream
+    stream._socket = cut = Cut(stream._socket, left)
+    with contextlib.suppress(Failure):
+        repl.enter(soft_reset=False)
+        Remote(repl).put(b"/data/kept", content)
+        repl.leave()
+    stream._socket.close()
+    return left - cut.left
+
+
+class Known(target.Target):
+    """A board whose password is known."""
+
+    def _password(self) -> str:
+        return PASSWORD
+
+
+def test_somebody_elses_client(make: Make, tmp_path: Path) -> None:
+    """The PyPI package `webrepl` at the boot stage's door: login, version, files both ways."""
+    board = make("theirs", dev=True)
+    board.start()
+    up(board)
+    local = tmp_path / "local"
+    local.write_bytes(random.Random(1).randbytes(3000))
+    client = other.Webrepl(host=ADDRESS, port=8266, password="wrong")
+    assert not client.connected
+    client.disconnect()
+    board.wait(lambda _: False, 1)  # the pause after it
+    with Client(ADDRESS) as ours:
+        ours.login(PASSWORD)
+        ours.send("\x03")
+        ours.until(">>> ")
+    client = other.Webrepl(host=ADDRESS, port=8266, password=PASSWORD)
+    try:
+        assert client.connected
+        assert (client.get_ver() or ()) >= (1, 22, 0)
+        client.put_file(str(local), "/data/remote")
+        assert client.get_file_content("/data/remote") == local.read_bytes()
+    finally:
+        client.disconnect()
 
 
 def test_recovery_makes_room_for_a_release(make: Make, made: fleet.Fleet) -> None:
