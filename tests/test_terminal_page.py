@@ -535,6 +535,9 @@ def test_terminal(driver, tmp_path: Path, chip: Chip) -> None:
         page.pastes("1 +* 1\n2\n")
         page.shows("SyntaxError: invalid syntax\n>>>")
 
+        page.types("side = 6\n")
+        page.types("side ** 2\n")
+        page.shows(">>> side ** 2\n36\n>>>")
         page.types("6*7\n")
         page.shows(">>> 6*7\n42\n>>>")
 
