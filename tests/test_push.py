@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mipy_ota.tools import enrol, push, target, webrepl
+from mipy_ota.tools import boards, enrol, push, target, webrepl
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.repl import Raised, Repl
 from mipy_ota.tools.webrepl import WebRepl
@@ -37,6 +37,7 @@ def test_the_edit_run_loop(tmp_path: Path) -> None:
         # Somebody is at work on it: the server waits until told otherwise.
         board = desk.board
         assert board.wait(lambda _: not desk.server.board("b1")["follow"], 60)
+        assert boards.state(desk.server.board("b1")).startswith("ok, held")
         assert "same-seq" not in board.console[board.console.rindex("three") :]
         push.follow(workbench.NAME)
         assert desk.server.board("b1")["follow"]

@@ -94,7 +94,7 @@ def state(board: Mapping[str, Any]) -> str:
     if board["progress"]:
         words += f" {board['progress']}"
     if not board["follow"]:
-        words += ", on hold"
+        words += ", held"
     if board["open"]:
         left = board["last_seen"] + board["open"] - time.time()
         words += f", WebREPL open for {max(0, round(left / 60))} min"

@@ -80,7 +80,7 @@ def _round(found: Target, folder: Path) -> None:
 
 
 def follow(board: BOARD) -> None:
-    """Have the server offer releases again to a board that was pushed to, or put on hold."""
+    """Have the server offer releases again to a board that is held: pushed to, or so ordered."""
     from .client import connect
 
     said = connect().order(board, "follow")
