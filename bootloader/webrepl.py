@@ -39,6 +39,7 @@ def start():
         ota.more["push"] = 1
     door.end = units * _UNIT  # pyright: ignore
     s.setsockopt(socket.SOL_SOCKET, _CALLBACK, door.accept)
+    door.accept(s)  # pyright: ignore # who has knocked meanwhile is not called out again
     clock = ota.clock  # type: machine.Timer # pyright: ignore
     clock.init(period=_TICK, mode=machine.Timer.PERIODIC, callback=door.tick)
     print("webrepl: open on port", _PORT)
