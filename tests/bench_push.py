@@ -20,20 +20,35 @@ from mipy_ota.tools.webrepl import WebRepl
 from tests import workbench
 
 ROUNDS = 3
+ADDRESS = "127.0.0.66"
 
 
 def main() -> int:
     sent = _metered()
     print("one line of one of 20 modules changed, ESP8266, real time, WebREPL")
-    with tempfile.TemporaryDirectory() as folder, workbench.desk(Path(folder), speed=1) as desk:
-        for n in range(ROUNDS):
-            desk.edit(f"'push {n}'")
-            began, sent[0] = time.monotonic(), 0
-            push.Push(target.find(workbench.NAME), desk.app).run()
-            _say("mipy push, confirmed", began, sent[0])
-            time.sleep(2)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        workbench.desk(Path(folder), speed=1, address=ADDRESS) as desk,
+    ):
+        _pushed(desk, sent)
         _by_hand(desk, sent)
+    print("one line of an app on the runtime changed")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        workbench.desk(Path(folder), speed=1, runtime=True, address=ADDRESS) as desk,
+    ):
+        desk.board.wait(lambda _: desk.server.board("b1")["address"], 60)
+        _pushed(desk, sent)
     return 0
+
+
+def _pushed(desk: workbench.Desk, sent: list[int]) -> None:
+    for n in range(ROUNDS):
+        desk.edit(f"'push {n}'")
+        began, sent[0] = time.monotonic(), 0
+        push.Push(target.find(workbench.NAME), desk.app).run()
+        _say("mipy push, confirmed", began, sent[0])
+        time.sleep(2)
 
 
 def _by_hand(desk: workbench.Desk, sent: list[int]) -> None:

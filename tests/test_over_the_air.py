@@ -179,7 +179,7 @@ def test_logs_go_on_over_a_reset(desk: workbench.Desk) -> None:
 
 
 def test_logs_of_a_closed_board_are_its_reports(tmp_path: Path) -> None:
-    with workbench.desk(tmp_path, dev=False) as desk:
+    with workbench.desk(tmp_path, dev=False, address="127.0.0.65") as desk:
         assert desk.board.wait(lambda _: desk.server.board("b1")["address"], SECONDS)
         with running("logs", "-f", NAME) as lines:
             comes(lines, "is closed")

@@ -318,3 +318,14 @@ def test_a_closed_board_is_offered_to_be_opened(
     assert not given
     assert terminal._opened(board, closed) == 60.0
     assert "30 minutes" in asked[0] and len(given) == 1
+
+
+def test_how_long_an_opened_board_stays_so_is_the_servers_to_tell() -> None:
+    """For the countdown of whoever comes later; and such a board is waited for while it starts."""
+    told = {"id": "b1", "open": 600, "last_seen": 1000.0}
+    opened = target.Target("kitchen", told=told)
+    assert terminal._open_until(opened) == 1600.0 and opened._opens()
+    for_ever = target.Target("kitchen", told=told | {"open": 0})
+    assert terminal._open_until(for_ever) is None and for_ever._opens()
+    closed = target.Target("kitchen", told=told | {"open": None})
+    assert terminal._open_until(closed) is None and not closed._opens()
