@@ -288,8 +288,11 @@ def test_recovery_makes_room_for_a_release(make: Make, made: fleet.Fleet) -> Non
     assert board.wait("recovery: again in", 60), board.console
     with Client(ADDRESS) as client:
         assert "WebREPL connected" in client.login(PASSWORD)
-    made.publish(fleet.release({**fleet.runtime(), "main.py": PLAIN}, 1001))
-    up(board)
+    digest = made.publish(fleet.release({**fleet.runtime(), "main.py": PLAIN}, 1001))
+    try:
+        up(board)
+    finally:
+        made.post(f"/api/releases/{digest}/withdraw")  # the boards of the other tests stay
     assert board.console.count("webrepl: open on port") == 2, board.console
     with Client(ADDRESS) as client:
         assert "WebREPL connected" in client.login(PASSWORD)
