@@ -23,9 +23,9 @@ import serial
 
 from mipy_ota.signing import board_file
 from mipy_ota.signing.rsa import PublicKey
-from mipy_ota.tools import build, client, console, enrol, keys, label, places, sign
+from mipy_ota.tools import build, client, console, enrol, image, keys, label, places, sign
 from mipy_ota.tools.console import Failure
-from mipy_ota.tools.flash import batch, chip, firmware, plan, port
+from mipy_ota.tools.flash import batch, chip, firmware, former, layout, plan, port
 from mipy_ota.tools.serve import Running, running
 from mipy_ota.tools.sim.board import VirtualBoard
 from tests import fleet, stock
@@ -188,6 +188,12 @@ def images(tmp_path: Path) -> Callable[[str], Path]:
     return image
 
 
+def kept(flash: bytes, place: layout.Place) -> dict[str, bytes]:
+    """What a flash holds that a board keeps."""
+    files = image.read(flash[place.offset : place.offset + place.size])
+    return {path: data for path, data in files.items() if path.startswith(former.KEPT)}
+
+
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
     """A signed release for the ESP32, as a file."""
@@ -309,7 +315,7 @@ def test_flashed_again_it_stays_the_same_board(
     assert mipy(*words, "--name", "kitchen", "--dev", "--pins", pins)[0] == 0
     wired = {"/state/pins": b"led 2 0\nbutton 14\n5 1\n"}
     at = firmware.load(stock.path("esp32")).place(4 << 20)
-    assert plan.kept_from(esp32.flash[at.offset : at.offset + at.size]) == wired
+    assert kept(esp32.flash, at) == wired
     first = enrol.find("kitchen").board
     assert first.dev == PublicKey.of(fleet.key("dev"))
 
@@ -336,8 +342,146 @@ def test_flashed_again_it_stays_the_same_board(
     )
     assert (again.dev, again.servers) == (None, ("http://192.0.2.9:80",))
     place = made.place
-    kept = plan.kept_from(esp32.flash[place.offset : place.offset + place.size])
-    assert kept == {"/data/settings/0": b"one", "/state/0/w": b"networks", **wired}
+    after = {"/data/settings/0": b"one", "/state/0/w": b"networks", **wired}
+    assert kept(esp32.flash, place) == after
+
+
+SETTINGS = {"/data/settings/0": b"one", "/state/0/w": b"n" * 300}
+
+
+def lived(board: Rom, mipy: Mipy, words: tuple[object, ...]) -> layout.Place:
+    """Flash a board; then it has settings of its own. Returns where its file system is."""
+    board.starts()
+    code, _, err = mipy(*words, "--name", "kitchen")
+    assert code == 0, err
+    who = enrol.find("kitchen").board
+    raw = fleet.release(PLAIN, 5, cls="esp32-generic")
+    made = plan.make(who, firmware.load(stock.path("esp32")), 4 << 20, raw, kept=SETTINGS)
+    chip.write(board.port, made.parts, lambda done: None)
+    return made.place
+
+
+def test_settings_outlive_a_write_that_failed(
+    esp32: Rom, mipy: Mipy, release: Path, tmp_path: Path
+) -> None:
+    """Between erasing and the last block they are beside the board's record; an image has them."""
+    words = ("flash", esp32.port, "--firmware", stock.path("esp32"), "--release", release)
+    place = lived(esp32, mipy, words)
+    code, out, err = mipy(*words, "--dry-run")
+    assert code == 0, err
+    assert "/data/settings/0" in out and "/state/0/w" in out
+    (esp32.folder / "worn").touch()
+    failed(mipy(*words), "does not hold what was written", "another cable")
+    (esp32.folder / "worn").unlink()
+    saved = enrol.path_of("esp32-240ac4e29526").with_suffix(".kept")
+    assert stat.S_IMODE(saved.stat().st_mode) == 0o600
+    assert mipy(*words, "--image", tmp_path / "whole.bin")[0] == 0
+    assert kept((tmp_path / "whole.bin").read_bytes(), place) == SETTINGS
+    esp32.starts()
+    assert mipy(*words)[0] == 0
+    assert kept(esp32.flash, place) == SETTINGS
+    assert not saved.exists()
+
+
+def test_a_run_that_stops_before_writing_starts_the_board_again(
+    esp32: Rom, mipy: Mipy, release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    run = chip._esptool
+    monkeypatch.setattr(chip, "_esptool", lambda *w, **m: said.append(run(*w, **m)) or said[-1])
+    failed(mipy("flash", esp32.port, "--firmware", stock.path("esp32c3")), "is for the esp32c3", "")
+    assert "Staying in bootloader" in said[0]
+    assert "Hard resetting" in said[-1]
+    words = ("--firmware", stock.path("esp32"), "--release", release)
+    assert mipy("flash", esp32.port, *words, "--dry-run")[0] == 0
+    assert "Staying in bootloader" in said[2]
+    assert "Hard resetting" in said[-1]
+    assert not esp32.flashed
+
+
+@pytest.mark.parametrize(
+    ("was", "comes", "megabytes"),
+    [
+        ("esp32s3 1.24.1", "esp32s3", 8),  # from a row of the table to all that follows it
+        ("esp32s3", "esp32s3 1.24.1", 8),
+        ("esp32", "esp32", 16),
+        ("FLASH_1M", "", 4),
+        ("", "FLASH_1M", 4),
+    ],
+)
+def test_settings_are_found_where_the_former_firmware_had_them(
+    was: str, comes: str, megabytes: int
+) -> None:
+    """And of a large file system only a few blocks are read."""
+
+    def of(name: str) -> firmware.Firmware:
+        if name in stock.SUMS:
+            return firmware.load(stock.path(name))
+        return firmware.parse(stock.esp8266(name))
+
+    size = megabytes << 20
+    old = of(was)
+    place = old.place(size)
+    code = {f"/app_slots/a/{i}.mpy": os.urandom(3000) for i in range(60)}
+    flash = bytearray(b"\xff" * size)
+    flash[old.offset : old.offset + len(old.data)] = old.data
+    system = image.build(SETTINGS | code, place.blocks)
+    flash[place.offset : place.offset + place.size] = system
+    crossed: list[int] = []
+
+    def read(at: int, size: int) -> bytes:
+        crossed.append(size)
+        return bytes(flash[at : at + size])
+
+    assert former.on_chip(of(comes), size, read) == SETTINGS
+    assert sum(crossed) <= 512 * 1024
+    flash[place.offset : place.offset + 2 * layout.BLOCK] = b"\xff" * 2 * layout.BLOCK
+    assert former.on_chip(of(comes), size, read) is None
+
+
+def test_trouble_while_settings_are_read_is_said() -> None:
+    def read(at: int, size: int) -> bytes:
+        if at:
+            raise Failure("the board went away")
+        return image.build(SETTINGS, 512)[:size]
+
+    with pytest.raises(Failure, match="went away"):
+        image.some(read, former.KEPT)
+
+
+def test_a_cable_that_carries_only_the_slow_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading gets a second try as writing does."""
+    speeds: list[int] = []
+
+    def esptool(port: str, baud: int, *words: str, heard: object) -> str:
+        speeds.append(baud)
+        if baud == chip.FAST:
+            raise Failure("esptool: Packet content transfer stopped")
+        Path(words[-1]).write_bytes(b"read")
+        return ""
+
+    monkeypatch.setattr(chip, "_esptool", esptool)
+    assert chip.read("x", 0, 4) == b"read"
+    assert speeds == [chip.FAST, chip.SLOW]
+
+
+def test_a_board_that_an_image_was_made_for(
+    esp32: Rom, mipy: Mipy, release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plugged in later it becomes that board, once somebody says that it is."""
+    words = ("--firmware", stock.path("esp32"), "--release", release, "--name", "kitchen")
+    assert mipy("flash", *words, "--image", tmp_path / "whole.bin")[0] == 0
+    made = enrol.find("kitchen")
+    assert made.mac == ""
+    failed(mipy("flash", esp32.port, *words), "an image was made for 'kitchen'", "--yes")
+    answers = iter([False, True])
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("typer.confirm", lambda *words, **more: next(answers))
+    failed(mipy("flash", esp32.port, *words), "another board", "--name")
+    esp32.starts()
+    assert mipy("flash", esp32.port, *words)[0] == 0
+    assert enrol.find("kitchen") == enrol.Record(made.board, "24:0a:c4:e2:95:26", "esp32")
+    assert len(enrol.records()) == 1
 
 
 def test_dry_run_writes_nothing(esp32: Rom, fleet_up: Running, mipy: Mipy) -> None:
@@ -671,11 +815,17 @@ def test_batch_stops_without_losing_what_is_done(
     rows = list(csv.DictReader(table.open()))
     assert [row["id"] for row in rows] == ["esp32-240ac4e29526", ""]
 
-    monkeypatch.setattr(port, "find", lambda: [wrong.port])
+    # Both are still plugged in: the one that is done is left alone, whatever the others get.
     wrong.starts()
+    before = first.flash
     code, out, err = mipy("flash", "--batch", table, "--firmware", stock.path("esp32c3"))
     assert code == 0, err
     assert "1 of 2 boards are done" in err
+    assert f"the board on {first.port} is done already" in err
+    assert first.flash == before
+    rows = list(csv.DictReader(table.open()))
+    assert [row["id"] for row in rows] == ["esp32-240ac4e29526", "esp32c3-240ac41f677d"]
+    assert enrol.find("hall").board.id == "esp32-240ac4e29526"
     assert "all 2 boards" in out
     assert enrol.find("loft").board.servers == ("http://192.0.2.8:80",)
     assert {one["name"] for one in client.connect().boards()} == {"hall", "loft"}

@@ -110,6 +110,11 @@ def records() -> list[Record]:
     return [_read(path) for path in sorted(_folder().glob("*.board"))]
 
 
+def path_of(board_id: str) -> Path:
+    """Where the file of this board is kept."""
+    return _folder() / f"{board_id}.board"
+
+
 def _read(path: Path) -> Record:
     try:
         board = board_file.parse(path.read_bytes())
@@ -167,7 +172,7 @@ def keep(record: Record) -> Path:
             raise Failure(
                 f"there is a board '{board.id}' already", "choose another name with --name"
             )
-    path = _folder() / f"{board.id}.board"
+    path = path_of(board.id)
     facts = json.dumps({"mac": record.mac, "chip": record.chip}, indent=2) + "\n"
     try:
         write(path.with_suffix(".json"), facts.encode(), 0o600)

@@ -7,12 +7,12 @@ it to 2.1 at its first write.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from littlefs import LittleFS
+from littlefs import LittleFS, LittleFSError, UserContext
 
 BLOCK = 4096
 _GEOMETRY: dict[str, Any] = {
@@ -25,6 +25,7 @@ _GEOMETRY: dict[str, Any] = {
     "name_max": 255,
 }
 _DISK_VERSION = 0x00020000
+_MAGIC, _MAGIC_AT = b"littlefs", 8
 
 
 def blank(blocks: int) -> bytes:
@@ -64,6 +65,54 @@ def read(image: bytes) -> dict[str, bytes]:
     """
     system = _mount(image)
     return {path: _get(system, path) for path in _walk(system)}
+
+
+def begins(blocks: bytes) -> bool:
+    """Whether a file system begins with these two blocks; one of them may be damaged."""
+    found = (blocks[at + _MAGIC_AT :][: len(_MAGIC)] for at in (0, BLOCK))
+    return _MAGIC in found
+
+
+def some(read: Callable[[int, int], bytes], prefixes: tuple[str, ...]) -> dict[str, bytes]:
+    """The files whose paths begin so, of a file system whose size its superblock tells.
+
+    Args:
+        read: gives `size` bytes from `offset`; what it raises is raised here.
+
+    Raises:
+        littlefs.LittleFSError: it does not mount, or a file cannot be read.
+    """
+    lazy = _Lazy(read)
+    try:
+        system = LittleFS(lazy, **_GEOMETRY, block_count=0, mount=False)
+        system.mount()
+        paths = [path for path in _walk(system) if path.startswith(prefixes)]
+        found = {path: _get(system, path) for path in paths}
+    except LittleFSError:
+        if lazy.problem:
+            raise lazy.problem from None
+        raise
+    if lazy.problem:
+        raise lazy.problem
+    return found
+
+
+class _Lazy(UserContext):
+    """Blocks that are read when LittleFS asks for them; an exception would not get through it."""
+
+    def __init__(self, read: Callable[[int, int], bytes]) -> None:
+        super().__init__(0)
+        self._read = read
+        self.problem: Exception | None = None
+
+    def read(self, cfg: Any, block: int, off: int, size: int) -> bytearray:
+        """See `UserContext`."""
+        if self.problem is None:
+            try:
+                return bytearray(self._read(block * BLOCK + off, size))
+            except Exception as problem:
+                self.problem = problem
+        return bytearray(b"\xff" * size)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from .. import console
@@ -76,12 +76,16 @@ def save(path: Path, table: list[Row]) -> None:
         raise Failure(f"cannot write {path}: {problem.strerror}", "make room for it") from problem
 
 
-def run(path: Path, port: str | None, flash: Callable[[str, dict[str, object]], Record]) -> None:
+Flash = Callable[[str, dict[str, object], Collection[str]], "Record | None"]
+"""Port, what the row says, ids that are done; returns None when the board there is one of them."""
+
+
+def run(path: Path, port: str | None, flash: Flash) -> None:
     """Flash a board for each row that has no id yet.
 
     Args:
         port: the one to use for all, each board after the other; None: whichever comes next.
-        flash: flashes the board on a port with what its row says.
+        flash: flashes the board on a port; one that is done and still plugged in is passed over.
 
     Raises:
         Failure: of the board at hand; those before it are done and noted.
@@ -91,9 +95,13 @@ def run(path: Path, port: str | None, flash: Callable[[str, dict[str, object]], 
     console.note(f"{len(table) - len(open_rows)} of {len(table)} boards are done")
     next_port = _Ports(port)
     for row in open_rows:
-        at = next_port(row["name"])
-        done = flash(at, _wishes(row))
-        row["id"] = done.board.id
+        made = None
+        while made is None:
+            at = next_port(row["name"])
+            made = flash(at, _wishes(row), {one["id"] for one in table if one.get("id")})
+            if made is None:
+                console.note(f"the board on {at} is done already")
+        row["id"] = made.board.id
         save(path, table)
     console.say(f"all {len(table)} boards of {path} are done")
 

@@ -61,16 +61,13 @@ class Chip:
     flash: int
 
 
-def identify(port: str, *, stay: bool) -> Chip:
-    """Ask the chip on `port` what it is.
-
-    Args:
-        stay: in the ROM loader, for what comes next; else the board starts again.
+def identify(port: str) -> Chip:
+    """Ask the chip on `port` what it is; it stays in its ROM loader.
 
     Raises:
         Failure: it does not answer, or says nothing of its flash.
     """
-    output = _esptool(port, SLOW, "--after", "no-reset" if stay else "hard-reset", "flash-id")
+    output = _esptool(port, SLOW, "--after", "no-reset", "flash-id")
     kind = _CHIP.search(output)
     found = {name: pattern.search(output, re.M) for name, pattern in _FACTS.items()}
     found["mac"] = re.search(_FACTS["mac"].pattern, output, re.M)
@@ -87,6 +84,15 @@ def identify(port: str, *, stay: bool) -> Chip:
         mac=mac[1],
         flash=int(flash[1]) * _UNITS[flash[2]],
     )
+
+
+def restart(port: str) -> None:
+    """Have the chip leave its ROM loader.
+
+    Raises:
+        Failure: it does not answer.
+    """
+    _esptool(port, SLOW, "--after", "hard-reset", "--no-stub", "chip-id")
 
 
 def write(port: str, parts: Iterable[tuple[int, bytes]], progress: Callable[[int], None]) -> None:
@@ -116,33 +122,42 @@ def write(port: str, parts: Iterable[tuple[int, bytes]], progress: Callable[[int
             elif (percent := _PERCENT.match(line)) and done < len(sizes):
                 progress(sum(sizes[:done]) + int(sizes[done] * float(percent[1]) / 100))
 
-        command = ("write-flash", "--flash-size", "keep", "--erase-all", *words)
-        try:
-            _esptool(port, FAST, *command, heard=heard)
-        except Failure as first:
-            if first.text == _NO_ANSWER[0]:
-                raise
+        def again() -> None:
+            nonlocal done
             done = 0
             progress(0)
-            _esptool(port, SLOW, *command, heard=heard)
+
+        command = ("write-flash", "--flash-size", "keep", "--erase-all", *words)
+        _fast_or_slowly(port, *command, heard=heard, again=again)
 
 
-def read(port: str, offset: int, size: int, progress: Callable[[int], None]) -> bytes:
+def read(port: str, offset: int, size: int) -> bytes:
     """Read a part of the flash; leaves the chip in its ROM loader.
 
     Raises:
         Failure: it does not come through.
     """
-
-    def heard(line: str) -> None:
-        if percent := _PERCENT.match(line):
-            progress(int(size * float(percent[1]) / 100))
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "flash.bin")
         words = ("read-flash", hex(offset), hex(size), str(path))
-        _esptool(port, FAST, "--after", "no-reset", *words, heard=heard)
+        _fast_or_slowly(port, "--after", "no-reset", *words)
         return path.read_bytes()
+
+
+def _fast_or_slowly(
+    port: str,
+    *words: str,
+    heard: Callable[[str], None] = lambda line: None,
+    again: Callable[[], None] = lambda: None,
+) -> None:
+    """Run esptool at full speed and, when the cable does not carry that, once more slowly."""
+    try:
+        _esptool(port, FAST, *words, heard=heard)
+    except Failure as first:
+        if first.text == _NO_ANSWER[0]:
+            raise
+        again()
+        _esptool(port, SLOW, *words, heard=heard)
 
 
 def _esptool(

@@ -22,7 +22,7 @@ from itertools import pairwise
 BLOCK = 4096
 TABLE = 0x8000
 """Where the partition table lies in the flash of every ESP32."""
-_TABLE_BYTES = 0xC00
+TABLE_BYTES = 0xC00
 _ROW = struct.Struct("<2sBBII16sI")
 _ROW_MARK = b"\xaa\x50"
 _SUM_MARK = b"\xeb\xeb" + b"\xff" * 14
@@ -118,7 +118,7 @@ def partitions(table: bytes) -> list[Partition]:
         BadLayout: it is missing, its MD5 is wrong, or rows overlap.
     """
     rows = []
-    table = table[:_TABLE_BYTES]
+    table = table[:TABLE_BYTES]
     for at in range(0, len(table) - _ROW.size + 1, _ROW.size):
         raw = table[at : at + _ROW.size]
         if raw.startswith(_SUM_MARK):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ...signing import bundle, manifest
 from ...signing.board_file import Board
 from ...signing.reasons import Refused
-from .. import console, image, keys, provision
+from .. import image, keys, provision
 from ..console import Failure
 from . import layout, wiring
 from .firmware import BUILDS, Firmware
@@ -19,8 +19,8 @@ from .layout import BadLayout, Place
 if TYPE_CHECKING:
     from ...signing.rsa import PublicKey
 
-KEPT = ("/data/settings/", "/state/0/w", "/state/1/w", wiring.PATH)
-"""What a board that is flashed again keeps: its settings, its Wi-Fi networks, its wiring."""
+_HEAD = 2 * layout.BLOCK
+"""LittleFS has its superblock in the first two blocks."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,15 @@ class Plan:
 
     @property
     def parts(self) -> list[tuple[int, bytes]]:
-        """What has to be written to an erased chip: (offset, content)."""
+        """What has to be written to an erased chip, in this order: (offset, content).
+
+        The superblock comes last: a file system that mounts was written to its end.
+        """
+        start = self.place.offset
+        rest = b"\xff" * _HEAD + self.system[_HEAD:]
         found = [(self.firmware.offset, self.firmware.data)]
-        found += [(self.place.offset + at, part) for at, part in layout.runs(self.system)]
-        return found
+        found += [(start + at, part) for at, part in layout.runs(rest)]
+        return [*found, (start, self.system[:_HEAD])]
 
     @property
     def whole(self) -> bytes:
@@ -175,15 +180,3 @@ def _system(files: Mapping[str, bytes], place: Place) -> bytes:
             f"{size} bytes of files do not fit into a file system of {place.size} bytes",
             "leave out what the board does not need, or take a board with more flash",
         ) from problem
-
-
-def kept_from(system: bytes) -> dict[str, bytes]:
-    """What a board keeps, from the file system that it has; nothing if that is damaged."""
-    from littlefs import LittleFSError
-
-    try:
-        files = image.read(system)
-    except LittleFSError:
-        console.warn("the board's former settings cannot be read, and are lost")
-        return {}
-    return {path: data for path, data in files.items() if path.startswith(KEPT)}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,12 +21,11 @@ from ..files import write
 from . import batch as rows
 from . import chip as chips
 from . import firmware as images
+from . import former, wiring
 from . import plan as plans
 from . import port as ports
-from . import wiring
 from .chip import Chip
 from .firmware import Firmware
-from .layout import BadLayout
 from .plan import Plan
 
 WIFI_PASSWORD = "MIPY_WIFI_PASSWORD"
@@ -47,6 +47,7 @@ class Wishes:
     wifi: dict[str, str] | None = None
     pins: bytes | None = None
     dev: bool = False
+    yes: bool = False
 
 
 def flash(
@@ -96,6 +97,9 @@ def flash(
         str | None,
         typer.Option(metavar="SIZE", help="Without a board: its flash, 1MB to 16MB."),
     ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="It is the board that an image was made for.")
+    ] = False,
     batch: Annotated[
         Path | None,
         typer.Option(metavar="FILE.csv", help="A board for each row, one after the other."),
@@ -116,11 +120,12 @@ def flash(
         networks(wifi, wifi_password_file),
         wiring.load(pins) if pins else None,
         dev,
+        yes,
     )
     if batch:
         if name or image or dry_run:
             raise Failure("--batch takes the names from its file and flashes boards", "", 2)
-        rows.run(batch, port, lambda at, row: _flash(at, replace(wishes, **row)))
+        rows.run(batch, port, lambda at, row, done: _flash(at, replace(wishes, **row), done))
     elif image or dry_run:
         _without_writing(port, wishes, image, flash_size)
     else:
@@ -129,17 +134,21 @@ def flash(
         _flash(port or ports.choose(ports.find()), wishes)
 
 
-def _flash(port: str, wishes: Wishes) -> Record:
-    """Flash the board on `port`; returns who it is now."""
-    chip = _identify(port, stay=True)
-    firmware = _firmware(chip, wishes)
-    record = _record(chip, firmware, wishes)
-    plan = _plan(record, firmware, chip.flash, wishes, kept=_kept(port, chip, firmware))
+def _flash(port: str, wishes: Wishes, done: Collection[str] = ()) -> Record | None:
+    """Flash the board on `port`; returns who it is now, None if that is one of `done`, by id."""
+    with _held(port, stay=True) as chip:
+        known = enrol.known(chip.mac)
+        if known and known.board.id in done:
+            chips.restart(port)
+            return None
+        record, plan, kept = _prepared(port, chip, wishes)
     # Kept before it is written: no board ever has a key that nobody knows.
     path = enrol.keep(record)
     enrolled = enrol.tell_server(path)
+    former.save(record, kept)
     with _bar(f"writing {_called(record)}", sum(len(part) for _, part in plan.parts)) as progress:
         chips.write(port, plan.parts, progress)
+    former.forget(record)
     with console.busy("verified; waiting for the board to start"):
         ports.follow(port, lambda line: console.note(f"  {line}"))
     console.say(f"{_called(record)} is up" + (" and on the fleet's list" if enrolled else ""))
@@ -149,12 +158,12 @@ def _flash(port: str, wishes: Wishes) -> Record:
 
 def _without_writing(port: str | None, wishes: Wishes, out: Path | None, size: str | None) -> None:
     if port or not wishes.firmware:
-        chip = _identify(port or ports.choose(ports.find()), stay=False)
+        port = port or ports.choose(ports.find())
+        with _held(port, stay=False) as chip:
+            record, plan, _ = _prepared(port, chip, wishes)
     else:
         chip = _imagined(images.load(wishes.firmware), size)
-    firmware = _firmware(chip, wishes)
-    record = _record(chip, firmware, wishes)
-    plan = _plan(record, firmware, chip.flash, wishes)
+        record, plan, _ = _prepared(None, chip, wishes)
     if not out:
         _describe(plan, chip, known=enrol.known(chip.mac) is not None)
         return
@@ -176,12 +185,53 @@ def _imagined(firmware: Firmware, size: str | None) -> Chip:
     return Chip(firmware.chip, "not connected", "", _SIZES[size] * _MB)
 
 
-def _identify(port: str, *, stay: bool) -> Chip:
+@contextmanager
+def _held(port: str, *, stay: bool) -> Iterator[Chip]:
+    """The chip on `port`, held in its ROM loader.
+
+    Args:
+        stay: there, when the block ends well; however else it ends, the board starts again.
+    """
     ports.check(port)
     with console.busy(f"asking the board on {port} what it is"):
-        chip = chips.identify(port, stay=stay)
+        chip = chips.identify(port)
     console.note(f"{chip.text}, {chip.flash // 1024} KB of flash, {chip.mac}")
-    return chip
+    well = False
+    try:
+        yield chip
+        well = True
+    finally:
+        if not (well and stay):
+            with contextlib.suppress(Failure):  # unplugged, it starts when it has power again
+                chips.restart(port)
+
+
+def _prepared(
+    port: str | None, chip: Chip, wishes: Wishes
+) -> tuple[Record, Plan, dict[str, bytes]]:
+    """Who the board is, what is to be written, and what of that it has had before."""
+    firmware = _firmware(chip, wishes)
+    record, known = _record(chip, firmware, wishes)
+    kept = _kept(port, chip, firmware, record) if port and known else {}
+    release = plans.release_for(record.board, wishes.release)
+    plan = plans.make(
+        record.board,
+        firmware,
+        chip.flash,
+        release,
+        wifi=wishes.wifi,
+        pins=wishes.pins,
+        kept=kept,
+    )
+    return record, plan, kept
+
+
+def _kept(port: str, chip: Chip, firmware: Firmware, record: Record) -> dict[str, bytes]:
+    """The settings of a board that was flashed before."""
+    with console.busy("reading its settings"):
+        return former.take(
+            record, firmware, chip.flash, lambda at, size: chips.read(port, at, size)
+        )
 
 
 def _firmware(chip: Chip, wishes: Wishes) -> Firmware:
@@ -197,18 +247,19 @@ def _firmware(chip: Chip, wishes: Wishes) -> Firmware:
     return found
 
 
-def _record(chip: Chip, firmware: Firmware, wishes: Wishes) -> Record:
-    """Who the board is: what its chip was before, else a new one."""
+def _record(chip: Chip, firmware: Firmware, wishes: Wishes) -> tuple[Record, bool]:
+    """Who the board is: what its chip was before, else a new one; and whether it is known."""
     cls = wishes.cls or plans.class_of(firmware)
     dev = plans.dev_key() if wishes.dev else None
-    known = enrol.known(chip.mac) if chip.mac else enrol.imagined(wishes.name)
+    known = enrol.known(chip.mac) or _imagined_before(chip, wishes)
     if known:
         console.note(f"this is {_called(known)} of the fleet, and stays it")
         record = enrol.renewed(
             known, name=wishes.name, cls=wishes.cls, servers=wishes.servers or None
         )
         # Development is not a setting: it ends with a flash that does not ask for it.
-        return replace(record, board=replace(record.board, dev=dev))
+        board = replace(record.board, dev=dev)
+        return replace(record, board=board, mac=chip.mac, chip=chip.kind), True
     board = enrol.make(
         f"{chip.kind}-{chip.mac.replace(':', '') or secrets.token_hex(6)}",
         keys.trust().app,
@@ -217,32 +268,28 @@ def _record(chip: Chip, firmware: Firmware, wishes: Wishes) -> Record:
         servers=wishes.servers or (proposed_server(),),
         dev=dev,
     )
-    return Record(board, chip.mac, chip.kind)
+    return Record(board, chip.mac, chip.kind), False
 
 
-def _plan(
-    record: Record,
-    firmware: Firmware,
-    flash: int,
-    wishes: Wishes,
-    kept: dict[str, bytes] | None = None,
-) -> Plan:
-    release = plans.release_for(record.board, wishes.release)
-    return plans.make(
-        record.board, firmware, flash, release, wifi=wishes.wifi, pins=wishes.pins, kept=kept
-    )
+def _imagined_before(chip: Chip, wishes: Wishes) -> Record | None:
+    """The board of the wished name that an image was made for, when its chip was not at hand.
 
-
-def _kept(port: str, chip: Chip, firmware: Firmware) -> dict[str, bytes]:
-    """The settings of a board that was flashed before; nothing for a new one."""
-    if not enrol.known(chip.mac):
-        return {}
-    try:
-        place = firmware.place(chip.flash)
-    except BadLayout:
-        return {}  # said by what comes next
-    with _bar("reading its settings", place.size) as progress:
-        return plans.kept_from(chips.read(port, place.offset, place.size, progress))
+    Raises:
+        Failure: nobody says that the chip which is at hand now is that one.
+    """
+    found = enrol.imagined(wishes.name)
+    if found is None or found.chip != chip.kind:
+        return None
+    if chip.mac and not wishes.yes:
+        asked = f"An image was made for '{wishes.name}'. Is this that board?"
+        if not sys.stdin.isatty():
+            raise Failure(
+                f"an image was made for '{wishes.name}'; nobody says that this is that board",
+                "give --yes if it is, else choose another name with --name",
+            )
+        if not typer.confirm(asked, err=True):
+            raise Failure("it is another board, then", "choose another name with --name")
+    return found
 
 
 def _describe(plan: Plan, chip: Chip, known: bool) -> None:
