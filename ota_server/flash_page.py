@@ -20,6 +20,7 @@ FILES = {
     "/flash": ("pages/flash.html", "text/html"),
     "/flash/page.css": ("pages/style.css", "text/css"),
     "/flash/page.js": ("pages/flash.js", "text/javascript"),
+    "/flash/console.js": ("pages/flash_console.js", "text/javascript"),
     "/flash/image.js": ("pages/flash_image.js", "text/javascript"),
     "/flash/esptool.js": ("static/esptool.js", "text/javascript"),
     "/flash/md5.js": ("static/md5.js", "text/javascript"),

@@ -12,7 +12,8 @@ import requests
 
 from mipy_ota.ota_server import flash_page
 from mipy_ota.tools import enrol, keys, serve
-from mipy_ota.tools.flash import firmware, plan
+from mipy_ota.tools.console import Failure
+from mipy_ota.tools.flash import firmware, plan, port
 from tests import browser, fleet, stock
 from tests.browser import complaints, opened
 
@@ -223,6 +224,86 @@ def test_port_that_cannot_be_had(
     WebDriverWait(driver, 20).until(lambda one: text(one, "trouble"))
     assert words in text(driver, "trouble")
     assert driver.find_element("id", "write").is_enabled()
+
+
+@browser.needed
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ota: a 5 main",
+        "ota: a 3630241 /prepare",
+        "ota: None 0 /recovery",
+        "r$l#|$`bnn`rlota: a 3630241 main",
+        "The filesystem appears to be corrupted. If you had",
+        "FAT filesystem looks corrupt",
+        "invalid header: 0xffffffff",
+        "waiting for download",
+        ">>> ",
+        "the app prints >>> and ota: nothing",
+        "rst cause:2, boot mode:(3,6)",
+    ],
+)
+def test_page_and_tool_understand_the_console_alike(
+    driver, server: serve.Running, line: str
+) -> None:
+    opened(driver, f"http://localhost:{port_of(server)}/flash")
+    said = driver.execute_async_script(
+        "const [heard, done] = arguments;"
+        "import('/flash/console.js').then((page) => done(page.told(heard)))",
+        f"ets Jan  8 2013,rst cause:2\r\n{line}\r\n",
+    )
+    try:
+        assert said == {"started": port.started(line), "trouble": None}
+    except Failure as failure:
+        assert not said["started"]
+        assert said["trouble"][0].lower().startswith(failure.text[:20].lower())
+
+
+STAND_IN = """
+const [printed, done] = arguments;
+import('/flash/esptool.js').then(({ ESPLoader, Transport }) => {
+  const nothing = async () => {};
+  Object.assign(ESPLoader.prototype, {
+    async main() { this.chip = { CHIP_NAME: "ESP32" }; },
+    readFlashId: async () => 22 << 16, writeFlash: nothing, after: nothing,
+  });
+  Transport.prototype.disconnect = nothing;
+  const readable = new ReadableStream({
+    start(line) { for (const part of printed) line.enqueue(new TextEncoder().encode(part)); },
+  });
+  const port = { open: nothing, close: nothing, getInfo: () => ({}), readable };
+  navigator.serial.requestPort = async () => port;
+  done();
+});
+"""
+"""A board that takes everything and then prints; no flash chip is written to."""
+
+
+@browser.needed
+@pytest.mark.parametrize(
+    ("printed", "element", "words"),
+    [
+        (["rl\ufffdl#|ota: a 3", "630241 main\r\n"], "says", "The board runs its release"),
+        (["MicroPython v1.27.0\r\n", ">>> "], "trouble", "stopped at its prompt"),
+        (["The filesystem appears to be corr", "upted.\r\n"], "trouble", "does not mount"),
+    ],
+)
+def test_page_follows_the_board_after_the_flash(
+    driver,
+    server: serve.Running,
+    tmp_path: Path,
+    whole_flash: Callable[..., bytes],
+    printed: list[str],
+    element: str,
+    words: str,
+) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    opened(driver, f"http://localhost:{port_of(server)}/flash")
+    chosen(driver, tmp_path, whole_flash("esp32"))
+    driver.execute_async_script(STAND_IN, printed)
+    driver.find_element("id", "write").click()
+    WebDriverWait(driver, 20).until(lambda one: words in text(one, element))
 
 
 def _keep_picture(driver, name: str) -> None:

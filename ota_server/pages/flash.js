@@ -1,11 +1,12 @@
 // The page for the first flash: what the browser lacks, which image, and writing it.
 
+import { told } from "/flash/console.js";
 import { understand } from "/flash/image.js";
 
 const FAST = 460800;
 const ROM = 115200;
 const UP_MS = 90000;
-const STARTED = /^ota: [ab] \d+ [^/]/m;
+const LINES = 4096;
 
 const $ = (id) => document.getElementById(id);
 let image = null;
@@ -155,8 +156,10 @@ async function follow(port) {
       }
       const text = decoder.decode(value, { stream: true });
       log(text);
-      heard += text;
-      if (STARTED.test(heard)) {
+      heard = (heard + text).slice(-LINES);
+      const { started, trouble: found } = told(heard);
+      if (found) throw new Stopped(...found);
+      if (started) {
         says("The board runs its release. From now on it takes updates over the air.");
         return;
       }
@@ -170,8 +173,18 @@ async function follow(port) {
 
 class Unfit extends Error {}
 
+class Stopped extends Error {
+  constructor(text, hint) {
+    super(text);
+    this.hint = hint;
+  }
+}
+
 function words(error) {
   if (error instanceof Unfit) return [error.message, ["Choose the image that was made for it."]];
+  if (error instanceof Stopped) {
+    return [`Written and verified, but: ${error.message}`, [error.hint]];
+  }
   if (error.name === "NotFoundError") return ["No port was chosen.", ["Plug the board in first."]];
   if (error.name === "InvalidStateError" || error.name === "NetworkError") {
     return ["The port is in use, or the board has gone.", ["Close other programs that use it."]];
