@@ -7,21 +7,34 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mipy_ota.tools import offline
+from mipy_ota.tools import console, offline, places
 from mipy_ota.tools.console import Failure
+from mipy_ota.tools.flash import firmware
+from tests import stock
+from tests.test_flash import loader
 
 NOWHERE = "http://127.0.0.1:9"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What is collected where one firmware was put into the cache, and no other can be had."""
     made = tmp_path_factory.mktemp("stick") / "classroom"
-    offline.collect(made)
-    return made
+    home = tmp_path_factory.mktemp("cache")
+    shutil.copytree(places.cache(), home / "mipy-ota", ignore=offline._NOT_KEPT, symlinks=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(home))
+        patch.setattr(firmware, "SOURCE", f"{NOWHERE}/")
+        kept = firmware.cached("ESP32_GENERIC")
+        kept.parent.mkdir(exist_ok=True)
+        shutil.copy(stock.path("esp32"), kept)
+        offline.collect(made)
+    yield made
 
 
 def cut_off(home: Path) -> dict[str, str]:
@@ -69,6 +82,37 @@ def test_set_up_and_build_without_a_network(folder: Path, tmp_path: Path) -> Non
     run(str(moved / ".venv" / "bin" / "python"), "-m", "esptool", "version")
     assert (moved / offline.STATIC / "esptool.js").exists()
     assert next((home / ".cache" / "mipy-ota").glob("micropython-*")).is_dir()
+
+    # A board's chip is asked, its firmware comes from the folder, and the whole flash is made.
+    run(mipy, "keys", "new", "--app", "demo")
+    run(mipy, "build", "app_slots", "--class", "esp32-generic")
+    (bundle,) = (moved / "build").glob("*esp32-generic*.ota")
+    run(mipy, "sign", str(bundle))
+    words = ("--name", "desk", "--server", "http://192.0.2.7:8266", "--release", str(bundle))
+    with loader(tmp_path / "rom", "esp32") as board:
+        said = run(mipy, "flash", board.port, *words, "--image", str(tmp_path / "whole.bin"))
+    assert "the whole flash of desk" in said
+    whole = (tmp_path / "whole.bin").read_bytes()
+    assert whole[0x1000:].startswith(stock.path("esp32").read_bytes())
+
+
+def test_firmware_that_cannot_be_fetched_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(firmware, "SOURCE", f"{NOWHERE}/")
+    kept = firmware.cached("ESP32_GENERIC_C3")
+    kept.parent.mkdir(parents=True)
+    shutil.copy(stock.path("esp32c3"), kept)
+    shutil.copy(stock.path("esp32c3"), firmware.cached("ESP32_GENERIC"))
+    console._consoles.clear()
+    offline._firmware()
+    said = capsys.readouterr().err
+    for build in offline.FIRMWARE:
+        named = f"without the firmware {build}:" in said
+        assert named == (build != "ESP32_GENERIC_C3"), said
+        assert (str(firmware.cached(build)) in said) == named
+    assert firmware.fetch("ESP32_GENERIC_C3").chip == "esp32c3"
 
 
 def test_folder_holds_the_project_and_no_secret(folder: Path) -> None:

@@ -3,7 +3,7 @@
 For a classroom, or a workshop without a line: on a computer of the same kind, with the same
 Python, `make setup` in that folder needs no network, and neither do building and flashing after
 it. Makefile takes what lies in `offline/`: wheels, and what goes into the cache folder (a
-MicroPython to run on, the firmware that was flashed from here).
+MicroPython to run on, firmware for the usual boards).
 """
 
 from __future__ import annotations
@@ -17,10 +17,19 @@ from pathlib import Path
 
 from . import console, micropython, places, umqtt
 from .console import Failure
+from .flash import firmware
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ("requirements-dev.lock", "requirements-stubs.lock")
 STATIC = "ota_server/static"
+FIRMWARE = (
+    "ESP8266_GENERIC",
+    "ESP8266_GENERIC-FLASH_1M",
+    "ESP32_GENERIC",
+    "ESP32_GENERIC_C3",
+    "ESP32_GENERIC_S3",
+)
+"""What boards in a classroom have."""
 _NOT_KEPT = shutil.ignore_patterns("lock", ".*", "sim")
 """Of the cache: what holds only while a process runs, and what is made again in a second."""
 
@@ -43,6 +52,7 @@ def collect(target: Path) -> None:
         micropython.interpreter()
         if umqtt.source() is None:
             raise Failure("umqtt.simple cannot be fetched", "check the network and run it again")
+        _firmware()
         _cache(part / "offline" / "cache")
         part.rename(target)
     except OSError as problem:
@@ -99,16 +109,18 @@ def _pip(target: Path, *words: str) -> None:
         )
 
 
+def _firmware() -> None:
+    """Have the stock firmware of the usual chips in the cache; say which is not to be had."""
+    for build in FIRMWARE:
+        try:
+            firmware.fetch(build)
+        except Failure as failure:
+            console.warn(f"without the firmware {build}: {failure.text}")
+            console.note(f"download it elsewhere, put it at {firmware.cached(build)}, run it again")
+
+
 def _cache(target: Path) -> None:
     shutil.copytree(places.cache(), target, ignore=_NOT_KEPT, symlinks=True)
-    kept = list((places.cache() / "firmware").glob("*"))
-    if kept:
-        console.note(f"with {len(kept)} kept firmware images")
-    else:
-        console.warn(
-            "no firmware is kept here: `mipy flash --dry-run` with a board fetches its image, "
-            "or bring images along for --firmware"
-        )
 
 
 def main() -> int:

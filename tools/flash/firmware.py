@@ -244,19 +244,19 @@ def build_name(chip: str, flash: int) -> str:
 def fetch(build: str) -> Firmware:
     """The stock firmware `build` from the cache, else from micropython.org.
 
-    Its SHA-256 is kept beside it, and checked every time it is taken from the cache.
+    Its SHA-256 is kept beside it, and checked every time it is taken from the cache. A file that
+    somebody has put there has none yet, and is kept if it is whole.
 
     Raises:
         Failure: it cannot be fetched, or is not what it should be.
     """
-    folder = places.cache() / "firmware"
-    path = folder / f"{build}-{VERSION}.bin"
-    sum_file = path.with_suffix(".sha256")
+    path = cached(build)
+    folder, sum_file = path.parent, path.with_suffix(".sha256")
     try:
-        if path.exists() and sum_file.exists():
-            if _sha256(path.read_bytes()) == sum_file.read_text("ascii").strip():
+        if path.exists():
+            if _is_kept(path.read_bytes(), build, sum_file):
                 return load(path)
-            console.warn(f"{path} has changed since it was fetched; fetching it again")
+            console.warn(f"{path} is not what it should be; fetching it again")
         console.note(f"fetching {SOURCE}{path.name}")
         data = _download(SOURCE + path.name)
         known = _SUMS.get(build)
@@ -276,6 +276,25 @@ def fetch(build: str) -> Firmware:
             f"{SOURCE}{path.name}: {refused}", "name another one with --firmware FILE"
         ) from refused
     return load(path)
+
+
+def cached(build: str) -> Path:
+    """Where the stock firmware `build` is kept; a file of this name may be put there by hand."""
+    return places.cache() / "firmware" / f"{build}-{VERSION}.bin"
+
+
+def _is_kept(data: bytes, build: str, sum_file: Path) -> bool:
+    found = _sha256(data)
+    if sum_file.exists():
+        return found == sum_file.read_text("ascii").strip()
+    try:
+        parse(data)
+    except BadFirmware:
+        return False
+    if found != _SUMS.get(build, found):
+        return False
+    write(sum_file, found.encode() + b"\n")
+    return True
 
 
 def _sha256(data: bytes) -> str:
