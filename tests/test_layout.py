@@ -149,9 +149,21 @@ def test_rows() -> None:
     ]
     assert layout.esp32(table(NVS, APP, VFS), 4 * MB, grows=False) == Place(0x200000, 512)
     assert layout.esp32(table(NVS, APP, VFS, md5=False), 4 * MB, grows=True).blocks == 512
-    fat = (1, 0x81, 0x170000, 0x90000, "ffat")
+    d2wd = (1, 0x81, 0x170000, 0x90000, "vfs")
     app = (0, 0, 0x10000, 0x160000, "factory")
-    assert layout.esp32(table(NVS, app, fat), 2 * MB, grows=False) == Place(0x170000, 144)
+    assert layout.esp32(table(NVS, app, d2wd), 2 * MB, grows=False) == Place(0x170000, 144)
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_firmware_with_fat_is_refused(grows: bool) -> None:
+    """Its blocks have 512 bytes, and no LittleFS of ours would ever mount there."""
+    fat = (1, 0x81, 0x200000, 0x200000, "ffat")
+    with pytest.raises(BadLayout, match="FAT"):
+        layout.esp32(table(NVS, APP, fat), 4 * MB, grows=grows)
+    assert layout.esp32(table(NVS, APP, (*VFS[:2], 0x200000, 0x100000, "vfs"),
+                              (*VFS[:2], 0x300000, 0x100000, "ffat")), 4 * MB, grows=grows) == (
+        Place(0x200000, 256)
+    )  # fmt: skip
 
 
 def test_two_app_slots_end_where_the_last_one_ends() -> None:

@@ -6,9 +6,10 @@ worked out from the firmware image in the same way:
 
 - ESP8266: from where the firmware ends, which the variant fixes at link time, to the last 20 KB
   of the flash, which the SDK keeps (ports/esp8266/modules/flashbdev.py).
-- ESP32 and its relatives: the partition `vfs` or `ffat`; since 1.26 there is none, and the
-  firmware takes everything from the end of the last partition to the end of the flash chip
-  (ports/esp32/main.c, boardctrl_startup).
+- ESP32 and its relatives: the partition `vfs`; since 1.26 there is none, and the firmware takes
+  everything from the end of the last partition to the end of the flash chip
+  (ports/esp32/main.c, boardctrl_startup). A partition `ffat` it opens in blocks of 512 bytes, for
+  FAT, and mounts no LittleFS there (ports/esp32/modules/flashbdev.py).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _ROW_MARK = b"\xaa\x50"
 _SUM_MARK = b"\xeb\xeb" + b"\xff" * 14
 _END = b"\xff" * 32
 _DATA = 1
-_LABELS = ("vfs", "ffat")
+_OURS, _FAT = "vfs", "ffat"
 
 SDK_BYTES = 20 * 1024
 """What the ESP8266's SDK keeps at the end of the flash."""
@@ -102,10 +103,13 @@ def esp32(table: bytes, flash: int, *, grows: bool) -> Place:
         BadLayout: the table is missing or damaged, or does not fit on the flash.
     """
     rows = partitions(table)
-    for label in _LABELS:
-        for row in rows:
-            if row.kind == _DATA and row.label == label:
-                return _place(row.offset, row.end, flash)
+    data = {row.label: row for row in rows if row.kind == _DATA}
+    if _OURS in data:
+        return _place(data[_OURS].offset, data[_OURS].end, flash)
+    if _FAT in data:
+        raise BadLayout(
+            "the firmware has a FAT file system (ffat), which loses files at a power cut"
+        )
     if not grows:
         raise BadLayout("the partition table has no row for a file system")
     return _place(max(row.end for row in rows), flash, flash)
