@@ -20,7 +20,7 @@ ARGS    ?=
 
 .PHONY: help
 help: ## List the targets.
-	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # A folder made by `make offline` brings along what would come from the network.
 ifneq ($(wildcard offline),)
@@ -105,6 +105,10 @@ format: $(READY) ## Sort imports and format the sources.
 .PHONY: sweep
 sweep: setup ## Cut the power at every flash operation (takes long).
 	@$(BIN)/python -m tests.powercut $(ARGS)
+
+.PHONY: sweep-adopt
+sweep-adopt: setup ## The same while a board is adopted and given back.
+	@MIPY_CUT_EVERY=1 $(BIN)/python -m pytest -q -s tests/test_adopt.py -k power_cut $(ARGS)
 
 .PHONY: soak
 soak: setup ## MQTT for long, with a broker that fails in every way (12 minutes).

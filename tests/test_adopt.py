@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -142,7 +143,7 @@ def join(port: Port) -> None:
     with adopt.connected(Serial(port.path), port.path) as remote:
         facts = remote.facts()
         identity(facts.mac)
-        adopt.join(remote, facts, wifi=WIFI)
+        adopt.join(remote, facts, adopt.Wishes(wifi=WIFI))
 
 
 def give_back(port: Port) -> None:
@@ -248,7 +249,91 @@ def test_a_board_without_a_program_is_refused(home: Path, facts: Facts) -> None:
 def test_old_firmware_is_refused(facts: Facts) -> None:
     old = Facts(**{**vars(facts), "version": (1, 21, 0)})
     with pytest.raises(Failure, match=r"1\.21\.0"):
-        adopt.join(None, old)  # type: ignore[arg-type]
+        adopt.survey(None, old, adopt.Wishes())  # type: ignore[arg-type]
+
+
+FILE_SYSTEMS = """
+import vfs, os
+class Flash:
+    def __init__(self, blocks, size):
+        self.raw, self.size = bytearray(blocks * size), size
+    def readblocks(self, n, buf, off=0):
+        at = n * self.size + off
+        buf[:] = self.raw[at : at + len(buf)]
+    def writeblocks(self, n, buf, off=0):
+        at = n * self.size + off
+        self.raw[at : at + len(buf)] = buf
+    def ioctl(self, op, arg):
+        return len(self.raw) // self.size if op == 4 else self.size if op == 5 else 0
+for kind, blocks, size in ((vfs.VfsFat, 256, 512), (vfs.VfsLfs2, 64, 4096)):
+    flash = Flash(blocks, size)
+    kind.mkfs(flash)
+    vfs.mount(flash, "/x")
+    open("/x/boot.py", "w").close()
+    try:
+        os.stat("/x/BOOT.PY")
+        print("the same")
+    except OSError:
+        print("another")
+    if size == 512:
+        vfs.umount("/x")
+free = os.statvfs("/x")[3]
+for i in range(10):
+    os.mkdir("/x/%d" % i)
+print(free - os.statvfs("/x")[3])
+full = 0
+try:
+    while True:
+        with open("/x/f%d" % full, "wb") as file:
+            file.write(b"x" * 4000)
+        full += 1
+except OSError:
+    pass
+print(full)
+"""
+
+
+def test_what_micropython_says_of_its_file_systems(mpy: list[str], tmp_path: Path) -> None:
+    """FAT does not tell capitals; LittleFS's free blocks miss two for each folder."""
+    (tmp_path / "look.py").write_text(FILE_SYSTEMS)
+    words = [*mpy, "-X", "heapsize=4m", str(tmp_path / "look.py")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    fat, littlefs, less, full = done.stdout.split("\n")[:4]
+    assert (fat, littlefs, less) == ("the same", "another", "40"), done.stderr
+    assert int(full) > 64 - 2 - 40, "really a folder has two"
+
+
+class Named:
+    """A board with one file; on FAT capitals make no other one."""
+
+    def __init__(self, fat: bool) -> None:
+        self.fat = fat
+
+    def size(self, path: bytes) -> int | None:
+        if self.fat or path == b"/boot.py":
+            return 0
+        raise Raised("OSError: [Errno 2] ENOENT")
+
+
+def test_a_fat_file_system_is_refused() -> None:
+    tree = as_bytes({"/lib": None, "/boot.py": b""})
+    adopt._check_file_system(Named(fat=False), tree)  # type: ignore[arg-type]
+    with pytest.raises(Failure, match="FAT"):
+        adopt._check_file_system(Named(fat=True), tree)  # type: ignore[arg-type]
+
+
+def test_room_is_counted_as_it_is(facts: Facts) -> None:
+    """What MicroPython gives as free misses two blocks for every folder that is there."""
+    tree = as_bytes({f"/{i}": None for i in range(10)})
+    files = {b"/bootloader/x": bytes(4096 * 30)}
+    needed = 30 + 2
+    for free, fits in ((needed, True), (needed - 20, True), (needed - 21, False)):
+        seen = Facts(**{**vars(facts), "free": free * 4096})
+        if fits:
+            adopt._check_space(seen, adopt.Plan(), tree, files)
+        else:
+            with pytest.raises(Failure, match="bytes of flash are needed"):
+                adopt._check_space(seen, adopt.Plan(), tree, files)
 
 
 @pytest.mark.parametrize(
@@ -358,7 +443,7 @@ webrepl.start(password="over-air")
         with adopt.connected(found.open(), found.name, soft_reset=False) as remote:
             facts = remote.facts()
             identity(facts.mac, "esp32-generic")
-            adopt.join(remote, facts, wifi=WIFI)
+            adopt.join(remote, facts, adopt.Wishes(wifi=WIFI))
         assert board.wait(lambda one: one.console.count(OLD) == 2, WAIT), board.console
         board.stop()
         files = board.files()
@@ -383,12 +468,33 @@ def test_dry_run_changes_nothing(board: VirtualBoard, capsys: pytest.CaptureFixt
         board.stop()
     assert tree(board) == PROGRAM
     assert "/data/notes.txt" in capsys.readouterr().out
+    assert enrol.records() == [] and list(backup.folder().glob("*")) == []
+
+
+def test_dry_run_refuses_what_the_real_run_refuses(board: VirtualBoard) -> None:
+    """A board of the fleet, and one whose flash is full."""
+    filled = {f"/fill{i}": bytes(4096 * 16) for i in range(13)}
+    for files, why in (
+        ({**PROGRAM, "/state": None, "/state/0": None, "/state/0/r": b"1"}, "of a fleet already"),
+        ({**PROGRAM, **filled}, "bytes of flash are needed"),
+    ):
+        put(board, files)
+        with Port(board) as port:
+            board.start(port.hear)
+            for dry in (True, False):
+                with pytest.raises(Failure, match=why):
+                    adopt.adopt(port.path, server=["http://192.0.2.7:8266"], dry_run=dry)
+            board.stop()
+        assert tree(board) == files
+    assert list(backup.folder().glob("*")) == []
 
 
 # --- power cuts ----------------------------------------------------------------------------------
 
 EVERY = int(os.environ.get("MIPY_CUT_EVERY", "50"))
-"""What no program knows of yet is cut at each of so many operations; everything else at each."""
+"""What no program knows of yet is cut at each of so many operations, everything else at each;
+`make sweep-adopt` sets it to 1 (docs/adopt.md).
+"""
 BULK = ("/bootloader", "/app_slots", "/data", "/trust", "/state")
 
 
@@ -472,7 +578,7 @@ def starts(board: VirtualBoard) -> bool:
     return False
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(900 if EVERY > 1 else 0)
 @pytest.mark.parametrize("way", ["there", "back"])
 def test_power_cut_at_any_operation_leaves_a_board_that_starts(
     tmp_path: Path, home: Path, way: str

@@ -223,11 +223,12 @@ def adopt(
         if undo:
             give_back(remote, facts)
             return
+        wishes = Wishes(app, cls, name, servers, dev, networks)
         if dry_run:
-            show_plan(prepare(backup.take(remote, facts).tree, facts, app, cls))
+            survey(remote, facts, wishes)
             console.say("nothing was written")
             return
-        join(remote, facts, app=app, cls=cls, name=name, servers=servers, dev=dev, wifi=networks)
+        join(remote, facts, wishes)
     if found.port is None:
         console.say("the board starts its program as a release of the fleet: see `mipy boards`")
         return
@@ -272,24 +273,57 @@ class connected:
 # --- there ---------------------------------------------------------------------------------------
 
 
-def join(
-    remote: Remote,
-    facts: Facts,
-    *,
-    app: Path | None = None,
-    cls: str | None = None,
-    name: str | None = None,
-    servers: tuple[str, ...] = (),
-    dev: bool = False,
-    wifi: Mapping[str, str] | None = None,
-) -> None:
-    """Adopt the board, or go on where a former run was broken off.
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line says.
 
-    Args:
+    Attributes:
         app: folder of the app for the first release; None takes the board's own program.
         cls, name, servers: of the board file; None takes what fits.
         dev: give it the fleet's dev key.
         wifi: networks to know, SSID -> password.
+    """
+
+    app: Path | None = None
+    cls: str | None = None
+    name: str | None = None
+    servers: tuple[str, ...] = ()
+    dev: bool = False
+    wifi: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """All that is to be known before anything is written.
+
+    Attributes:
+        kept: the backup; of an adoption that was broken off (`begun`) it is on disk already.
+        files: what is to be written: path -> content.
+    """
+
+    begun: bool
+    kept: Backup
+    plan: Plan
+    record: enrol.Record
+    files: dict[bytes, bytes]
+
+
+def join(remote: Remote, facts: Facts, wishes: Wishes) -> None:
+    """Adopt the board, or go on where a former run was broken off.
+
+    Raises:
+        Failure: it cannot be adopted, or the connection broke.
+    """
+    found = survey(remote, facts, wishes)
+    if not found.begun:
+        found.kept.save()
+    console.say(f"backup: {found.kept.path}")
+    enrol.tell_server(enrol.keep(found.record))
+    _work(_steps(remote, found.plan, found.kept, found.files))
+
+
+def survey(remote: Remote, facts: Facts, wishes: Wishes) -> Found:
+    """Look at the board and show what would become of it; nothing is written, here or there.
 
     Raises:
         Failure: it cannot be adopted, or the connection broke.
@@ -299,17 +333,24 @@ def join(
     begun = kept is not None
     if begun:
         console.note("going on with the adoption that was broken off")
-    kept = kept or backup.take(remote, facts)
-    prepared = prepare(kept.tree, facts, app, cls)
-    if not begun:
-        kept.save()
-    console.say(f"backup: {kept.path}")
+    kept = kept or _taken(remote, facts)
+    _check_file_system(remote, kept.tree)
+    prepared = prepare(kept.tree, facts, wishes.app, wishes.cls)
     show_plan(prepared)
-    who = _identity(facts, prepared.cls, name, servers, dev)
-    files = _files(who, prepared.release(dev), wifi)
+    record = _identity(facts, prepared.cls, wishes)
+    files = _files(record.board, prepared.release(wishes.dev), wishes.wifi)
     if not begun:
         _check_space(facts, prepared.plan, kept.tree, files)
-    _work(_steps(remote, prepared.plan, kept, files))
+    return Found(begun, kept, prepared.plan, record, files)
+
+
+def _taken(remote: Remote, facts: Facts) -> Backup:
+    """A backup, without the folder that a run which was broken off at its start has made."""
+    kept = backup.take(remote, facts)
+    state = OURS[2]
+    if state in kept.tree and kept.tree[state] is None and _bare(state, kept.tree):
+        del kept.tree[state]
+    return kept
 
 
 @dataclass(frozen=True)
@@ -365,7 +406,23 @@ def _check_firmware(facts: Facts) -> None:
         version = ".".join(map(str, facts.version))
         raise Failure(
             f"the board runs MicroPython {version}, 1.22 or newer is needed",
-            "back up with `mipy adopt --dry-run`, then put a newer one on it with `mipy flash`",
+            "`mipy fs cp` brings its files here; `mipy flash` erases it and writes a newer one",
+        )
+
+
+def _check_file_system(remote: Remote, tree: Tree) -> None:
+    """FAT loses files when the power goes; it is known by taking `/BOOT.PY` for `/boot.py`."""
+    named = (path for path, content in tree.items() if content is not None)
+    for path, other in ((path, path.swapcase()) for path in named):
+        if path == other or other in tree or not path.isascii():
+            continue
+        try:
+            remote.size(other)
+        except Raised:
+            return
+        raise Failure(
+            "the board has a FAT file system, which does not survive a power cut while it writes",
+            "`mipy fs cp` brings its files here; `mipy flash` erases it and makes a LittleFS",
         )
 
 
@@ -376,19 +433,16 @@ def _begun(remote: Remote) -> Backup | None:
         return backup.load(remote.read(MARK, tree[MARK] or 0).decode())
     if tree.get(b"/state/0/r") or tree.get(b"/state/1/r"):
         raise Failure("this is a board of a fleet already", "`mipy adopt --undo` ends that")
-    if tree.get(OURS[2], 0) is None and not any(path.startswith(b"/state/") for path in tree):
-        remote.remove_folder(OURS[2])  # as far as a broken-off run came
     return None
 
 
-def _identity(
-    facts: Facts, cls: str, name: str | None, servers: tuple[str, ...], dev: bool
-) -> board_file.Board:
-    """The board file, kept and made known; a chip that the fleet knows stays the board it is."""
+def _identity(facts: Facts, cls: str, wishes: Wishes) -> enrol.Record:
+    """Who the board will be; a chip that the fleet knows stays the board it is."""
     from .flash import plan as plans
     from .flash import verb
 
-    dev_key = plans.dev_key() if dev else None
+    name, servers = wishes.name, wishes.servers
+    dev_key = plans.dev_key() if wishes.dev else None
     known = enrol.known(facts.mac)
     if known is None:
         chip = cls.replace("-generic", "").replace("-", "")
@@ -400,12 +454,9 @@ def _identity(
             servers=servers or (verb.proposed_server(),),
             dev=dev_key,
         )
-        record = enrol.Record(made, facts.mac, chip)
-    else:
-        record = enrol.renewed(known, cls=cls, name=name, servers=servers or None)
-        record = replace(record, board=replace(record.board, dev=dev_key))
-    enrol.tell_server(enrol.keep(record))
-    return record.board
+        return enrol.Record(made, facts.mac, chip)
+    record = enrol.renewed(known, cls=cls, name=name, servers=servers or None)
+    return replace(record, board=replace(record.board, dev=dev_key))
 
 
 def _files(
@@ -420,15 +471,20 @@ def _files(
 
 
 def _check_space(facts: Facts, made: Plan, tree: Tree, files: Mapping[bytes, bytes]) -> None:
-    """Room for what is written, and for the second slot of the next release."""
+    """Room for what is written, and for the second slot of the next release.
+
+    What MicroPython gives as free is too little: its count takes the two blocks of every folder
+    twice.
+    """
     slot = [len(content) for path, content in files.items() if path.startswith(b"/app_slots/")]
     copies = [len(tree[path] or b"") for path in made.data]
     sizes = [*map(len, files.values()), *slot, *copies]
     folders = {path.rpartition(b"/")[0] for path in [*files, *made.data.values()]}
     needed = _BLOCK * (sum(-(-size // _BLOCK) for size in sizes) + 2 * len(folders))
-    if needed > facts.free:
+    free = facts.free + 2 * _BLOCK * sum(content is None for content in tree.values())
+    if needed > free:
         raise Failure(
-            f"{needed} bytes of flash are needed, {facts.free} are free on the board",
+            f"{needed} bytes of flash are needed, {free} are free on the board",
             "remove what the program does not need, or use `mipy flash`",
         )
 
