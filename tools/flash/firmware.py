@@ -31,7 +31,8 @@ _SUMS = {
     "ESP32_GENERIC_S3": "f533115edca660863b1308445d5c08e3fa108b34c39229a53c2f984a8186a9cd",
 }
 """SHA-256 of that version, for the builds where it is known here."""
-_MOST = 16 * 1024 * 1024
+_MB = 1024 * 1024
+_MOST = 16 * _MB
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60
 
 _MAGIC = 0xE9
@@ -237,8 +238,12 @@ def build_name(chip: str, flash: int) -> str:
     """
     if chip not in BUILDS:
         raise Failure(f"no stock firmware is known for the {chip}", "name one with --firmware FILE")
-    small = chip == "esp8266" and flash < 2 * 1024 * 1024
-    return BUILDS[chip] + ("-FLASH_1M" if small else "")
+    variant = ""
+    if chip == "esp8266" and flash < 2 * _MB:
+        variant = "-FLASH_1M"
+    elif chip == "esp32" and flash < 4 * _MB:
+        variant = "-D2WD"
+    return BUILDS[chip] + variant
 
 
 def fetch(build: str) -> Firmware:

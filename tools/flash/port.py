@@ -29,6 +29,8 @@ _STARTED = re.compile(r"ota: \S+ \d+ (\S+)$")
 Not only at the start of a line: an ESP8266's ROM speaks at another speed, and leaves its noise.
 """
 _PROMPT = b">>> "
+_MEMORY = 1
+"""Linux's number for /dev/null and its kind, which every process has open."""
 _TROUBLE = (
     (
         re.compile(r"filesystem appears to be corrupted|looks corrupt"),
@@ -65,12 +67,12 @@ def choose(ports: list[str]) -> str:
     if not ports:
         raise Failure(
             "there is no board on a USB port",
-            "plug it in with a cable that carries data; if it is, name the port: mipy flash PORT",
+            "plug it in with a cable that carries data; if it is, name its port",
         )
     if len(ports) > 1:
         raise Failure(
             f"there are boards on several ports: {', '.join(ports)}",
-            f"name one: mipy flash {ports[0]}",
+            f"name the one that is meant, like {ports[0]}",
         )
     return ports[0]
 
@@ -83,6 +85,9 @@ def check(port: str) -> None:
     """
     import serial
 
+    with contextlib.suppress(OSError):
+        if os.major(os.stat(port).st_rdev) == _MEMORY:
+            raise _failure(port, errno.ENOTTY, "it is a device of the system")
     holders = list(_holders(port))
     if holders:
         raise _busy(port, f" by {', '.join(holders)}")
