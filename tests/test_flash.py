@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import stat
+import string
 import subprocess
 import sys
 import threading
@@ -23,7 +24,19 @@ import serial
 
 from mipy_ota.signing import board_file
 from mipy_ota.signing.rsa import PublicKey
-from mipy_ota.tools import build, client, console, enrol, image, keys, label, places, sign
+from mipy_ota.tools import (
+    build,
+    client,
+    console,
+    enrol,
+    image,
+    keys,
+    label,
+    places,
+    sign,
+    sticker,
+    target,
+)
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.flash import batch, chip, firmware, former, layout, plan, port
 from mipy_ota.tools.serve import Running, running
@@ -218,6 +231,7 @@ def test_round_trip(
     name = f"kitchen ({kind}-{MACS[kind]})"
     assert f"{name} is up and on the fleet's list" in out
     assert "  ota: a 5 main" in err
+    assert (enrol.find("kitchen").board.portal or "?") in out and "█" in out, "its label"
     back = board.read_back()
 
     # The chip is known now, so the image for it is for the same board.
@@ -511,12 +525,18 @@ def test_dry_run_writes_nothing(esp32: Rom, fleet_up: Running, mipy: Mipy) -> No
         ("", (), 4, "esp8266-generic"),
         ("", ("--flash-size", "2MB"), 2, "esp8266-generic"),
         ("FLASH_1M", (), 1, "esp8266-generic-1m"),
+        ("esp32s3", ("--flash-size", "8MB"), 8, "esp32-generic-s3"),
+        ("esp32s3 1.24.1", ("--flash-size", "16MB"), 16, "esp32-generic-s3"),
+        ("esp32c3", (), 4, "esp32-generic-c3"),
     ],
 )
 def test_image_without_a_board(
     variant: str, words: tuple[str, ...], megabytes: int, cls: str, mipy: Mipy, tmp_path: Path
 ) -> None:
-    (tmp_path / "fw.bin").write_bytes(stock.esp8266(variant))
+    """Also of an S3, which the emulated ROM loader does not know."""
+    stocked = variant in stock.SUMS
+    raw = stock.path(variant).read_bytes() if stocked else stock.esp8266(variant)
+    (tmp_path / "fw.bin").write_bytes(raw)
     (tmp_path / "r.ota").write_bytes(fleet.release(PLAIN, 5, cls=cls))
     out = tmp_path / "flash.bin"
     given = ("--firmware", tmp_path / "fw.bin", "--release", tmp_path / "r.ota", "--name", "one")
@@ -524,7 +544,12 @@ def test_image_without_a_board(
     assert code == 0, err
     whole = out.read_bytes()
     assert len(whole) == megabytes << 20
-    assert firmware.parse(whole[: len(stock.esp8266(variant))]).variant == variant
+    there = firmware.parse(raw)
+    written = firmware.parse(whole[there.offset :][: len(raw)])
+    assert (written.chip, written.variant) == (there.chip, there.variant)
+    place = written.place(megabytes << 20)
+    files = image.read(whole[place.offset : place.offset + place.size])
+    assert files["/trust/0/board"] == enrol.find("one").board.encode()
     assert enrol.find("one").board.cls == cls
     assert "mipy boards --add" in err, "there is no server"
 
@@ -572,7 +597,8 @@ def test_no_port(mipy: Mipy, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_several_ports(mipy: Mipy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(port, "find", lambda: ["/dev/ttyUSB0", "/dev/ttyUSB1"])
-    failed(mipy("flash"), "/dev/ttyUSB0, /dev/ttyUSB1", "mipy flash /dev/ttyUSB0")
+    failed(mipy("flash"), "/dev/ttyUSB0, /dev/ttyUSB1", "like /dev/ttyUSB0")
+    failed(mipy("adopt"), "/dev/ttyUSB0, /dev/ttyUSB1", "like /dev/ttyUSB0")
 
 
 def test_port_does_not_exist(mipy: Mipy) -> None:
@@ -582,6 +608,16 @@ def test_port_does_not_exist(mipy: Mipy) -> None:
 def test_not_a_port(mipy: Mipy, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     failed(mipy("flash", tmp_path / "file"), "is no serial port", "name the port")
+    failed(mipy("flash", "/dev/null"), "/dev/null is no serial port", "name the port")
+
+
+def test_an_image_needs_a_board_or_a_firmware(
+    mipy: Mipy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(port, "find", list)
+    words = ("flash", "--image", tmp_path / "whole.bin")
+    failed(mipy(*words), "what firmware", "--firmware FILE")
+    failed(mipy(*words, "--flash-size", "4MB"), "what firmware", "--firmware FILE")
 
 
 def test_no_permission(mipy: Mipy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -911,6 +947,8 @@ def test_a_page_instead_of_firmware(mirror: Path) -> None:
 def test_which_stock_build() -> None:
     assert firmware.build_name("esp8266", 4 << 20) == "ESP8266_GENERIC"
     assert firmware.build_name("esp8266", 1 << 20) == "ESP8266_GENERIC-FLASH_1M"
+    assert firmware.build_name("esp32", 4 << 20) == "ESP32_GENERIC"
+    assert firmware.build_name("esp32", 2 << 20) == "ESP32_GENERIC-D2WD"
     assert firmware.build_name("esp32c3", 4 << 20) == "ESP32_GENERIC_C3"
     with pytest.raises(Failure, match="no stock firmware"):
         firmware.build_name("esp32h2", 4 << 20)
@@ -989,9 +1027,32 @@ def test_label(mipy: Mipy, tmp_path: Path) -> None:
     assert board.key.hex() not in out
     facts = json.loads(mipy("label", "esp32-1", "--json")[1])
     assert facts["code"] == f"WIFI:T:WPA;S:{label.access_point('kitchen')};P:{board.portal};;"
-    assert mipy("label", "kitchen", "--out", tmp_path / "label.svg")[0] == 0
-    assert b"<svg" in (tmp_path / "label.svg").read_bytes()
+    for kind in ("svg", "png"):
+        assert mipy("label", "kitchen", "--out", tmp_path / f"label.{kind}")[0] == 0
+        assert stat.S_IMODE((tmp_path / f"label.{kind}").stat().st_mode) == 0o600
+    svg = (tmp_path / "label.svg").read_text()
+    for words in (">kitchen<", f"{label.access_point('kitchen')}<", board.portal, board.webrepl):
+        assert words in svg
     failed(mipy("label", "attic"), "no boards", "mipy boards")
+
+
+def test_letters_of_a_label() -> None:
+    """Each is drawn, and none like another."""
+    letters = string.ascii_letters + string.digits + "-_./: "
+    assert len({tuple(sticker._dots(letter)) for letter in letters}) == len(letters)
+    assert sticker._dots("T") == [(0, 0), (1, 0), *((2, y) for y in range(7)), (3, 0), (4, 0)]
+
+
+def test_label_of_a_board_on_a_port_or_at_an_address(
+    esp32: Rom, mipy: Mipy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed(mipy("label", esp32.port), "is none of the fleet", "name or id")
+    board = enrol.make("esp32-1", "demo", "esp32-generic", name="kitchen")
+    enrol.keep(enrol.Record(board, "24:0a:c4:e2:95:26", "esp32"))
+    assert "id                esp32-1\n" in mipy("label", esp32.port)[1]
+    monkeypatch.setattr(target, "_boards", lambda: [{"id": "esp32-1", "address": "192.0.2.9"}])
+    assert "id                esp32-1\n" in mipy("label", "192.0.2.9")[1]
+    failed(mipy("label", "192.0.2.10"), "is none of the fleet", "name or id")
 
 
 def test_damaged_record(mipy: Mipy) -> None:

@@ -155,6 +155,34 @@ def find(board: str) -> Record:
     )
 
 
+def meant(board: str) -> Record:
+    """A board by name, id, address, or the port that it is on: its chip is asked then.
+
+    Raises:
+        Failure: it is not of the fleet, or the chip does not answer.
+    """
+    from . import target
+    from .flash import chip
+
+    called = [one for one in records() if board in (one.board.id, one.board.name)]
+    if len(called) == 1:
+        return called[0]
+    if not target.is_address(board) and not target.is_port(board):
+        return find(board)
+    found = target.find(board)
+    record = found.record
+    if found.port:
+        mac = chip.identify(found.port).mac
+        chip.restart(found.port)
+        record = known(mac)
+    if record is None:
+        raise Failure(
+            f"the board at {board} is none of the fleet '{places.fleet()}'",
+            "give its name or id; `mipy boards` lists what the server knows",
+        )
+    return record
+
+
 def keep(record: Record) -> Path:
     """Write the record; returns the path of the board file.
 

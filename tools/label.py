@@ -7,17 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from . import console, enrol
+from . import console, enrol, sticker
 from .console import Failure
 from .files import write
 
-_KINDS = (".svg", ".png")
-
 
 def label(
-    board: Annotated[str, typer.Argument(metavar="BOARD", help="Its name or id.")],
+    board: Annotated[str, typer.Argument(metavar="BOARD", help="Its name, id, address or port.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the code as .svg or .png instead.")
+        Path | None, typer.Option(metavar="FILE", help="Write it as .svg or .png, to print.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -26,28 +24,49 @@ def label(
     A phone that reads the code joins the access point which the board opens when it knows no
     network.
     """
+    record = enrol.meant(board)
+    if as_json:
+        console.data(of(record))
+    elif out:
+        save(record, out)
+        console.say(f"{out}: the label of {board}")
+    else:
+        show(record)
+
+
+def show(record: enrol.Record) -> None:
+    """Print the label: its text and its code."""
+    facts = of(record)
+    console.show({key: value for key, value in facts.items() if key != "code"}, as_json=False)
+    _code(facts).terminal(compact=True)
+
+
+def save(record: enrol.Record, out: Path) -> None:
+    """Write the label as a picture.
+
+    Raises:
+        Failure: it is to be of another kind, or cannot be written.
+    """
+    if out.suffix not in sticker.KINDS:
+        raise Failure(f"{out} is neither .svg nor .png", "choose one of them", 2)
+    facts = of(record)
+    lines = [
+        facts["board"],
+        f"Wi-Fi {facts['portal']}",
+        f"password {facts['portal password']}",
+        f"WebREPL {facts['WebREPL password']}",
+    ]
+    picture = sticker.picture(out.suffix, _code(facts).matrix, lines)
+    try:
+        write(out, picture, 0o600)  # passwords are in there
+    except OSError as problem:
+        raise Failure(f"cannot write {out}: {problem.strerror}", "name another") from problem
+
+
+def _code(facts: dict[str, Any]) -> Any:
     import segno
 
-    facts = of(enrol.find(board))
-    if as_json:
-        console.data(facts)
-        return
-    code = segno.make(facts["code"], micro=False)
-    if out:
-        if out.suffix not in _KINDS:
-            raise Failure(f"{out} is neither .svg nor .png", "choose one of them", 2)
-        import io
-
-        picture = io.BytesIO()
-        code.save(picture, kind=out.suffix[1:], scale=4)
-        try:
-            write(out, picture.getvalue(), 0o600)  # the portal's password is in there
-        except OSError as problem:
-            raise Failure(f"cannot write {out}: {problem.strerror}", "name another") from problem
-        console.say(f"{out}: the code of {board}")
-        return
-    console.show({key: value for key, value in facts.items() if key != "code"}, as_json=False)
-    code.terminal(compact=True)
+    return segno.make(facts["code"], micro=False)
 
 
 def of(record: enrol.Record) -> dict[str, Any]:

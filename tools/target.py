@@ -106,7 +106,7 @@ def find(board: str | None) -> Target:
     if board is None:
         found = ports.choose(ports.find())
         return Target(found, port=found)
-    if _SERIAL.match(board) or Path(board).exists():
+    if is_port(board):
         return Target(board, port=board)
     address = _HOST.fullmatch(board)
     if address and not _known(board):
@@ -122,6 +122,16 @@ def find(board: str | None) -> Target:
 def told(board_id: str) -> dict[str, Any] | None:
     """What the server knows of a board; None when that is nothing, or it cannot be asked."""
     return next((one for one in _boards() if one["id"] == board_id), None)
+
+
+def is_port(board: str) -> bool:
+    """Whether a serial port is meant."""
+    return bool(_SERIAL.match(board)) or Path(board).exists()
+
+
+def is_address(board: str) -> bool:
+    """Whether this has the form of an address, which a name with dots has as well."""
+    return bool(_HOST.fullmatch(board))
 
 
 def _known(board: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from .. import console, enrol, keys
+from .. import console, enrol, keys, label
 from ..console import Failure
 from ..enrol import Record
 from ..files import write
@@ -152,11 +152,21 @@ def _flash(port: str, wishes: Wishes, done: Collection[str] = ()) -> Record | No
     with console.busy("verified; waiting for the board to start"):
         ports.follow(port, lambda line: console.note(f"  {line}"))
     console.say(f"{_called(record)} is up" + (" and on the fleet's list" if enrolled else ""))
-    console.note(f"its label: mipy label {record.board.name or record.board.id}")
+    called = record.board.name or record.board.id
+    if record.board.dev:
+        console.note(f"its label: mipy label {called}")
+    else:
+        console.say(f"its label; to print it: mipy label {called} --out {called}.svg")
+        label.show(record)
     return record
 
 
 def _without_writing(port: str | None, wishes: Wishes, out: Path | None, size: str | None) -> None:
+    if not (port or wishes.firmware) and (size or not ports.find()):
+        raise Failure(
+            "what firmware the flash is to hold is not said, and no board is at hand to ask",
+            "name it with --firmware FILE, or plug the board in and leave --flash-size out",
+        )
     if port or not wishes.firmware:
         port = port or ports.choose(ports.find())
         with _held(port, stay=False) as chip:
