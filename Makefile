@@ -115,9 +115,10 @@ soak: setup ## MQTT for long, with a broker that fails in every way (12 minutes)
 	@$(BIN)/python -m tests.soak $(ARGS)
 
 .PHONY: bench
-bench: setup ## Measure: polls per second, mipy push, then every budget (bytes, heap, flash operations).
+bench: setup ## Measure: polls a second, push, first flash, then every budget (bytes, heap, flash operations).
 	@PYTHONPATH=. $(BIN)/python tests/bench_server.py
 	@PYTHONPATH=. $(BIN)/python tests/bench_push.py
+	@$(BIN)/python -m tests.bench_flash
 	@$(BIN)/python -m pytest -q -s tests/test_budgets.py $(ARGS)
 
 # --- the mipy command -----------------------------------------------------------------------------
