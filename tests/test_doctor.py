@@ -130,6 +130,17 @@ def test_board_by_name(server: serve.Running) -> None:
     assert found("board", "nobody")[0].level == "fail"
 
 
+def test_folder_that_is_called_as_the_board(
+    server: serve.Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys.make_fleet("demo")
+    made = enrol.make("b1", "demo", "esp8266-generic", name="shed")
+    enrol.tell_server(enrol.keep(enrol.Record(made, "02:00:00:00:00:01", "esp8266")))
+    (tmp_path / "shed").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert "never heard" in found("board", "shed")[0].text
+
+
 def test_board_by_address(server: serve.Running, monkeypatch: pytest.MonkeyPatch) -> None:
     keys.make_fleet("demo")
     made = enrol.make("b1", "demo", "esp8266-generic", name="shed")

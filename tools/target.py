@@ -125,8 +125,8 @@ def told(board_id: str) -> dict[str, Any] | None:
 
 
 def is_port(board: str) -> bool:
-    """Whether a serial port is meant."""
-    return bool(_SERIAL.match(board)) or Path(board).exists()
+    """Whether a serial port is meant; a folder of an app may be called as its board is."""
+    return bool(_SERIAL.match(board)) or Path(board).is_char_device()
 
 
 def is_address(board: str) -> bool:
