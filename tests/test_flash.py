@@ -52,7 +52,7 @@ CLASSES = {
     "esp32c3": "esp32-generic-c3",
 }
 LAN = "http://192.0.2.7:8266"
-SECONDS = 20
+SECONDS = 90
 
 Mipy = Callable[..., tuple[int, str, str]]
 
