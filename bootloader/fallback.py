@@ -26,7 +26,7 @@ def trial(r, end, want):
     if todo != decide.AGAIN:
         # Before the trial is verified: were that to hang, it would cost a try.
         record.store(r)
-        ota.was = rtc.STOPPED  # pyright: ignore
+        ota.end = rtc.STOPPED  # pyright: ignore
     if todo == decide.BACK:
         return None
     try:

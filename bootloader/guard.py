@@ -20,7 +20,7 @@ server = True
 dev = False  # signed by this board's dev key alone
 raises = (0, 0)  # seq and floor that a confirmation raises the record to
 wdt = None
-was = 3  # what Ctrl-C leaves in rtc.END: that is rtc.STOPPED
+end = 3  # what Ctrl-C leaves in rtc.END: that is rtc.STOPPED
 slot = "a"
 seq = 0
 digest = bad = None
@@ -44,7 +44,7 @@ def tick(_):
     if alarms and ticks >= alarms[0][0]:
         _, i, value, reset = alarms.pop(0)
         if i == 2 and not network.WLAN(0).isconnected():
-            poll_by(7200)  # no poll without Wi-Fi: an hour later
+            again(7200)  # no poll without Wi-Fi: an hour later
             return
         mark(i, value)
         if reset:
@@ -56,7 +56,7 @@ def feed():
     beat = ticks
 
 
-def poll_by(wait):
+def again(wait):
     """Let the boot stage poll, should no answer come in so many ticks (rtc.WANT is rtc.POLL)."""
     if server:
         alarms.append((ticks + wait, 2, 4, True))
@@ -70,7 +70,7 @@ def answered():
         ripe = min(ripe, lasts)
         return
     alarms = [a for a in alarms if a[1] != 2]
-    poll_by(172800)
+    again(172800)
     if first and bad and bad[2]:
         stage("settle").reached()
 
@@ -108,7 +108,7 @@ def stop():
     global parked, alarms
     parked = True
     alarms = []
-    mark(0, was)
+    mark(0, end)
 
 
 def go(entry):

@@ -8,23 +8,23 @@ from bootloader.poll import Poll, trust_version
 def take(b, r, state, name):
     """Poll and save the next trust file, else the offered manifest, as the file `name`.
 
-    Returns (server's url, digest as hex or "", whether it is a trust file). Raises Refused with
+    Returns (server's url, digest as hex or "", the trust file's version or 0). Raises Refused with
     the code and that digest.
     """
+    version = trust_version() + 1
     poll = Poll(b, r, state)
     reply = poll.reply
     wanted = reply.get("m", "")
     for order in reply.get("do", ()):
         if order.startswith("ota-open 1\n"):
             ota.unlock(order)
-    version = trust_version() + 1
     try:
         if reply["trust"] >= version:
             poll.link.save("/d/v1/trust/%d" % version, name, MAX)
-            return poll.url, wanted, True
+            return poll.url, wanted, version
         if wanted:
             poll.link.save("/d/v1/manifests/" + wanted, name, MAX)
-        return poll.url, wanted, False
+        return poll.url, wanted, 0
     except Refused as e:
         raise Refused(e.args[0], wanted)
     finally:

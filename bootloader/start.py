@@ -33,7 +33,7 @@ def run():
     rtc.save(life)
     sys.modules["ota"] = guard
     if not ready & rtc.CHECKED:
-        guard.was = end  # until it has been accounted for
+        guard.end = end  # until it has been accounted for
     if ready & rtc.OFFLINE:
         guard.offline = life[rtc.PORTALS]
         ready &= ~rtc.OFFLINE
@@ -62,7 +62,7 @@ def run():
         if not m:
             machine.reset()
     rtc.save(life)
-    guard.was = rtc.STOPPED
+    guard.end = rtc.STOPPED
     guard.slot = None
     if m:
         guard.slot = "ab"[slot]
@@ -135,7 +135,7 @@ def _hand_over(m, root, life, ready):
             (_DOUBLE, rtc.PRESSES, 0, False),
             (_CALM, rtc.CRASHES, 0, False),
         ]
-        guard.poll_by(_DAY)
+        guard.again(_DAY)
     if guard.plain:
         guard.due = _NEXT if guard.heard else 0
     life[rtc.END] = rtc.RUNNING

@@ -81,17 +81,18 @@ def _fill(message, u):
 
 
 def _trust():
-    """The version of the newest trust file; the boot stage is who checks it."""
-    newest = 0
+    """The trust version that both copies have; the boot stage is who checks and mends them."""
+    found = []
     for path in ("/trust/0/trust", "/trust/1/trust"):
         try:
             with open(path) as f:
                 f.readline()
                 f.readline()
-                newest = max(newest, int(f.readline().split(" ")[1]))
+                found.append(int(f.readline().split(" ")[1]))
         except (OSError, ValueError, IndexError):
             log.warning("%s is damaged", path)
-    return newest
+            found.append(0)
+    return min(found)
 
 
 def _why():
