@@ -91,6 +91,13 @@ BAD = {
 }
 
 
+# The same for apps on the runtime: what `setup` does.
+BAD_ON_RUNTIME = {
+    "hangs": Bad("def bad():\n    while True:\n        pass\napp.after(2000, bad)\n", "watchdog"),
+    "resets": Bad("app.after(2000, machine.reset)\n", "watchdog"),
+}
+
+
 def turning(source: str) -> str:
     """An app that is good until there is a file /data/turn."""
     indented = "".join(f"    {line}\n" for line in source.splitlines())

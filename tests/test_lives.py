@@ -70,6 +70,38 @@ def test_confirmed_release_turns_bad(tmp_path: Path, name: str) -> None:
         it.confirmed(it.publish(GOOD))
 
 
+@pytest.mark.parametrize("name", apps.BAD_ON_RUNTIME)
+def test_bad_release_on_the_runtime(tmp_path: Path, name: str) -> None:
+    """It ends on a confirmed release, and the server knows why."""
+    bad = apps.BAD_ON_RUNTIME[name]
+    with story(tmp_path, speed=20, blocks=160) as it:
+        it.boot(1000)
+        digest = it.publish(with_runtime(bad.source))
+        it.install()
+        it.board.start()
+        ended = it.rejected(digest)
+        assert (ended["reason"], ended["soft"]) == (bad.reason, bad.soft)
+        assert bad.text in ended["trace"]
+        assert it.begun(1001) <= 3
+
+
+TASK = """\
+import asyncio
+async def bad():
+    await asyncio.sleep(2)
+    raise ValueError('dust')
+asyncio.create_task(bad())
+"""
+
+
+def test_a_task_that_fails_is_told(tmp_path: Path) -> None:
+    """As a job's failures are."""
+    with story(tmp_path, with_runtime(TASK), speed=40) as it:
+        it.board.start()
+        assert it.until(lambda record: record["jobs"], 25)["jobs"] == {"task": [1, 0]}
+        assert "ValueError: dust" in it.board.console
+
+
 def test_hang_without_a_watchdog(tmp_path: Path) -> None:
     """The boot stage's 15 minutes end each try, where no server vouches for the release."""
     with story(tmp_path, speed=200) as it:

@@ -91,18 +91,18 @@ class App(Scheduler):
 
 
 async def _main(app):
-    asyncio.get_event_loop().set_exception_handler(_lost)
+    def lost(_, context):
+        """A task of the app's own ended by an exception that nobody waits for."""
+        app.tallies.setdefault("task", [0, 0, 0])[1] += 1  # told like a job that fails
+        log.error("a task failed\n%s", log.trace(context["exception"]))
+
+    asyncio.get_event_loop().set_exception_handler(lost)
     while True:
         ota.feed()
         wait = app.step()
         due = ticks_add(ticks_ms(), wait)
         await asyncio.sleep_ms(wait)
         app.check_late(ticks_diff(ticks_ms(), due))
-
-
-def _lost(_, context):
-    """A task of the app's own ended by an exception that nobody waits for."""
-    log.error("a task failed\n%s", log.trace(context["exception"]))
 
 
 def run(setup):
