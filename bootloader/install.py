@@ -56,7 +56,7 @@ def once(b, r, state, target, active, own=False):
             url, wanted, trust = ota.stage("offer").take(b, r, state, _INCOMING)
             if not trust:
                 break
-            ota.stage("step").step(_INCOMING, r)
+            ota.stage("step").step(_INCOMING, r, trust)
         if not wanted:
             return False
         digest = ota.stage("admit").admit(_INCOMING, r, b)

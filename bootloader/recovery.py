@@ -13,7 +13,7 @@ from bootloader.lines import Refused
 
 _ROUND = const(5)  # minutes, growing
 _MOST = const(60)
-_LIMIT = const(7 * 3600)  # ticks of guard.py: an hour over the longest round
+_LIMIT = const(4 * 3600)  # ticks of guard.py: an hour over the longest round
 _PAUSE = const(15)  # seconds between two polls, growing
 
 

@@ -45,6 +45,7 @@ MUTANTS = (
                 "    if todo != decide.AGAIN:\n"
                 "        # Before the trial is verified: were that to hang, it would cost a try.\n"
                 "        record.store(r)\n"
+                "        ota.end = rtc.STOPPED  # pyright: ignore\n"
                 "    if todo == decide.BACK:\n",
                 "    if todo == decide.BACK:\n        record.store(r)\n",
             ),

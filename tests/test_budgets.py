@@ -192,7 +192,7 @@ def test_bytecode(field: Field, figures: Figures) -> None:
     every = loaded(life.console, "bootloader")
     figures.check("boot stage, with all of an install, .mpy", taken(every), 25 * KB)
     figures.check(
-        "built-in installer: beyond a normal boot, .mpy", taken(every - normal), 6 * KB, 16_700
+        "built-in installer: beyond a normal boot, .mpy", taken(every - normal), 6 * KB, 17_200
     )
 
 
@@ -219,7 +219,7 @@ def test_heap_held(field: Field, figures: Figures, tmp_path: Path) -> None:
             f"heap held at the first line, {name} app",
             most - free(field.board(files)),
             KB,
-            today=4_400,
+            today=5_200,
         )
 
 

@@ -148,7 +148,7 @@ def test_hostile_wifi_json(tmp_path: Path) -> None:
             assert "not understood" in life.console, name
             assert "home" not in life.console and "secret-word" not in life.console
         board.write("/wifi.json/inside", b"")
-        assert "wifi.json: OSError" in board.life().console
+        assert "/wifi.json OSError" in board.life().console
 
 
 def test_a_truncated_wifi_json_stops_no_boot(tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ ARCHITECTURES = (
 HEAP_PER_BYTECODE = 1.6  # bytes of heap a module of one byte takes when imported from LittleFS
 # Modules of runtime/ that are no burden beside an app: it lends them, for a moment.
 LENT = frozenset(
-    "answers copies health installer mqtt_open orders pages poll report roam settings web".split()
+    "answers copies discovery health installer mqtt_open orders pages poll report roam"
+    " settings web".split()
 )
 BLOCK = 4096
 BOOT_STAGE_BLOCKS = 40
@@ -86,8 +87,8 @@ class Chip:
 
 # The first entry that a class's name, less "generic" and hyphens, begins with.
 CHIPS = {
-    "esp82661m": Chip("xtensa", 24 * 1024, 392 * 1024),
-    "esp8266": Chip("xtensa", 24 * 1024, 1004 * 1024),
+    "esp82661m": Chip("xtensa", 18 * 1024, 392 * 1024),
+    "esp8266": Chip("xtensa", 18 * 1024, 1004 * 1024),
     **{
         f"esp32{kind}": Chip("rv32imc", 100 * 1024, 2048 * 1024)
         for kind in ("c2", "c3", "c5", "c6", "h2", "p4")

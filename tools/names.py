@@ -24,14 +24,13 @@ from .bytecode import module_name
 # What the project's own modules call things among themselves: neither in the docs nor in an app.
 INTERNAL = frozenset(
     # of runtime/ and drivers/
-    "App Copy Health Left Runner Scheduler Updater Wifi Wire again base been calls changed"
+    "App Copy Health Runner Scheduler Updater Wifi Wire again base been calls changed"
     " check_late checks confirmed down failed failures folder late learn make matches"
     " missed newest on_up place rand remember say servers since soon take"
     " tallies tally ticket unknown work"
     # of the boot stage
     " Manifest Names Record attempt beat check_confirmed check_files fault file_hash go_back hexa"
-    " is_hex MAX PREFIX REASONS ZERO misses number rejection signed soft station sweep"
-    " take_in".split()
+    " is_hex MAX PREFIX REASONS ZERO misses number rejection signed soft station sweep".split()
 )
 
 # Names that every firmware has in ROM (tests/test_names.py asks the binary). The first are for

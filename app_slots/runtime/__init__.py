@@ -11,18 +11,19 @@ trying = False  # this start is a try of changed settings
 
 def run(setup):
     """Call `setup(app)`, then run its jobs and drivers until Ctrl-C (see runtime.loop)."""
-    # First what takes room for the moment alone, then the loop, which stays.
-    settings = lend("settings")
-    settings.load()
-    settings.__dict__.clear()
+    # First what takes room for the moment alone, then the loop, which stays as this call does.
+    part = lend("settings")
+    part.load()
+    part.__dict__.clear()
     import ota
 
-    wifi = ota.stage("wifi")
+    part = ota.stage("wifi")
     try:
-        wifi.start()
+        part.start()
     except OSError as e:
         print("connecting:", repr(e))  # roam.py goes on trying
-    wifi.__dict__.clear()
+    part.__dict__.clear()
+    part = None
     from runtime import loop
 
     loop.run(setup)

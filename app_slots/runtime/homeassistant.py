@@ -1,16 +1,13 @@
 """Home Assistant finds the board and its parts by itself, by MQTT discovery (docs/mqtt.md).
 
-Format: https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery, one retained message a
-part, with a device block that makes them one device, in the short names of that page.
+What it is told is in discovery.py, which is there for that moment alone.
 """
 
-# config: NAME = ""
+from micropython import const
 
-import json
-import sys
+import runtime
 
-import config
-import ota
+_AGAIN = const(10000)  # ms
 
 
 class HomeAssistant:
@@ -18,9 +15,9 @@ class HomeAssistant:
 
     def __init__(self, app, mqtt):
         self._app = app
-        self._mqtt = mqtt
-        self._parts = []
-        self._busy = False
+        self.mqtt = mqtt
+        self.parts = []
+        self.busy = False
         mqtt.when_up(self._soon, "home assistant")
         mqtt.on("homeassistant/status", self._born)
 
@@ -30,7 +27,7 @@ class HomeAssistant:
         `facts` are the part's options in Home Assistant's short names: unit_of_meas="°C",
         dev_cla="temperature", stat_cla="measurement" ...
         """
-        self._parts.append(("sensor", key, name, facts))
+        self.parts.append(("sensor", key, name, facts))
 
     def switch(self, key, name, set, **facts):
         """Something that is on or off: `set(on)` is called when Home Assistant switches it.
@@ -38,50 +35,26 @@ class HomeAssistant:
         The app publishes "ON" or "OFF" to `~/<key>`, retained, whenever it has changed.
         """
         facts["cmd_t"] = "~/%s/set" % key
-        self._mqtt.on(facts["cmd_t"], lambda topic, payload: set(payload == b"ON"), 1)
-        self._parts.append(("switch", key, name, facts))
+        self.mqtt.on(facts["cmd_t"], lambda topic, payload: set(payload == b"ON"), 1)
+        self.parts.append(("switch", key, name, facts))
 
     def add(self, component, key, name, **facts):
         """Any other component (binary_sensor, button, number, light ...), with all its facts."""
-        self._parts.append((component, key, name, facts))
+        self.parts.append((component, key, name, facts))
 
     def _born(self, topic, payload):
-        if payload == b"online" and not self._mqtt.retained:
+        if payload == b"online" and not self.mqtt.retained:
             self._soon()
 
     def _soon(self):
-        if not self._busy:
-            self._busy = True
+        if not self.busy:
+            self.busy = True
             self._app.once(self._announce, "home assistant")
 
     async def _announce(self):
-        """One after the other: together they would fill the queue."""
         try:
-            for component, key, name, facts in self._parts:
-                board = self._mqtt.base[5:]
-                topic = "homeassistant/%s/%s/%s/config" % (component, board, key)
-                self._mqtt.publish(
-                    topic, json.dumps(self._config(board, key, name, facts)), True, 1
-                )
-                await self._mqtt.drain()
+            await runtime.lend("discovery").announce(self)
+        except MemoryError:  # the heap is at its fullest right after a connection
+            self._app.after(_AGAIN, self._soon)
         finally:
-            self._busy = False
-
-    def _config(self, board, key, name, facts):
-        made = {
-            "~": self._mqtt.base,
-            "name": name,
-            "uniq_id": "%s_%s" % (board, key),
-            "stat_t": "~/" + key,
-            "avty_t": "~/status",
-            "dev": {
-                "ids": board,
-                "name": getattr(config, "NAME", "") or board,
-                "mf": "MiPy-OTA",
-                "mdl": sys.platform,
-                "sw": str(ota.seq),
-            },
-            "o": {"name": "MiPy-OTA"},
-        }
-        made.update(facts)
-        return made
+            self.busy = False

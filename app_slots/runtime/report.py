@@ -112,7 +112,7 @@ def _log():
     try:
         f.seek(max(f.seek(0, 2) - _LINES, 0))
         text = f.read()
-        return text[text.find(b"\n") + 1 :].decode()
+        return text[text.find(b"\n") + 1 :].lstrip(bytes(range(128, 192))).decode()
     except (OSError, ValueError):
         return ""
     finally:

@@ -12,7 +12,7 @@ def setup(app):
 
     led = Led(config.LED_PIN, config.LED_ON)
     dht = Dht22(config.DHT_PIN)
-    mqtt = Mqtt(app)
+    mqtt = Mqtt(app, most=64)  # what comes in is short
     home = HomeAssistant(app, mqtt)
     home.sensor("temperature", "Temperature", unit_of_meas="°C", dev_cla="temperature")
     home.sensor("humidity", "Humidity", unit_of_meas="%", dev_cla="humidity")

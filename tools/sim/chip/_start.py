@@ -68,6 +68,7 @@ def main():
     _set_path()
     usys.argv[:] = []
     _OURS.extend(usys.modules)
+    _page.page.peak = 0  # so far it was the simulator's own
     for name in ("/boot.py", "/main.py"):
         if not _run(name, names):
             break
