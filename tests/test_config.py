@@ -188,7 +188,7 @@ HOST = 'MQTT_HOST = ""\n'
         (HOST + "MQTT_PASSWORD = 1\n", "MQTT_PASSWORD is a text", "secret`"),
         (HOST + "SYSLOG_HOST = 1\n", "SYSLOG_HOST is a text for runtime/syslog.py", "SYSLOG_HOST"),
         (HOST + "SYSLOG_PORT = 5.14\n", "SYSLOG_PORT is a whole number", "0..65535`"),
-        (HOST + "NAME = 1\n", "NAME is a text for runtime/homeassistant.py", '`NAME = ""`'),
+        (HOST + "NAME = 1\n", "NAME is a text for runtime/discovery.py", '`NAME = ""`'),
     ],
 )
 def test_a_broker_that_is_misnamed(tmp_path: Path, more: str, said: str, hint: str) -> None:

@@ -143,7 +143,7 @@ def test_it_means_the_same(tmp_path: Path) -> None:
     [
         ("x._pin", "self._pin = "),
         ("x.take = 1", "def inner(take)"),
-        ("f(fn=1)", "def late(fn"),
+        ("f(topic=1)", "def spread(topic"),
         ("from drivers.base import _helper", "def _helper("),
         ("getattr(x, '_pin')", "self._pin = "),
         ("f(**{'topic': 1})", "def spread(topic, "),
@@ -251,7 +251,7 @@ def test_internal_names_are_the_projects_and_nobodys_else() -> None:
 
 def test_tracebacks_have_the_own_names_again() -> None:
     scheduler = build.our_sources()["runtime/scheduler.py"].split("\n")
-    line = next(i for i, text in enumerate(scheduler, 1) if "result = fn()" in text)
+    line = next(i for i, text in enumerate(scheduler, 1) if "result = fn(*args)" in text)
     lent = names.FOR_GLOBALS[0]
     trace = (
         f'  File "runtime.scheduler", line {line}, in {lent}\n'
@@ -259,5 +259,5 @@ def test_tracebacks_have_the_own_names_again() -> None:
         '  File "runtime.scheduler", line 1, in <module>\nKeyError: 1\n'
     )
     assert provision.readable(trace) == trace.replace(
-        f"line {line}, in {lent}", f"line {line}, in _run"
+        f"line {line}, in {lent}", f"line {line}, in attempt"
     )
