@@ -5,7 +5,7 @@ import contextlib
 import logging
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -41,6 +41,7 @@ def make_app(
     every: float | None = None,
     moved: str | None = None,
     port: int | None = None,
+    readable: Callable[[str], str] = str,
 ) -> Starlette:
     """The ASGI application.
 
@@ -50,12 +51,13 @@ def make_app(
         every: seconds between polls, for all boards; None leaves it to the policy.
         moved: address of the server that boards are to ask from now on.
         port: this server's; boards that call on the local network are told it. None: they are not.
+        readable: what is made of boards' tracebacks.
 
     Raises:
         RuntimeError, sqlite3.Error, OSError: the folder cannot be used; see `Store`.
     """
     store = Store(data_dir)
-    devices = DeviceApi(store, every, moved)
+    devices = DeviceApi(store, every, moved, readable)
     people = PeopleApi(store, token or read_token(data_dir / "token"))
     terminals = Terminals(store, people, devices.peers)
 

@@ -9,6 +9,7 @@ import re
 import secrets
 import sqlite3
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,12 +78,20 @@ class DeviceApi:
         store: shared with the people's side.
         every: seconds between polls, for all boards; None leaves it to the policy.
         moved: address of the server that boards are to ask from now on.
+        readable: what is made of a traceback before anybody sees it.
     """
 
-    def __init__(self, store: Store, every: float | None = None, moved: str | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        every: float | None = None,
+        moved: str | None = None,
+        readable: Callable[[str], str] = str,
+    ) -> None:
         self._store = store
         self._every = every
         self._moved = moved
+        self._readable = readable
         self._issued: dict[str, Tickets] = {}  # by board
         self._commit: asyncio.Future[None] | None = None
         self.peers: dict[str, str] = {}
@@ -113,6 +122,9 @@ class DeviceApi:
                 board.cls,
             ):
                 raise BadPoll("app or class differ from the enrolment")
+            if report.bad:
+                trace = self._readable(report.bad.trace)
+                report = replace(report, bad=replace(report.bad, trace=trace))
         except BadPoll as problem:
             log.warning("board %s: %s", board.id, problem)
             raise HTTPException(400) from problem

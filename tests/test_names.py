@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 from collections.abc import Mapping
@@ -261,3 +262,35 @@ def test_tracebacks_have_the_own_names_again() -> None:
     assert provision.readable(trace) == trace.replace(
         f"line {line}, in {lent}", f"line {line}, in attempt"
     )
+
+
+def test_what_releases_use_of_the_boot_stage_keeps_its_name() -> None:
+    """A board's boot stage stays, and meets the runtimes of all years.
+
+    The list only grows: what was in it once, some release in the field may ask for.
+    """
+    kept = (ROOT / "tests" / "vectors" / "stage_names.txt").read_text().split()
+    stage = provision.short_stage(provision.stage_sources())
+    there = {word for text in stage.values() for word in re.findall(r"\w+", text)}
+    asked = {word for text in build.our_sources().values() for word in _of_the_stage(text)}
+    defined = {word for text in provision.stage_sources().values() for word in _defined(text)}
+    assert asked & defined <= set(kept), sorted(asked & defined - set(kept))
+    assert set(kept) <= there, sorted(set(kept) - there)
+
+
+def _of_the_stage(text: str) -> set[str]:
+    """Names that a module of the runtime may reach in the boot stage: attributes and imports."""
+    tree = ast.parse(text)
+    found = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return found | {node.name for node in ast.walk(tree) if isinstance(node, ast.alias)}
+
+
+def _defined(text: str) -> set[str]:
+    """Functions, classes and variables at the top of a module; constants are numbers by then."""
+    found: set[str] = set()
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign) and "const(" not in ast.unparse(node):
+            found |= {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+    return {name for name in found if not name.startswith("_")}

@@ -43,15 +43,22 @@ def readable(trace: str) -> str:
     return names.restored(trace, build.our_sources() | stage)
 
 
-def compiled_stage(sources: Mapping[str, str], beside: Iterable[bytes] = ()) -> dict[str, bytes]:
-    """The boot stage made of `sources` (name in bootloader/ -> text), as it lies on the flash.
+def short_stage(sources: Mapping[str, str], beside: Iterable[bytes] = ()) -> dict[str, str]:
+    """Path -> text of the boot stage's modules, with names that every firmware has (names.py).
 
-    What modules `beside` use of it keeps its names, as does what the runtime uses.
+    Args:
+        sources: name in bootloader/ -> text, as `stage_sources()` has them.
+        beside: further modules; what they use of it keeps its names, as does what the runtime uses.
     """
     modules = {f"bootloader/{name}": text for name, text in sources.items()}
     others = [*beside, *(modules.pop(f"bootloader/{name}").encode() for name in SOURCE_FILES)]
     others += [path.read_bytes() for path in places.sources("app_slots").glob("*/*.py")]
-    modules = names.short(names.without_constants(modules), others)
+    return names.short(names.without_constants(modules), others)
+
+
+def compiled_stage(sources: Mapping[str, str], beside: Iterable[bytes] = ()) -> dict[str, bytes]:
+    """The boot stage made of `sources`, as it lies on the flash; see `short_stage`."""
+    modules = short_stage(sources, beside)
     return {
         **{f"/{name}": sources[name].encode() for name in SOURCE_FILES},
         **{f"/{stem(file)}.mpy": bytecode.compiled(text.encode(), file)

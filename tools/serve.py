@@ -140,9 +140,12 @@ def _app(
     folder: Path, token: str, interval: float | None, moved: str | None, port: int | None
 ) -> Starlette:
     from ..ota_server.app import make_app
+    from .provision import readable
 
     try:
-        return make_app(folder, token=token, every=interval, moved=moved, port=port)
+        return make_app(
+            folder, token=token, every=interval, moved=moved, port=port, readable=readable
+        )
     except (OSError, sqlite3.Error, RuntimeError) as problem:
         raise console.Failure(
             f"cannot use the data folder {folder}: {problem}", "name another one with --data"
