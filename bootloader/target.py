@@ -21,8 +21,12 @@ def make_room(target):
     """
     names = slots.Names()
     root = slots.path(target)
-    if "ab"[target] not in os.listdir("/app_slots"):
-        os.mkdir(root)
+    for folder in ("/app_slots", root):
+        try:
+            os.mkdir(folder)
+        except OSError as e:
+            if e.args[0] != 17:  # EEXIST
+                raise
     need = _SPARE
     count = most = 0
     last = ""

@@ -151,7 +151,7 @@ def test_board_by_address(server: serve.Running, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("url", "port"), [("https://ota.test", 443), ("http://ota.test", 80), ("http://o.test:9", 9)]
+    ("url", "port"), [("http://ota.test", 80), ("http://o.test:9", 9)]
 )
 def test_port_of_a_boards_server(
     server: serve.Running, monkeypatch: pytest.MonkeyPatch, url: str, port: int

@@ -15,6 +15,7 @@ ripe = True  # a trial may be confirmed
 heard = False
 offline = 0
 more = {}
+alarms = []
 events = []
 board = {"id": "sim-01", "app": "demo", "class": "unix", "key": "11" * 32, "server": []}
 
