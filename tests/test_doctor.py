@@ -18,7 +18,7 @@ from mipy_ota.tools.doctor import Finding
 from mipy_ota.tools.sim.board import VirtualBoard
 from mipy_ota.tools.sim.port import Port
 
-NOT_HERE = "127.0.0.2"
+NOT_HERE = "127.0.0.172"
 """Loopback as well, but a server on 127.0.0.1 does not listen there."""
 
 
@@ -150,9 +150,7 @@ def test_board_by_address(server: serve.Running, monkeypatch: pytest.MonkeyPatch
     assert "never heard" in found("board", "192.0.2.9")[0].text
 
 
-@pytest.mark.parametrize(
-    ("url", "port"), [("http://ota.test", 80), ("http://o.test:9", 9)]
-)
+@pytest.mark.parametrize(("url", "port"), [("http://ota.test", 80), ("http://o.test:9", 9)])
 def test_port_of_a_boards_server(
     server: serve.Running, monkeypatch: pytest.MonkeyPatch, url: str, port: int
 ) -> None:

@@ -547,9 +547,9 @@ def test_topics_and_home_assistant(
     assert wait(lambda: int(re.findall(r"poll in (\d+)", board.console)[-1]) <= 11)
     watcher.publish(BASE + "command", "reset")
     assert wait(lambda: len(board.lives) == 1), board.console
+    assert wait(lambda: b"offline" in watcher.payloads(BASE + "status")), board.console
     assert wait(lambda: watcher.payloads(BASE + "status")[-1] == b"online")
     board.stop()
-    assert b"offline" in watcher.payloads(BASE + "status")
 
 
 FULL = """

@@ -13,7 +13,7 @@ import pytest
 from mipy_ota.tools.sim.board import Chip, VirtualBoard
 from tests.websocket_client import Client
 
-ADDRESS = "127.0.0.61"
+ADDRESS = "127.0.0.161"
 MAIN = b"""
 import network, time, webrepl
 sta = network.WLAN(0)

@@ -28,7 +28,7 @@ from tests import fleet
 from tests.websocket_client import HEAD, Client
 
 PASSWORD = "pass-4711"
-ADDRESS = "127.0.0.62"
+ADDRESS = "127.0.0.162"
 SPEED = 10
 # Writes to flash all the time, as a log does.
 PLAIN = """
