@@ -237,26 +237,6 @@ def test_relay_without_broker(tmp_path: Path) -> None:
 
 
 @mqtt
-def test_relay_by_mqtt(tmp_path: Path, broker: Broker, watcher: Client) -> None:
-    """MQTT and button on an ESP8266, without the page: the updater finds the room for its polls."""
-    made = files(tmp_path, "relay", broker.port)
-    made["config.py"] = made["config.py"].replace(b"WEB = True", b"WEB = False")
-    with story(tmp_path, made, speed=2) as it:
-        board = started(it)
-        it.until(lambda r: r["state"] == "ok")
-        watcher.publish("mipy/b1/relay/set", "ON", qos=1)
-        assert relay(board, 1), board.console
-        press(board)
-        assert relay(board, 0), board.console
-        assert free(board) >= 4_000
-        seen = len(board.console)
-        it.polls(6)
-        missed = re.findall(r"updater: .*|MemoryError.*", board.console[seen:])
-        print(f"{len(missed)} complaints in 6 polls")
-        assert not missed, board.console[seen:]
-
-
-@mqtt
 @pytest.mark.parametrize("chip", ("esp8266", "esp32"))
 def test_deep_sleep_sensor(tmp_path: Path, broker: Broker, watcher: Client, chip: Chip) -> None:
     """Wakes, publishes, sleeps; a new release is confirmed before its first sleep."""
