@@ -15,7 +15,7 @@ STATIC  := ota_server/static/.ready
 CHIPS   := esp8266 esp32
 PARTS   := signing tools ota_server
 PREFIX  ?= $(HOME)/.local
-# `make build ARGS="--app ../weather"`: further words for mipy, pytest or the demo
+# `make build ARGS=../weather`: further words for mipy, pytest or the demo
 ARGS    ?=
 
 .PHONY: help

@@ -1,8 +1,8 @@
 """What the device parts cost: bytes of bytecode, heap, flash writes, bytes on the wire.
 
-Every figure is measured on a virtual board with 32-bit words and held against a ceiling. Where
-that is more than docs/architecture.md ("Budgets") allows, it is today's figure, and the target
-stands beside it. The whole table is printed at the end.
+Every figure is measured on a virtual board with 32-bit words and held against a ceiling. Where it
+is more than the budget, which the table has beside it, the ceiling is today's figure. The whole
+table is printed at the end.
 """
 
 from __future__ import annotations
