@@ -82,7 +82,7 @@ lock: $(READY) ## Pin the newest packages that pyproject.toml and *.in allow.
 
 .PHONY: test
 test: browser setup lint ## Lint, type-check and test everything.
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 .PHONY: browser
 browser:

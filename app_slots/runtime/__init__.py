@@ -26,6 +26,8 @@ def run(setup):
     part = None
     from runtime import loop
 
+    ota.stage("wipe").run()
+
     loop.run(setup)
 
 

@@ -105,7 +105,7 @@ async def _question():
         _set(ms, "ntp")
         _fails = 0
         _left = _EVERY
-    except (OSError, ValueError, IndexError) as e:
+    except (OSError, ValueError, IndexError, MemoryError) as e:
         _left = min(8 << min(_fails, 9), _LONGEST)
         _fails += 1
         log.warning("clock: no time from %s (%r), again in %d s", _host, e, _left)

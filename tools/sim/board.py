@@ -150,9 +150,9 @@ class VirtualBoard:
         self._current: _Process | None = None
         self._supervisor: threading.Thread | None = None
         self._stopping = threading.Event()
+        self._unplugged = threading.Event()
         self._listeners: list[Callable[[str], None]] = []
         self._text = ""
-        self._overhead = 0
 
     def __enter__(self) -> VirtualBoard:
         return self
@@ -316,9 +316,10 @@ class VirtualBoard:
 
     def power_cut(self) -> None:
         """Take the power away and give it back (or leave it off, when it does not run)."""
+        self._unplugged.set()  # it may be between two lives
         self._kill()
         if not self.running:
-            self._power_off()
+            self._plug_in()
 
     def ctrl_c(self) -> None:
         """Press Ctrl-C at its console."""
@@ -429,9 +430,12 @@ class VirtualBoard:
         until: Until | None,
         stay: bool,
     ) -> Life:
+        self._plug_in()
         self._page.begin_life(self._event, self._clock)
         current = self._spawn(cut, torn, stay)
         self._current = current
+        if self._unplugged.is_set():
+            self._kill()
         try:
             self._listen(current, timeout, until)
         finally:
@@ -450,6 +454,7 @@ class VirtualBoard:
     def _spawn(self, cut: int | None, torn: bool, stay: bool) -> _Process:
         if not self._image.exists():
             self.format({})
+        heap = interpreter.heap(self.heap)
         environment = {
             "SIM_PAGE": str(self._page.path),
             "SIM_IMAGE": str(self._image),
@@ -458,16 +463,16 @@ class VirtualBoard:
             "SIM_ADDRESS": self.address,
             "SIM_SPEED": str(self.speed),
             "SIM_HEAP": str(self.heap),
+            "SIM_FREE": str(heap.free),
+            "SIM_USED": str(heap.used),
             "SIM_CUT": str(-1 if cut is None else cut),
             "SIM_TORN": "1" if torn else "0",
             "SIM_STAY": "1" if stay else "0",
             "SIM_PROFILE": "1" if self.heap_profile else "0",
             "SIM_PARENT": str(os.getpid()),
         }
-        heap = interpreter.heap(self.heap, environment)
-        self._overhead = heap.overhead
         process = subprocess.Popen(
-            interpreter.command(heap.size),
+            interpreter.command(heap),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -513,6 +518,11 @@ class VirtualBoard:
         self.lives.append(life)
         return life
 
+    def _plug_in(self) -> None:
+        if self._unplugged.is_set():
+            self._unplugged.clear()
+            self._power_off()
+
     def _power_off(self) -> None:
         self._event = _POWER_ON
         self._clock = 0
@@ -520,7 +530,7 @@ class VirtualBoard:
 
     def _add(self, sums: Stats) -> None:
         now = {name: self._page.get(name) for name in COUNTERS}
-        peak = max(sums.peak, now.pop("peak") - self._overhead)
+        peak = max(sums.peak, now.pop("peak"))
         for name, value in now.items():
             setattr(sums, name, getattr(sums, name) + value)
         sums.peak = peak if self.heap_profile else 0

@@ -10,6 +10,7 @@ import _sys
 import _term
 import _tick
 import esp
+import hashlib
 import machine
 import network
 import os
@@ -26,7 +27,9 @@ import webrepl
 _STORAGE = uos.getenv("SIM_STORAGE")
 _IMAGE = uos.getenv("SIM_IMAGE")
 _STAY = uos.getenv("SIM_STAY") == "1"
-_HOLES = [None] * 2048
+_FREE = int(uos.getenv("SIM_FREE"))  # bytes that a chip's heap has free before boot.py
+_USED = int(uos.getenv("SIM_USED"))
+_FILLINGS = [None] * 4096
 _FROZEN = []  # the heap that frozen modules take
 _OURS = []  # modules that a soft reset leaves: the simulator's
 if _STORAGE == "model":
@@ -58,11 +61,7 @@ def main():
     _tick.start()
     _freeze()
     _pools_of_a_chip()
-    _fill_holes()
-    if uos.getenv("SIM_MEASURE"):
-        gc.collect()
-        print(gc.mem_free(), gc.mem_alloc())
-        _page.die(0)
+    _leave_a_chips_heap()
     gc.threshold(256 if _page.PROFILE else _page.HEAP // 4)
     _mount()
     _set_path()
@@ -117,23 +116,33 @@ def _pools_of_a_chip():
     raise RuntimeError("where are the names?")
 
 
-def _fill_holes():
-    # Loading the simulator leaves holes between what stays of it. A chip's heap is one piece, so
-    # they are filled for good, and the heap is so much larger (interpreter.py measures it).
+def _leave_a_chips_heap():
+    # What the simulator takes of the heap, and the holes that loading it has left, vary from run to
+    # run, by what old stack frames keep alive. So all but one piece is filled for good, and that
+    # piece is as large as what a chip has free.
+    _scrub(20)
     gc.collect()
-    try:
-        rest = uctypes.addressof(bytearray(16384))
-    except MemoryError:
-        return  # less than any chip has
+    piece = [bytearray(_FREE - 112)]
     n = 0
-    for size in (2048, 1024, 512, 256, 128, 64, 32, 16, 16):
+    for size in (4096, 1024, 256, 64, 16):
+        try:
+            while True:
+                _FILLINGS[n] = bytearray(size)
+                n += 1
+        except MemoryError:
+            gc.collect()
+    piece[0] = None
+    while gc.mem_free() < _FREE - 128:
+        _scrub(20)
         gc.collect()
-        while n < len(_HOLES):
-            filling = bytearray(size)
-            if uctypes.addressof(filling) >= rest:
-                break
-            _HOLES[n] = filling
-            n += 1
+    _tick.ours[0] = gc.mem_alloc() - _USED
+
+
+def _scrub(deep):
+    # Writes over what calls have left on the stack, which the collector takes for references.
+    if deep:
+        _scrub(deep - 1)
+    hashlib.sha256(b"").digest()
 
 
 def _mount():
