@@ -223,8 +223,9 @@ class Portal:
         values[b"hidden"] = hidden = b"" if ssid in self._names else ssid
         values[b"other"] = b" checked" if hidden else b""
         kind = b"wait" if self._joining else b"done" if self._done else b"form"
+        shown = (b"all", kind) + self._show + more  # of one moment: sending takes a while
         yield _PAGE % status
-        yield from page.page((b"all", kind) + self._show + more, values, self._names, self._found)
+        yield from page.page(shown, values, self._names, self._found)
 
     # --- trying a network
 

@@ -10,7 +10,7 @@ from bootloader.lines import Refused, is_hex
 
 _LINE = const(160)
 _FILES = const(64)
-_ENTRIES = const(20)
+_ENTRIES = const(32)
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./-"
 
 

@@ -8,7 +8,7 @@ KEY_LINE_BYTES = 600
 MANIFEST_BYTES = 8192
 MANIFEST_SIGNATURES = 4
 FILES = 64
-FOLDER_ENTRIES = 20  # files and folders listed directly in one folder
+FOLDER_ENTRIES = 32  # files and folders listed directly in one folder
 
 TRUST_BYTES = 8192
 TRUST_SIGNATURES = 8

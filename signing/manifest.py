@@ -12,7 +12,7 @@
 6. Nothing at the top is called ``manifest``: that is the manifest's own name in a slot.
 7. No ``x.py`` beside ``x.mpy`` or ``x/``, of which the chip's import would prefer one silently;
    no file beside a folder of the same name.
-8. A folder lists at most 20 entries.
+8. A folder lists at most 32 entries.
 9. The signature covers ``ota-manifest-v1\\0`` and the body. As many distinct, unrevoked release
    keys as the trust file's threshold says must have signed; or the board's own dev key.
 10. A release's digest is SHA-256 of the body.

@@ -91,10 +91,30 @@ BAD = {
 }
 
 
-# The same for apps on the runtime: what `setup` does.
+def _job(source: str) -> str:
+    """A job that does so two seconds after the start."""
+    return f"def bad():\n{textwrap.indent(source, '    ')}app.after(2000, bad)\n"
+
+
+# The same for apps on the runtime: what `setup` does. A job that raises ends nothing but itself;
+# where it leaves no heap, the loop raises, or else nothing is asked and the trial's time runs out.
+FILLS = _job(_FILL)
 BAD_ON_RUNTIME = {
-    "hangs": Bad("def bad():\n    while True:\n        pass\napp.after(2000, bad)\n", "watchdog"),
-    "resets": Bad("app.after(2000, machine.reset)\n", "watchdog"),
+    "import": Bad("import no_such_module\n", "exception", text="ImportError"),
+    "raises": Bad("time.sleep(2)\nraise ValueError('dust')\n", "exception", text="dust"),
+    "hangs": Bad(_job("while True:\n    pass\n"), "watchdog"),
+    "memory": Bad(
+        "app.much = ()\n" + _job("while True:\n    app.much = app.much, bytearray(64)\n"),
+        "exception",
+    ),
+    "resets": Bad(_job("machine.reset()\n"), "watchdog"),
+    "deletes": Bad(
+        _job("os.remove('/app_slots/' + ota.slot + '/config.py')\nmachine.reset()\n"),
+        "verify",
+        tries=1,
+    ),
+    "exits": Bad("sys.exit()\n", "exception", text="SystemExit"),
+    "sleeps": Bad(_job("machine.deepsleep(20000)\n"), "sleep", soft=True),
 }
 
 

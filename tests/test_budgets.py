@@ -223,6 +223,21 @@ def test_heap_held(field: Field, figures: Figures, tmp_path: Path) -> None:
         )
 
 
+def test_heap_at_its_peak(field: Field, figures: Figures) -> None:
+    """Of a boot up to the app's first line, and of an install from the reset to the trial."""
+    board = field.board(demo(FREE + "__import__('time').sleep(60)\n"))
+    board.heap_profile = True
+    board.life(until="free", timeout=60)
+    figures.check("peak heap of a normal boot", board.stats.peak, 12 * KB, today=17_500)
+    board = field.board(plain())
+    digest = field.fleet.publish(fleet.release(plain("# new\n" + FREE), 1001))
+    field.ask(board)
+    board.heap_profile = True
+    assert board.life(timeout=120).cause == "reset"
+    figures.check("peak heap of an install", board.stats.peak, 16 * KB, today=27_000)
+    assert field.says(board, digest=digest[:32]) or board.rtc[2] == 0, board.console
+
+
 def test_heap_of_an_update(field: Field, figures: Figures) -> None:
     """A release with a file of 60 KB, on ever less heap."""
     board = field.board(plain())

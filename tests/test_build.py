@@ -212,7 +212,7 @@ def test_secrets_are_refused_and_shown_their_place(app, name, verb):
         ({"lib/" + "x" * 80: ""}, "name"),
         ({"manifest": ""}, "manifest"),
         ({f"d{i}/{j}": "" for i in range(4) for j in range(16)}, "65 files"),
-        ({f"d/{i}": "" for i in range(21)}, "21 entries"),
+        ({f"d/{i}": "" for i in range(33)}, "33 entries"),
         ({"lib/a.py": "def f(:\n"}, "line 1"),
         ({"lib/a.py": "x = 1\nreturn 5\n"}, "does not compile"),
         ({"lib/a.mpy": b"M\5\0\x1f"}, "bytecode"),

@@ -149,6 +149,7 @@ def test_blink_dht(tmp_path: Path, broker: Broker, watcher: Client, chip: Chip) 
         assert board.wait(lambda b: bool(seen.add(b.level(LED)) or seen >= {0, 1})), "no blinking"
         it.until(lambda r: r["state"] == "ok")
         assert free(board) >= 4_000
+        it.confirmed(it.publish(made | {"note.txt": b"new"}))
         assert "MemoryError" not in board.console, board.console
 
 
@@ -169,8 +170,8 @@ def page(board: VirtualBoard, path: str = "/") -> requests.Response:
     return requests.get(f"http://{board.address}:8080{path}", timeout=30)
 
 
-def relay(board: VirtualBoard, level: int) -> bool:
-    return board.wait(lambda b: b.level(RELAY) == level, 60)
+def relay(board: VirtualBoard, level: int, seconds: float = 60) -> bool:
+    return board.wait(lambda b: b.level(RELAY) == level, seconds)
 
 
 def shown(board: VirtualBoard) -> str:
@@ -234,6 +235,31 @@ def test_relay_without_broker(tmp_path: Path) -> None:
         assert free(board) >= 6_000
         it.confirmed(it.publish(made | {"www/live.js": b"// new\n"}))
         assert page(board, "/live.js").text == "// new\n"
+
+
+@mqtt
+def test_relay_by_mqtt(tmp_path: Path, broker: Broker, watcher: Client) -> None:
+    """MQTT and button on an ESP8266, without the page: there is room for polls and a release."""
+    made = files(tmp_path, "relay", broker.port)
+    made["config.py"] = made["config.py"].replace(b"WEB = True", b"WEB = False")
+    with story(tmp_path, made, speed=2) as it:
+        board = started(it)
+        it.until(lambda r: r["state"] == "ok")
+        watcher.publish("mipy/b1/relay/set", "ON", qos=1)
+        assert relay(board, 1), board.console
+        press(board)
+        assert relay(board, 0), board.console
+        assert free(board) >= 4_000
+        it.polls(6)
+        it.confirmed(it.publish(made | {"note.txt": b"new"}))
+
+        def switched(_: VirtualBoard) -> bool:
+            watcher.publish("mipy/b1/relay/set", "ON", qos=1)
+            return relay(board, 1, seconds=1)
+
+        # Where the heap is full, the next life confirms, and starts anew: what came then is lost.
+        assert board.wait(switched), board.console
+        assert "MemoryError" not in board.console, board.console
 
 
 @mqtt

@@ -24,7 +24,7 @@ from .bytecode import module_name
 # What the project's own modules call things among themselves: neither in the docs nor in an app.
 INTERNAL = frozenset(
     # of runtime/ and drivers/
-    "App Copy Health Runner Scheduler Updater Wifi Wire base been calls changed"
+    "App Copy Runner Scheduler Updater Wifi Wire base been calls changed"
     " check_late checks confirmed down failed failures folder late learn make matches"
     " missed newest on_up place rand remember say servers since soon take"
     " tallies tally ticket unknown work"

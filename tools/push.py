@@ -65,10 +65,15 @@ def watch(board: BOARD, app: App = None) -> None:
 
     folder = build.app_folder(app)
     found = target.find(board)
+    saves = changes(
+        folder, raise_interrupt=True, debounce=50, step=20, rust_timeout=100, yield_on_timeout=True
+    )
+    next(saves)  # nothing yet; but from here on no save is missed, nor one during a push
     _round(found, folder)
     console.note(f"watching {folder}; Ctrl-C ends it")
-    for _ in changes(folder, raise_interrupt=True, debounce=50, step=20):
-        _round(found, folder)
+    for saved in saves:
+        if saved:
+            _round(found, folder)
 
 
 def _round(found: Target, folder: Path) -> None:

@@ -44,48 +44,41 @@ def remember(app):
         f.close()
 
 
-class Health:
-    """Judge of a trial."""
-
-    def __init__(self, app):
-        self._app = app
-        # Who pushes a release with a dev key, which raises no seq, does not wait for every job.
-        self._names = _former()[1] if not ota.trial or ota.raises[0] else []
-
-    def confirmed(self):
-        """Called each second: confirm the trial when it is time; return whether that is done."""
-        app = self._app
-        held = self.held()
-        if held != app.held:
-            log.info("trial: %s", "held by " + held if held else "nothing holds it")
-            app.held = held
-        if held or not ota.settle():
-            return False
-        log.info("trial: confirmed")
-        return True
-
-    def held(self):
-        """Return what holds the confirmation back, "" when nothing does."""
-        app = self._app
-        for name in self._names:
-            tally = app.tallies.get(name)
-            if tally and not tally[0] and (tally[1] or self._soon(name)):
-                return "job " + name
-        for check in app.checks:
-            try:
-                good = check()
-            except Exception as e:
-                log.warning("check failed: %r", e)
-                good = False
-            if not good:
-                return "check " + getattr(check, "__name__", "")
-        return ""
-
-    def _soon(self, name):
-        for job in self._app.jobs:
-            if job.name == name and self._app.up * 1000 + job.left < _SOON * 1000:
-                return True
+def confirmed(app):
+    """Confirm the trial when it is time; return whether that is done."""
+    why = held(app)
+    if why != app.held:
+        log.info("trial: %s", "held by " + why if why else "nothing holds it")
+        app.held = why
+    if why or not ota.settle():
         return False
+    log.info("trial: confirmed")
+    return True
+
+
+def held(app):
+    """Return what holds the confirmation back, "" when nothing does."""
+    # Who pushes a release with a dev key, which raises no seq, does not wait for every job.
+    for name in _former()[1] if not ota.trial or ota.raises[0] else ():
+        tally = app.tallies.get(name)
+        if tally and not tally[0] and (tally[1] or _soon(app, name)):
+            return "job " + name
+    for check in app.checks:
+        try:
+            good = check()
+        except Exception as e:
+            log.warning("check failed: %r", e)
+            good = False
+        if not good:
+            return "check " + getattr(check, "__name__", "")
+    return ""
+
+
+def _soon(app, name):
+    for job in app.jobs:
+        if job.name == name and app.up * 1000 + job.left < _SOON * 1000:
+            return True
+    return False
 
 
 def settings(app, sleeping=False):
@@ -100,14 +93,14 @@ def settings(app, sleeping=False):
     new = config.SERVER and _server_is_new()
     lasts = _TIMEOUT if ota.server or new else _LASTS_ALONE
     if url == config.SERVER if new else url or not ota.server and (sleeping or app.up >= lasts):
-        held = Health(app).held()
-        if not held:
+        why = held(app)
+        if not why:
             runtime.lend("copies").confirm()
             return
     else:
-        held = "no answer from the server"
+        why = "no answer from the server"
     if app.up >= lasts and not sleeping:
-        log.error("settings: the change has not proved itself (%s), starting again", held)
+        log.error("settings: the change has not proved itself (%s), starting again", why)
         ota.reset()
 
 

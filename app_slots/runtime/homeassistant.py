@@ -3,11 +3,13 @@
 What it is told is in discovery.py, which is there for that moment alone.
 """
 
+from asyncio import sleep_ms
 from micropython import const
 
 import runtime
 
 _AGAIN = const(10000)  # ms
+_STEP = const(500)  # ms between two looks whether a poll is over
 
 
 class HomeAssistant:
@@ -52,9 +54,14 @@ class HomeAssistant:
             self._app.once(self._announce, "home assistant")
 
     async def _announce(self):
+        updater = self._app.updater
         try:
+            while updater.busy:
+                await sleep_ms(_STEP)
+            updater.waits = True
             await runtime.lend("discovery").announce(self)
         except MemoryError:  # the heap is at its fullest right after a connection
             self._app.after(_AGAIN, self._soon)
         finally:
+            updater.waits = False
             self.busy = False

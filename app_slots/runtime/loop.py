@@ -39,7 +39,6 @@ class App(Scheduler):
         self.wifi = None  # type: Wifi  # pyright: ignore
         self.on_wifi = []  # functions that run as jobs when Wi-Fi came or went: wifi.up tells
         self.drivers = []  # what stop() stops
-        self._health = None  # the judge of a trial
         self._remembered = False
 
     def driver(self, driver, name=None):
@@ -75,18 +74,17 @@ class App(Scheduler):
     def second(self):
         """What the loop looks after each second."""
         log.up = self.up
+        if runtime.trying and self.up > _ENDS:
+            ota.reset()
+        if self.updater.busy:
+            return  # a poll's parts leave no room for the judge
         if ota.trial:
-            if not self._health:
-                self._health = runtime.lend("health").Health(self)
-            if self._health.confirmed():
-                self._health = None
+            if runtime.lend("health").confirmed(self):
                 self.updater.soon()
         elif ota.settle() and not self._remembered and self.up >= _REMEMBER:
             runtime.lend("health").remember(self)
             self._remembered = True
         if runtime.trying and not self.up % _LOOK:
-            if self.up > _ENDS:
-                ota.reset()
             runtime.lend("health").settings(self)
 
 

@@ -66,7 +66,7 @@ class Mqtt(MQTTClient):
     for messages that wait to be sent.
     """
 
-    def __init__(self, app, most=512, room=2048):
+    def __init__(self, app, most=256, room=2048):
         super().__init__(b"", b"")  # mqtt_open.py knows whom to connect to, and as whom
         self.sock = None  # type: Wire  # pyright: ignore # while there is a connection
         self.cb = matches  # umqtt.simple subscribes for nobody; messages are given out below
@@ -126,9 +126,14 @@ class Mqtt(MQTTClient):
         """Call `fn()` at each connection, after the board has subscribed to all. In setup too."""
         self.on_up.append(self._job(fn, name))
 
-    def drain(self, ms=10000):
+    async def drain(self, ms=10000):
         """Wait until all that was published is sent and acknowledged; False after `ms`."""
-        return runtime.lend("mqtt_open").drain(self, ms)
+        begin = ticks_ms()
+        while self.queue or not self.up or self.sock.out:
+            if ticks_diff(ticks_ms(), begin) > ms:
+                return False
+            await sleep_ms(_STEP)
+        return True
 
     def stop(self):
         """Say good-bye, before a reset or sleep, as far as that goes without waiting."""
@@ -179,13 +184,16 @@ class Mqtt(MQTTClient):
     async def _life(self):
         """One connection, from the attempt to its end, which is always an exception."""
         # Not while a poll's parts are on the heap: what a new connection lends takes as much.
-        while not self.app.wifi.up or self.app.updater.busy:
+        updater = self.app.updater
+        while not self.app.wifi.up or updater.busy:
             await sleep_ms(1000)
         begun = None
         try:
             self._limit = _TIMEOUT
             self._heard = self._pinged = ticks_ms()
+            updater.waits = True
             await runtime.lend("mqtt_open").connect(self)
+            updater.waits = False
             begun = self._heard
             self._limit = _SILENT
             self.up = True
@@ -195,6 +203,7 @@ class Mqtt(MQTTClient):
             while True:
                 await self._packet()
         finally:
+            updater.waits = False
             if self.sock:
                 self.sock.s.close()
                 self.sock = None  # pyright: ignore

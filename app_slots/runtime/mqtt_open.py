@@ -10,7 +10,6 @@ import select
 from asyncio import sleep_ms
 from errno import EINPROGRESS
 from micropython import const
-from time import ticks_diff, ticks_ms
 from umqtt.simple import MQTTClient, MQTTException
 
 import config
@@ -93,16 +92,6 @@ async def connect(mqtt):
         mqtt.say(MQTTClient.subscribe, job.name.encode(), qos)
     MQTTClient.publish(mqtt, mqtt.base + "/status", b"online", True)
     log.info("mqtt: connected to %s", config.MQTT_HOST)  # pyright: ignore
-
-
-async def drain(mqtt, ms):
-    """See Mqtt.drain."""
-    begin = ticks_ms()
-    while mqtt.queue or not mqtt.up or mqtt.sock.out:
-        if ticks_diff(ticks_ms(), begin) > ms:
-            return False
-        await sleep_ms(_STEP)
-    return True
 
 
 def _client_connect(mqtt):

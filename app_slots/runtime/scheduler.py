@@ -50,7 +50,10 @@ class Job:
         tally[2] += 1
         row = tally[2]
         if not row & (row - 1):  # 1, 2, 4, 8 ...: a steady failure must not flood the log
-            log.error("%s failed, %d in a row\n%s", self.name, row, log.trace(e))
+            try:
+                log.error("%s failed, %d in a row\n%s", self.name, row, log.trace(e))
+            except MemoryError:  # not even for that; the loop goes on
+                print(self.name)
 
 
 class Scheduler:
@@ -134,8 +137,8 @@ class Scheduler:
         try:
             result = fn(*args)
             if hasattr(result, "send"):
-                job.busy = True
                 asyncio.create_task(self._finish(job, result))
+                job.busy = True  # not before: where there is no room for a task, nobody ends it
             else:
                 job.good()
         except Exception as e:

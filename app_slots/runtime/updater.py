@@ -1,9 +1,10 @@
 """Asks the server what this board should run (docs/protocol.md), and reports.
 
 When, is said here. A poll's parts are loaded one after the other, so that the heap has to hold
-one at a time: report.py, poll.py, orders.py.
+one at a time: report.py, at a boot's first describe.py, poll.py, orders.py.
 """
 
+import json
 import os
 from binascii import hexlify, unhexlify
 from micropython import const
@@ -18,12 +19,13 @@ class Updater:
         self.app = app
         self.wifi = wifi
         self.board = board
-        self.key = unhexlify(board["key"])
+        self.key = unhexlify(board.pop("key"))
         self.servers = ([server] if server else []) + board["server"]
         self.fails = 0  # polls in a row without an answer
         self.at = 0  # which server is asked
         self.left = 0  # s to the next poll
         self.busy = False  # a poll is under way
+        self.waits = False  # none may begin: what somebody else has lent leaves no room for one
         self.ticket = ""
         self.trust = None  # version of the trust file; None: the board has yet to be described
         self.unknown = []  # orders not understood
@@ -41,28 +43,36 @@ class Updater:
         if not self.servers or not self.wifi.up:
             return None
         self.left -= 1
-        if self.left >= 0:
+        if self.left >= 0 or self.waits:
             return None
         self.left = _LONGEST
-        self.busy = True
         return self._poll(self.servers[self.at])
 
     async def _poll(self, url):
-        nonce = hexlify(os.urandom(8))
+        self.busy = True
+        part = None
         try:
+            nonce = hexlify(os.urandom(8))
             part = runtime.lend("report")
             body, failures = part.make(self, nonce.decode())
             # Emptied: the collector takes what old stack frames left behind for references.
             part.__dict__.clear()
+            if self.ticket and self.trust is None:
+                part = runtime.lend("describe")
+                self.trust = part.fill(body, self)
+                part.__dict__.clear()
+            body = json.dumps(body, separators=(",", ":")).encode()
             part = runtime.lend("poll")
             reply = await part.ask(self.key, url, nonce, body)
             part.__dict__.clear()
+            part = body = None
+            self.sent = failures
+            runtime.lend("orders").take(self, url, reply)
         except (OSError, ValueError, MemoryError) as e:
-            part = body = failures = None
+            if part:
+                part.__dict__.clear()
+            part = body = reply = None
             runtime.lend("orders").missed(self, url, e)
-            return
         finally:
             self.busy = False
-        self.sent = failures
-        del body, failures
-        runtime.lend("orders").take(self, url, reply)
+            runtime.wipe()

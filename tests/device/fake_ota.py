@@ -23,7 +23,7 @@ board = {"id": "sim-01", "app": "demo", "class": "unix", "key": "11" * 32, "serv
 class Board:
     @staticmethod
     def load():
-        return board
+        return board.copy()
 
 
 class Pair:

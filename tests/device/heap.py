@@ -35,7 +35,7 @@ for name in ("log", "scheduler", "driver", "loop", "wifi", "updater"):
     __import__("runtime." + name)
     note(name)
 print("heap resident", start - last)
-for name in ("settings", "health", "report", "poll", "orders", "roam", "installer"):
+for name in ("settings", "health", "report", "describe", "poll", "orders", "roam", "installer"):
     before = gc.mem_free()
     module = runtime.lend(name) if name != "installer" else None
     print("heap lent", name, before - gc.mem_free())

@@ -1,0 +1,85 @@
+"""What a boot's first poll that counts says beside the usual; loaded for it. `u` is the Updater."""
+
+import json
+import os
+import sys
+from binascii import hexlify
+from micropython import const
+
+import ota
+from runtime import log
+
+_MOST = const(1024)  # bytes of a message
+_TEXT = const(500)  # characters
+_LINES = const(240)  # bytes of the log's ring file
+
+
+def fill(message, u):
+    """Add that to `message`; return the trust file's version.
+
+    The message is kept within `_MOST` bytes. The text of a rejection is the log's last lines, where
+    the app keeps them (logfile.py), and the traceback; too long a text loses its beginning.
+    """
+    implementation = sys.implementation
+    mpy = implementation._mpy
+    trust = _trust()
+    message["proto"] = 1
+    message["app"] = u.board["app"]
+    message["class"] = u.board["class"]
+    message["chip"] = sys.platform
+    message["boot"] = ota.version
+    message["fw"] = "%d.%d.%d" % implementation[1][:3]
+    message["mpy"] = "%d.%d" % (mpy & 255, mpy >> 8 & 3)
+    message["trust"] = trust
+    message["addr"] = u.wifi.address()
+    if "nonce" not in ota.__dict__:
+        ota.nonce = hexlify(os.urandom(8)).decode()  # pyright: ignore
+    message["life"] = ota.nonce
+    if ota.bad:
+        digest, why, soft = ota.bad
+        bad = message["bad"] = {"m": hexlify(digest).decode(), "why": why, "soft": int(bool(soft))}
+        room = _MOST - len(json.dumps(message)) - len(', "trace": ')
+        trace = (_log() + _why())[-_TEXT:]
+        while len(json.dumps(trace).encode()) > room:
+            trace = trace[20:]
+        bad["trace"] = trace
+    return trust
+
+
+def _trust():
+    """The trust version that both copies have; the boot stage is who checks and mends them."""
+    found = []
+    for path in ("/trust/0/trust", "/trust/1/trust"):
+        try:
+            with open(path) as f:
+                f.readline()
+                f.readline()
+                found.append(int(f.readline().split(" ")[1]))
+        except (OSError, ValueError, IndexError):
+            log.warning("%s is damaged", path)
+            found.append(0)
+    return min(found)
+
+
+def _why():
+    """The text that the boot stage kept about the last failure."""
+    try:
+        with open("/state/why") as f:
+            return f.read(_TEXT)
+    except (OSError, ValueError):  # none, or cut inside a character
+        return ""
+
+
+def _log():
+    try:
+        f = open("/data/log0", "rb")
+    except OSError:
+        return ""
+    try:
+        f.seek(max(f.seek(0, 2) - _LINES, 0))
+        text = f.read()
+        return text[text.find(b"\n") + 1 :].lstrip(bytes(range(128, 192))).decode()
+    except (OSError, ValueError):
+        return ""
+    finally:
+        f.close()
