@@ -20,7 +20,7 @@ def address(typed):
         url = "http://" + url
     scheme, _, host = url.split("/")
     plain = len(url) <= _MOST and all(32 < ord(c) < 127 for c in host)
-    if scheme not in ("http:", "https:") or not host.split(":")[0] or not plain:
+    if scheme != "http:" or not host.split(":")[0] or not plain:
         raise ValueError("address")
     return url.encode()
 

@@ -53,7 +53,7 @@ def test_each_mutant_is_killed_by_the_invariant_it_breaks(
 ) -> None:
     jobs = {
         Job(m.scenario, m.storage, sample=400, edits=m.edits, first=True): m
-        for m in mutants.MUTANTS
+        for m in reversed(mutants.MUTANTS)  # those that take the most runs stand last
     }
     found = {}
     for job, tally in powercut.run(list(jobs)):

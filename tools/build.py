@@ -69,7 +69,7 @@ ARCHITECTURES = (
 HEAP_PER_BYTECODE = 1.6  # bytes of heap a module of one byte takes when imported from LittleFS
 # Modules of runtime/ that are no burden beside an app: it lends them, for a moment.
 LENT = frozenset(
-    "answers copies discovery health installer mqtt_open orders pages poll report roam"
+    "answers copies describe discovery health installer mqtt_open orders pages poll report roam"
     " settings web".split()
 )
 BLOCK = 4096
