@@ -81,8 +81,10 @@ def test_bad_release_on_the_runtime(tmp_path: Path, name: str) -> None:
         it.install()
         it.board.start()
         ended = it.rejected(digest)
-        if name != "memory" or ended["reason"] != "timeout":
-            assert (ended["reason"], ended["soft"]) == (bad.reason, bad.soft)
+        expected = [(bad.reason, bad.soft)]
+        if name == "memory":  # whether the loop finds enough to go on is a matter of bytes
+            expected.append(("timeout", True))
+        assert (ended["reason"], ended["soft"]) in expected
         assert bad.text in ended["trace"]
         assert it.begun(1001) <= bad.tries
         it.confirmed(it.publish(GOOD))

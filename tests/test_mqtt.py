@@ -182,7 +182,7 @@ def test_an_app_and_its_broker(
         return wait(lambda: wanted in watcher.payloads(BASE + "got"))
 
     assert answers(BASE + "one", "a")
-    assert answers("other/1/x", "a" * 200, 1)
+    assert answers("other/1/x", "a" * 400, 1)
     watcher.publish("deep/sea", "z" * 100_000, 1)
     assert answers("deep/1/2/3", "bad", 1)
     assert board.wait("100000 bytes for deep/sea skipped") and "ValueError: callback" in (

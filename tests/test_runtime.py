@@ -340,18 +340,8 @@ def test_loop(device: Device) -> None:
 def test_sizes(device: Device, modules: Path) -> None:
     """The budget of the core: what stays in memory while an app runs."""
     sizes = {path.stem: path.stat().st_size for path in (modules / "runtime").glob("*.mpy")}
-    lent = {
-        "settings",
-        "copies",
-        "health",
-        "report",
-        "describe",
-        "roam",
-        "installer",
-        "poll",
-        "orders",
-    }
-    core = {Path(name).stem for name in build.collect(ROOT / "app_slots", True)} & set(sizes) - lent
+    files = {Path(name).stem for name in build.collect(ROOT / "app_slots", True)}
+    core = files & set(sizes) - build.LENT
     print(sizes, "resident", sum(sizes[name] for name in core))
     assert sum(sizes[name] for name in core) <= 9 * 1024
     sys.stdout.write(device.run("heap.py", heap=ESP8266))

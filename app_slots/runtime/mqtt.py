@@ -66,7 +66,7 @@ class Mqtt(MQTTClient):
     for messages that wait to be sent.
     """
 
-    def __init__(self, app, most=256, room=2048):
+    def __init__(self, app, most=512, room=2048):
         super().__init__(b"", b"")  # mqtt_open.py knows whom to connect to, and as whom
         self.sock = None  # type: Wire  # pyright: ignore # while there is a connection
         self.cb = matches  # umqtt.simple subscribes for nobody; messages are given out below

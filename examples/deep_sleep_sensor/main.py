@@ -16,7 +16,7 @@ def setup(app):
     from runtime.mqtt import Mqtt
 
     dht = Dht22(config.DHT_PIN)
-    mqtt = Mqtt(app)
+    mqtt = Mqtt(app, most=64)
 
     def sleep():
         log.info("awake for %d s, sleeping for %d s", app.up, config.SLEEP)
