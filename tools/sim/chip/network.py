@@ -222,6 +222,8 @@ class WLAN:
         up = _state() == STAT_GOT_IP
         if up:
             _was[0] = True
+        elif _was[0]:
+            _changed()  # whoever knows that the link is gone finds its connections gone as well
         return up
 
     def status(self, what=None):
