@@ -471,7 +471,7 @@ def test_job_that_never_succeeds(tmp_path: Path) -> None:
         digest = it.publish(with_runtime(NEVER))
         it.install()
         assert it.tries() == [1001, 1001, 1001, 1000]
-        assert "trial: held by job measure" in it.board.console
+        assert "trial: held by unproven job measure" in it.board.console
         it.board.start()
         told = it.rejected(digest)
         assert (told["reason"], told["soft"]) == ("timeout", True)

@@ -250,6 +250,35 @@ def test_internal_names_are_the_projects_and_nobodys_else() -> None:
             assert not {"_send_str", "_recv_len"} & set(re.findall(r"\w+", path.read_text())), path
 
 
+def test_what_the_runtime_asks_of_the_boot_stage_keeps_its_name() -> None:
+    """`ota.x` and `ota.stage("y").x` mean what the board has, whose names are not the release's."""
+    asked: set[str] = set()
+    parts: set[str] = set()
+    for file, text in build.our_sources().items():
+        for node in ast.walk(ast.parse(text)):
+            match node:
+                case ast.Attribute(value=ast.Name(id="ota"), attr=name):
+                    asked.add(name)
+                case ast.Attribute(value=ast.Call(func=ast.Attribute(attr="stage")), attr=name):
+                    asked.add(name)
+                case ast.Assign(
+                    targets=[ast.Name(id=part)], value=ast.Call(func=ast.Attribute(attr="stage"))
+                ):
+                    parts.add(f"{file} {part}")
+                case _:
+                    pass
+        asked.update(
+            node.attr for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.Attribute) and f"{file} {ast.unparse(node.value)}" in parts
+        )  # fmt: skip
+    assert {"fails", "answered", "start", "ask", "mac"} <= asked
+    for file, text in names.short(build.our_sources()).items():
+        for name in asked:
+            reached = rf"\.{name}\b"
+            had = re.findall(reached, build.our_sources()[file])
+            assert len(re.findall(reached, text)) == len(had), (file, name)
+
+
 def test_tracebacks_have_the_own_names_again() -> None:
     scheduler = build.our_sources()["runtime/scheduler.py"].split("\n")
     line = next(i for i, text in enumerate(scheduler, 1) if "result = fn(*args)" in text)
@@ -262,6 +291,15 @@ def test_tracebacks_have_the_own_names_again() -> None:
     assert provision.readable(trace) == trace.replace(
         f"line {line}, in {lent}", f"line {line}, in attempt"
     )
+
+
+def test_tracebacks_without_lines_have_them_too() -> None:
+    """As an ESP8266 prints them, which has no lines of the project's own modules."""
+    lent = re.findall(r"def (\w+)", names.short(build.our_sources())["runtime/mqtt_open.py"])
+    own = re.findall(r"def (\w+)", build.our_sources()["runtime/mqtt_open.py"])
+    assert len(lent) == len(own) and lent != own
+    trace = "".join(f'  File "runtime.mqtt_open", line 1, in {name}\n' for name in lent)
+    assert re.findall(r"in (\w+)\n", provision.readable(trace)) == own
 
 
 def test_what_releases_use_of_the_boot_stage_keeps_its_name() -> None:

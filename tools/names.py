@@ -24,10 +24,10 @@ from .bytecode import module_name
 # What the project's own modules call things among themselves: neither in the docs nor in an app.
 INTERNAL = frozenset(
     # of runtime/ and drivers/
-    "App Copy Runner Scheduler Updater Wifi Wire base been calls changed"
-    " check_late checks confirmed down failed failures folder late learn make matches"
-    " missed newest on_up place rand remember say servers since soon take"
-    " tallies tally ticket unknown work"
+    "App Copy Runner Scheduler Updater Wifi Wire announce base been calls changed"
+    " check_late checks confirmed down failed failures folder held jobs late learn make"
+    " matches missed newest on_up other out parts place queue rand remember say second sent servers"
+    " since soon take tallies tally ticket tries unknown waits wipe"
     # of the boot stage
     " Manifest Names Record attempt beat check_confirmed check_files fault file_hash go_back hexa"
     " is_hex MAX PREFIX REASONS ZERO misses number rejection signed soft station sweep".split()
@@ -55,12 +55,13 @@ FOR_MEMBERS = (
     " OrderedDict popleft appendleft heappush heappop heapify POLLERR POLLHUP GZIP ZLIB b2a_base64"
     " byteorder stack_use opt_level VfsFat readblocks writeblocks viper isdisjoint"
     " symmetric_difference symmetric_difference_update issuperset intersection intersection_update"
-    " difference difference_update errorcode namedtuple version_info DeflateIO".split()
+    " difference difference_update errorcode namedtuple version_info DeflateIO"
+    " all bytecode chr cos count eval exec exp extend floor locals map object pow round sin sqrt"
+    " sum tan upper".split()
 )
 FOR_GLOBALS = FOR_MEMBERS + (
-    "all any args bool bytecode chr count dict dir eval exec extend hash insert list locals lower"
-    " map micropython object ord pow range remove reverse round sorted sum super tuple type update"
-    " upper values zip cos exp floor sin sqrt tan".split()
+    "any args bool dict dir hash insert list lower micropython ord range remove reverse sorted"
+    " super tuple type update values zip".split()
 )
 
 _LENT = frozenset(FOR_PARAMETERS + FOR_GLOBALS)
@@ -122,20 +123,22 @@ def short(sources: Mapping[str, str], beside: Iterable[bytes] = ()) -> dict[str,
     }
 
 
-def restored(trace: str, sources: Mapping[str, str]) -> str:
-    """A traceback with the functions' own names again, found by their lines.
+def restored(trace: str, *bodies: Mapping[str, str]) -> str:
+    """A traceback with the functions' own names again.
+
+    They are found by their lines or, in bytecode without those, by the names that they got.
 
     Args:
         trace: as a board prints it.
-        sources: path -> text of the modules it may go through, as `short` was given them.
+        bodies: path -> text of the modules it may go through, each as `short` was given them.
     """
-    files = {module_name(file): text for file, text in sources.items()}
+    files = {module_name(file): (file, body) for body in bodies for file in body}
 
     def line(match: re.Match[str]) -> str:
-        text = files.get(match["module"])
-        if text is None or match["name"] not in _LENT:
+        if match["module"] not in files or match["name"] not in _LENT:
             return match[0]
-        name = _function(text, int(match["line"])) or match["name"]
+        file, sources = files[match["module"]]
+        name = _function(sources[file], int(match["line"])) or _own(file, sources, match["name"])
         return match[0].removesuffix(match["name"]) + name
 
     return re.sub(r'File "(?P<module>[\w.]+)", line (?P<line>\d+), in (?P<name>\w+)', line, trace)
@@ -243,7 +246,7 @@ def _kept(tree: ast.Module) -> Iterator[str]:
                 yield from text.split(".")
             case ast.keyword(arg=str(name)) | ast.ExceptHandler(name=str(name)):
                 yield name
-            case ast.Global(names=names) | ast.Nonlocal(names=names):
+            case ast.Nonlocal(names=names):
                 yield from names
             case ast.Import(names=aliases):
                 yield from (name for alias in aliases for name in alias.name.split("."))
@@ -356,22 +359,19 @@ def _unused(free: Iterable[str], trees: Iterable[ast.AST], kept: Iterable[str]) 
 def _internal(trees: Iterable[ast.Module]) -> set[str]:
     """What is INTERNAL, and private members: attributes and methods."""
     found: set[str] = set()
-    variables: set[str] = set()
     for node in (node for tree in trees for node in ast.walk(tree)):
         match node:
             case ast.Attribute(attr=name, ctx=ast.Store()):
                 found.add(name)
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-                found.add(name)
-            case ast.Name(id=name):
-                variables.add(name)
-    members = {name for name in found - variables if _private(name)}
+            case ast.ClassDef(body=body):
+                found.update(_defined(body))
+    members = {name for name in found if _private(name)}
     return members | INTERNAL & {name for tree in trees for name in _identifiers(tree)}
 
 
 def _private_globals(tree: ast.Module) -> set[str]:
-    """Private functions and variables of a module, less those that a parameter is called like."""
-    functions = {node.name for node in tree.body if isinstance(node, Defined)}
+    """Private names of a module's own, less those that a parameter is called like."""
+    functions = {node.name for node in tree.body if isinstance(node, Defined | ast.ClassDef)}
     variables = {part.id for node in tree.body if isinstance(node, ast.Assign)
                  for part in node.targets if isinstance(part, ast.Name)
                  and not _is_constant(node.value)}  # fmt: skip
@@ -395,13 +395,17 @@ def _everywhere(tree: ast.Module, text: str, chosen: Mapping[str, str]) -> Itera
                 | ast.ClassDef(name=name)
             ) if name in chosen:
                 yield _edit_definition(node, text, chosen[name])
+            case ast.Global():
+                yield from _edits_of_global(node, text, chosen)
 
 
 def _of_globals(tree: ast.Module, text: str, chosen: Mapping[str, str]) -> Iterator[Edit]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id in chosen:
             yield _edit(node, node.id, chosen[node.id])
-        elif isinstance(node, Defined) and node.name in chosen:
+        elif isinstance(node, ast.Global):
+            yield from _edits_of_global(node, text, chosen)
+        elif isinstance(node, Defined | ast.ClassDef) and node.name in chosen:
             yield _edit_definition(node, text, chosen[node.name])
 
 
@@ -447,11 +451,26 @@ def _edit_definition(node: Defined | ast.ClassDef, text: str, new: str) -> Edit:
     return node.lineno - 1, begin, begin + len(node.name.encode()), new
 
 
+def _edits_of_global(node: ast.Global, text: str, chosen: Mapping[str, str]) -> Iterator[Edit]:
+    # Its names have no places of their own.
+    line = text.split("\n")[node.lineno - 1].encode()
+    for match in re.finditer(rb"\w+", line):
+        if (old := match[0].decode()) in chosen:
+            yield node.lineno - 1, *match.span(), chosen[old]
+
+
 def _edited(text: str, edits: Iterable[Edit]) -> str:
     lines = text.encode().split(b"\n")
     for line, begin, end, new in sorted(edits, reverse=True):
         lines[line] = lines[line][:begin] + new.encode() + lines[line][end:]
     return b"\n".join(lines).decode()
+
+
+def _own(file: str, sources: Mapping[str, str], lent: str) -> str:
+    """What has got the name `lent` in a module; `lent` itself when nothing has."""
+    body = _body(tuple(sorted(sources.items())))
+    lent_to = {new: old for old, new in [*body.members.items(), *body.globals[file].items()]}
+    return lent_to.get(lent, lent)
 
 
 def _function(text: str, line: int) -> str:

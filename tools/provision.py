@@ -40,7 +40,7 @@ def stage_sources() -> dict[str, str]:
 def readable(trace: str) -> str:
     """A board's traceback, with the project's functions called what they are in its sources."""
     stage = {f"bootloader/{name}": text for name, text in stage_sources().items()}
-    return names.restored(trace, build.our_sources() | stage)
+    return names.restored(trace, build.our_sources(), stage)
 
 
 def short_stage(sources: Mapping[str, str], beside: Iterable[bytes] = ()) -> dict[str, str]:

@@ -97,7 +97,10 @@ def verify(
         if as_json:
             console.data({"ok": False, "code": refused.code, "detail": refused.detail})
             raise typer.Exit(1) from refused
-        raise Failure(f"{file} is refused ({refused.code}): {refused}") from refused
+        raise Failure(
+            f"{file} is refused ({refused.code}): {refused}",
+            "get the file again, or make a new one: `mipy build`, `mipy sign`",
+        ) from refused
     if as_json:
         console.data({"ok": True, **found})
     else:

@@ -17,15 +17,15 @@ from runtime import log
 
 _PATH = "/data/settings/"
 _MOST = const(2048)  # bytes of a copy
-TRIES = const(3)
+_TRIES = const(3)  # as in settings.py
 
 
 class Copy:
-    def __init__(self, place, number=0, tries=0, lines=b""):
+    def __init__(self, place, number=0, tries=0, values=b""):
         self.place = place  # "0" or "1"
         self.number = number
         self.tries = tries
-        self.lines = lines  # the values, as they lie there
+        self.values = values  # as they lie there
 
 
 def read(place):
@@ -67,7 +67,7 @@ def other(copy):
 
 def write(copy):
     """Store it. Raises ValueError when it is too long, OSError when flash is full."""
-    b = b"settings 1 %d %d\n" % (copy.number, copy.tries) + copy.lines
+    b = b"settings 1 %d %d\n" % (copy.number, copy.tries) + copy.values
     b += b"end %s\n" % _check(b)
     if len(b) > _MOST:
         raise ValueError("the settings are too long")
@@ -99,7 +99,7 @@ def rollback():
 def again():
     """Give back the try that this start took: it is a person who ends it."""
     copy = newest()
-    if 0 < copy.tries <= TRIES:
+    if 0 < copy.tries <= _TRIES:
         copy.tries += 1
         write(copy)
 

@@ -14,36 +14,48 @@ _TEXT = const(500)  # characters
 _LINES = const(240)  # bytes of the log's ring file
 
 
-def fill(message, u):
-    """Add that to `message`; return the trust file's version.
+def make(u, length):
+    """Return that as JSON to go on with, and the trust file's version.
 
-    The message is kept within `_MOST` bytes. The text of a rejection is the log's last lines, where
-    the app keeps them (logfile.py), and the traceback; too long a text loses its beginning.
+    The message, which has `length` bytes so far, is kept within `_MOST`. The text of a rejection is
+    the log's last lines, where the app keeps them (logfile.py), and the traceback; too long a text
+    loses its beginning.
     """
-    implementation = sys.implementation
-    mpy = implementation._mpy
+    version = sys.implementation[1]
+    mpy = sys.implementation._mpy
     trust = _trust()
-    message["proto"] = 1
-    message["app"] = u.board["app"]
-    message["class"] = u.board["class"]
-    message["chip"] = sys.platform
-    message["boot"] = ota.version
-    message["fw"] = "%d.%d.%d" % implementation[1][:3]
-    message["mpy"] = "%d.%d" % (mpy & 255, mpy >> 8 & 3)
-    message["trust"] = trust
-    message["addr"] = u.wifi.address()
     if "nonce" not in ota.__dict__:
         ota.nonce = hexlify(os.urandom(8)).decode()  # pyright: ignore
-    message["life"] = ota.nonce
+    text = (
+        ',"proto":1,"app":"%s","class":"%s","chip":"%s","boot":%d,"fw":"%d.%d.%d","mpy":"%d.%d",'
+        '"trust":%d,"addr":"%s","life":"%s"'
+    ) % (
+        u.board["app"],
+        u.board["class"],
+        sys.platform,
+        ota.version,
+        version[0],
+        version[1],
+        version[2],
+        mpy & 255,
+        mpy >> 8 & 3,
+        trust,
+        u.wifi.address(),
+        ota.nonce,
+    )
     if ota.bad:
         digest, why, soft = ota.bad
-        bad = message["bad"] = {"m": hexlify(digest).decode(), "why": why, "soft": int(bool(soft))}
-        room = _MOST - len(json.dumps(message)) - len(', "trace": ')
-        trace = (_log() + _why())[-_TEXT:]
+        text += ',"bad":{"m":"%s","why":"%s","soft":%d,"trace":' % (
+            hexlify(digest).decode(),
+            why,
+            int(bool(soft)),
+        )
+        room = _MOST - length - len(text) - 2  # for the braces that end it
+        trace = (_last_lines() + _why())[-_TEXT:]
         while len(json.dumps(trace).encode()) > room:
             trace = trace[20:]
-        bad["trace"] = trace
-    return trust
+        text += json.dumps(trace) + "}"
+    return text, trust
 
 
 def _trust():
@@ -70,7 +82,7 @@ def _why():
         return ""
 
 
-def _log():
+def _last_lines():
     try:
         f = open("/data/log0", "rb")
     except OSError:

@@ -48,7 +48,10 @@ def confirmed(app):
     """Confirm the trial when it is time; return whether that is done."""
     why = held(app)
     if why != app.held:
-        log.info("trial: %s", "held by " + why if why else "nothing holds it")
+        if why:
+            log.info("trial: held by %s", why)
+        else:
+            log.info("trial: nothing holds it")
         app.held = why
     if why or not ota.settle():
         return False
@@ -61,8 +64,8 @@ def held(app):
     # Who pushes a release with a dev key, which raises no seq, does not wait for every job.
     for name in _former()[1] if not ota.trial or ota.raises[0] else ():
         tally = app.tallies.get(name)
-        if tally and not tally[0] and (tally[1] or _soon(app, name)):
-            return "job " + name
+        if tally and not tally[0] and (tally[1] or _runs_soon(app, name)):
+            return "unproven job " + name
     for check in app.checks:
         try:
             good = check()
@@ -70,18 +73,18 @@ def held(app):
             log.warning("check failed: %r", e)
             good = False
         if not good:
-            return "check " + getattr(check, "__name__", "")
+            return "failing check " + getattr(check, "__name__", "")
     return ""
 
 
-def _soon(app, name):
+def _runs_soon(app, name):
     for job in app.jobs:
         if job.name == name and app.up * 1000 + job.left < _SOON * 1000:
             return True
     return False
 
 
-def settings(app, sleeping=False):
+def settings(app, sleeping):
     """Confirm or end the trial of settings when it is time; called until it is over.
 
     It is good when the server has answered (a changed SERVER: at that address) and nothing that
@@ -112,7 +115,7 @@ def _server_is_new():
 
 
 def _server(copy):
-    for line in copy.lines.split(b"\n"):
+    for line in copy.values.split(b"\n"):
         if line.startswith(b"SERVER "):
             return line
     return None

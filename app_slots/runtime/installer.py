@@ -10,7 +10,7 @@ from hashlib import sha256
 
 from bootloader.lines import Refused
 
-_buffer = memoryview(bytearray(256))
+_piece = memoryview(bytearray(256))
 
 
 def fetch(link, target, active, name, size, sha):
@@ -47,10 +47,10 @@ def _matches(path, size, sha):
     h = sha256()
     try:
         while True:
-            n = f.readinto(_buffer)
+            n = f.readinto(_piece)
             if not n:
                 return hexlify(h.digest()).decode() == sha
-            h.update(_buffer[:n])
+            h.update(_piece[:n])
     except OSError:  # a damaged block is no reason to stop: the file is written anew
         return False
     finally:
@@ -64,14 +64,14 @@ def _store(source, path, size, sha):
     try:
         while True:
             # One byte more than is left to come tells a file that goes on from one that ends.
-            n = _read(source, _buffer[: min(left + 1, 256)])
+            n = _more(source, _piece[: min(left + 1, 256)])
             if not n:
                 break
             if n > left:
                 raise Refused("size")
             left -= n
-            h.update(_buffer[:n])
-            f.write(_buffer[:n])
+            h.update(_piece[:n])
+            f.write(_piece[:n])
     finally:
         f.close()
     if left:
@@ -80,7 +80,7 @@ def _store(source, path, size, sha):
         raise Refused("hash")
 
 
-def _read(source, buffer):
+def _more(source, buffer):
     """readinto(), with what the decompressor raises at broken streams put in our terms."""
     try:
         return source.readinto(buffer)

@@ -85,7 +85,7 @@ class App(Scheduler):
             runtime.lend("health").remember(self)
             self._remembered = True
         if runtime.trying and not self.up % _LOOK:
-            runtime.lend("health").settings(self)
+            runtime.lend("health").settings(self, False)
 
 
 async def _main(app):
@@ -122,6 +122,7 @@ def run(setup):
     app.every(1000, app.second, "second")
     gc.collect()
     setup(app)
+    runtime.wipe()
     try:
         asyncio.run(_main(app))
     finally:

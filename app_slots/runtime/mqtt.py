@@ -216,7 +216,7 @@ class Mqtt(MQTTClient):
                 self._fails += 1
             self.app.after(pause // 2 + rand(pause), self._life, "mqtt")
 
-    def work(self):
+    def send(self):
         """Send what is to be sent. Raises OSError when the broker is silent for too long."""
         now = ticks_ms()
         if ticks_diff(now, self._heard) > self._limit:
@@ -244,7 +244,7 @@ class Mqtt(MQTTClient):
         while view:
             n = s.readinto(view)
             if n is None:
-                self.work()
+                self.send()
                 await sleep_ms(_STEP)
             elif n:
                 view = view[n:]
@@ -310,8 +310,8 @@ class Mqtt(MQTTClient):
                 log.error("mqtt: the broker refuses a subscription")
         elif kind != 0xD0:
             raise MQTTException("this is no MQTT")
-        self.work()
+        self.send()
         await sleep_ms(0)  # however much comes, the loop has its turns
         while len(self.sock.out) > _OUTBOX:  # acknowledgements that a deaf peer does not take
             await sleep_ms(_STEP)
-            self.work()
+            self.send()

@@ -76,7 +76,7 @@ async def connect(mqtt):
     poller = select.poll()
     poller.register(wire.s, select.POLLOUT)
     while not poller.poll(0):
-        mqtt.work()  # for its time limit
+        mqtt.send()  # for its time limit
         await sleep_ms(_STEP)
     if getattr(config, "MQTT_TLS", False):
         wire.s = _secure(wire.s, config.MQTT_HOST)  # pyright: ignore

@@ -20,7 +20,7 @@ _BUSY = const(3600)  # s an app may put an update off
 def missed(u, url, e):
     """No answer came from `url`: the next one has its turn, after a pause."""
     servers = u.servers
-    u.at = (u.at + 1) % len(servers)
+    u.index = (u.index + 1) % len(servers)
     # The pause doubles when all addresses had their turn.
     pause = min(4 << min(u.fails // len(servers), 9), _LONGEST_TRIAL if ota.trial else _LONGEST)
     u.fails += 1
@@ -37,7 +37,7 @@ def take(u, url, reply):
     if moved and moved[:7] != "http://":
         moved = None  # poll.py could not ask there
     if moved or url not in u.board["server"]:
-        u.at = runtime.lend("roam").learn(u.board, u.servers, url, moved)
+        u.index = runtime.lend("roam").learn(u.board, u.servers, url, moved)
     u.ticket = str(reply.get("k", ""))
     if reply.get("stale") or u.trust is None:
         # Only a message with the ticket of the last reply counts: all of it again, with this.
@@ -59,9 +59,9 @@ def _obey(u, reply):
             _leave(u, ota.rollback)
         elif order[:6] == "retry ":
             ota.forget(unhexlify(order[6:38]))
-        elif order[:9] == "ota-open ":
+        elif order[:11] == "ota-open 1\n":
             if not ota.trial and ota.nonce in order:
-                _leave(u, lambda order=order: ota.unlock(order))
+                _leave(u, ota.unlock, order)
         else:
             u.unknown.append(order[:40])
     del u.unknown[4:]
@@ -104,7 +104,7 @@ def _install_bare():
     machine.reset()
 
 
-def _leave(u, how):
+def _leave(u, how, *args):
     log.info("updater: leaving for the boot stage")
     u.app.stop()
-    how()
+    how(*args)

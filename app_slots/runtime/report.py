@@ -1,6 +1,11 @@
-"""What every poll says (docs/protocol.md); loaded for each. `u` is the Updater."""
+"""What every poll says (docs/protocol.md); loaded for each. `u` is the Updater.
+
+Written as text: as keys of a dictionary all these words would stay in the chip's memory for good,
+as every short text does (tools/names.py).
+"""
 
 import gc
+import json
 from binascii import hexlify
 from micropython import const
 
@@ -10,27 +15,28 @@ _REPORTED = const(4)  # failing jobs
 
 
 def make(u, nonce):
-    """Return the message as a dict, and the failures that it tells of."""
+    """Return the message as JSON without its last brace, and the failures that it tells of."""
     app = u.app
-    message = {
-        "id": u.board["id"],
-        "n": nonce,
-        "k": u.ticket,
-        "seq": ota.seq,
-        "m": hexlify(ota.digest).decode(),
-        "state": "trial" if ota.trial else "ok",
-        "heap": gc.mem_free(),
-        "up": app.up,
-    }
+    text = '{"id":"%s","n":"%s","k":%s,"seq":%d,"m":"%s","state":"%s","heap":%d,"up":%d' % (
+        u.board["id"],
+        nonce,
+        json.dumps(u.ticket),
+        ota.seq,
+        hexlify(ota.digest).decode(),
+        "trial" if ota.trial else "ok",
+        gc.mem_free(),
+        app.up,
+    )
     if u.unknown:
-        message["unk"] = u.unknown
-    if app.held:
-        message["held"] = 1
+        text = '%s,"unk":%s' % (text, json.dumps(u.unknown))
     failing = failures(app.tallies)
-    if app.held or failing != u.sent:
-        message["jobs"] = failing
-    message.update(ota.more)
-    return message, failing
+    if app.held:
+        text += ',"held":1,"jobs":' + json.dumps(failing)
+    elif failing != u.sent:
+        text = '%s,"jobs":%s' % (text, json.dumps(failing))
+    if ota.more:
+        text += "," + json.dumps(ota.more)[1:-1]
+    return text, failing
 
 
 def failures(tallies):

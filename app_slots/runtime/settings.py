@@ -10,6 +10,7 @@ import ota
 import runtime
 from runtime import log
 
+_TRIES = const(3)  # starts that changed values have to prove themselves, as in copies.py
 _SECRET = const(4)  # characters that make a secret worth hiding from the log
 _NAMED = b" PASSWORD PASSPHRASE SECRET TOKEN "  # the last words of a secret's name
 
@@ -19,7 +20,7 @@ copies = runtime.lend("copies")
 def _values(copy):
     """Return the values of a Copy as {key: text}."""
     values = {}
-    for line in copy.lines.decode().split("\n"):
+    for line in copy.values.decode().split("\n"):
         if line:
             key, text = line.split(" ", 1)
             values[key] = text
@@ -33,17 +34,20 @@ def stored():
 
 
 def _rules():
-    """Return {key: rule} as config.py says behind `#:`; none where it is compiled."""
+    """Return {key: rule} as config.py says behind `#:`; none where it is compiled.
+
+    As bytes, also what they are compared with: short texts would stay as names (tools/names.py).
+    """
     rules = {}
     try:
-        f = open("/app_slots/%s/config.py" % ota.slot)
+        f = open("/app_slots/%s/config.py" % ota.slot, "rb")
     except OSError:
         return rules
     try:
         for line in f:
-            parts = line.split("#:")
-            if len(parts) == 2 and " = " in parts[0]:
-                rules[line.split(" ")[0]] = parts[1].strip()
+            parts = line.split(b"#:")
+            if len(parts) == 2 and b" = " in parts[0]:
+                rules[line.split(b" ")[0].decode()] = parts[1].strip()
     finally:
         f.close()
     return rules
@@ -67,11 +71,11 @@ def _parse(default, text, rule):
             value = type(default)(text)
         except ValueError:
             raise ValueError("is of type " + type(default).__name__)
-        low, high = rule.split("..") if ".." in rule else ("", "")
+        low, high = rule.split(b"..") if b".." in rule else (b"", b"")
         if low and value < float(low) or high and value > float(high):
-            raise ValueError("is within %s" % rule)
-    elif "|" in rule and text not in [word.strip() for word in rule.split("|")]:
-        raise ValueError("is one of %s" % rule)
+            raise ValueError("is within %s" % rule.decode())
+    elif b"|" in rule and text.encode() not in [word.strip() for word in rule.split(b"|")]:
+        raise ValueError("is one of %s" % rule.decode())
     return value
 
 
@@ -94,7 +98,7 @@ def load():
             log.warning("settings: %s is unknown here, ignored", key)
             continue
         try:
-            value = _parse(default, text, rules.get(key, ""))
+            value = _parse(default, text, rules.get(key, b""))
         except ValueError as e:  # the text is not logged: it may be a secret in the wrong place
             log.error("settings: %s %s; default used", key, e)
             continue
@@ -103,7 +107,7 @@ def load():
         value = getattr(config, key)
         if not isinstance(value, str) or len(value) < _SECRET:
             continue
-        if rules.get(key) == "secret" or b" " + key.split("_")[-1].encode() + b" " in _NAMED:
+        if rules.get(key) == b"secret" or b" " + key.split("_")[-1].encode() + b" " in _NAMED:
             log.secrets.append(value)
 
 
@@ -137,15 +141,15 @@ def change(values):
         if "\n" in text:
             raise ValueError(key + " is one line")
         try:
-            _parse(default, text, rules.get(key, ""))
+            _parse(default, text, rules.get(key, b""))
         except ValueError as e:
             raise ValueError(key + " " + str(e))
         texts[key] = text
     if not copy.tries:
         copy.place = copies.other(copy)
     copy.number += 1
-    copy.tries = 1 + copies.TRIES
-    copy.lines = "".join([key + " " + texts[key] + "\n" for key in sorted(texts)]).encode()
+    copy.tries = 1 + _TRIES
+    copy.values = "".join([key + " " + texts[key] + "\n" for key in sorted(texts)]).encode()
     copies.folder()
     copies.write(copy)
     runtime.trying = False  # what runs now is no try of these values

@@ -4,7 +4,6 @@ When, is said here. A poll's parts are loaded one after the other, so that the h
 one at a time: report.py, at a boot's first describe.py, poll.py, orders.py.
 """
 
-import json
 import os
 from binascii import hexlify, unhexlify
 from micropython import const
@@ -22,7 +21,7 @@ class Updater:
         self.key = unhexlify(board.pop("key"))
         self.servers = ([server] if server else []) + board["server"]
         self.fails = 0  # polls in a row without an answer
-        self.at = 0  # which server is asked
+        self.index = 0  # which server is asked
         self.left = 0  # s to the next poll
         self.busy = False  # a poll is under way
         self.waits = False  # none may begin: what somebody else has lent leaves no room for one
@@ -46,7 +45,7 @@ class Updater:
         if self.left >= 0 or self.waits:
             return None
         self.left = _LONGEST
-        return self._poll(self.servers[self.at])
+        return self._poll(self.servers[self.index])
 
     async def _poll(self, url):
         self.busy = True
@@ -59,9 +58,11 @@ class Updater:
             part.__dict__.clear()
             if self.ticket and self.trust is None:
                 part = runtime.lend("describe")
-                self.trust = part.fill(body, self)
+                more, self.trust = part.make(self, len(body.encode()))
                 part.__dict__.clear()
-            body = json.dumps(body, separators=(",", ":")).encode()
+                body += more
+                more = None
+            body = (body + "}").encode()
             part = runtime.lend("poll")
             reply = await part.ask(self.key, url, nonce, body)
             part.__dict__.clear()

@@ -158,10 +158,13 @@ def trials():
         app.every(86400_000, fine, "daily")
 
     assert judged(["fine", "sometimes", "daily", "gone"], jobs) == ("", True)
-    assert judged(["fine", "never"], jobs) == ("job never", False)
-    assert judged(["later"], lambda app: app.after(300_000, fine, "later")) == ("job later", False)
-    assert judged([], lambda app: app.check(lambda: False)) == ("check <lambda>", False)
-    assert judged([], lambda app: app.check(never)) == ("check never", False)
+    assert judged(["fine", "never"], jobs) == ("unproven job never", False)
+    assert judged(["later"], lambda app: app.after(300_000, fine, "later")) == (
+        "unproven job later",
+        False,
+    )
+    assert judged([], lambda app: app.check(lambda: False)) == ("failing check <lambda>", False)
+    assert judged([], lambda app: app.check(never)) == ("failing check never", False)
     assert judged([], lambda app: app.check(lambda: True)) == ("", True)
 
 
