@@ -12,7 +12,17 @@ trying = False  # this start is a try of changed settings
 
 def run(setup):
     """Call `setup(app)`, then run its jobs and drivers until Ctrl-C (see runtime.loop)."""
-    # First what takes room for the moment alone, then the loop, which stays as this call does.
+    # First what takes room for the moment alone, then the loop, which stays as this call does. Not
+    # here itself: what a call leaves in the frame of its caller stays as long as that.
+    _begin()
+    from runtime import loop
+
+    wipe()
+    loop.run(setup)
+
+
+def _begin():
+    """Take the board's settings in, and let the chip look for its network."""
     part = lend("settings")
     part.load()
     part.__dict__.clear()
@@ -25,11 +35,6 @@ def run(setup):
         print("connecting:", repr(e))  # roam.py goes on trying
     getattr(part, "known", part).__dict__.clear()
     part.__dict__.clear()
-    part = None
-    from runtime import loop
-
-    wipe()
-    loop.run(setup)
 
 
 def wipe(deep=12):

@@ -76,11 +76,12 @@ class App(Scheduler):
         log.up = self.up
         if runtime.trying and self.up > _ENDS:
             ota.reset()
-        if self.updater.busy:
-            return  # a poll's parts leave no room for the judge
+        if self.updater.busy or self.updater.waits:
+            return  # what a poll or a connection has lent leaves no room for the judge
         if ota.trial:
-            if runtime.lend("health").confirmed(self):
+            if _confirmed(self):
                 self.updater.soon()
+            runtime.wipe()  # what the judge has left would be missing until the next second
         elif ota.settle() and not self._remembered and self.up >= _REMEMBER:
             runtime.lend("health").remember(self)
             self._remembered = True
@@ -103,14 +104,25 @@ async def _main(app):
         app.check_late(ticks_diff(ticks_ms(), due))
 
 
-def run(setup):
-    """Call `setup(app)` with an App, then run the loop until Ctrl-C or its own failure."""
-    log.level = config.LOG_LEVEL
-    app = App()
+def _confirmed(app):
+    # In a frame of its own, which wipe() reaches.
+    return runtime.lend("health").confirmed(app)
+
+
+def _board():
+    """What the loop needs of the board file."""
     board = ota.stage("board").load()
     board.pop("webrepl", None)
     if "portal" in board:
         board["portal"] = ""  # whether there is one is all that counts here
+    return board
+
+
+def run(setup):
+    """Call `setup(app)` with an App, then run the loop until Ctrl-C or its own failure."""
+    log.level = config.LOG_LEVEL
+    app = App()
+    board = _board()
     app.wifi = wifi = Wifi(app, board)
     app.updater = Updater(app, wifi, board, config.SERVER)
     if not app.updater.servers:

@@ -202,6 +202,10 @@ class Mqtt(MQTTClient):
                 self.app.attempt(job, job.fn)
             while True:
                 await self._packet()
+        except MemoryError:
+            while self.queue:
+                self._drop()  # what waits has the room that a connection needs
+            raise
         finally:
             updater.waits = False
             if self.sock:

@@ -19,7 +19,7 @@ def setup(app):
 
     i2c = SoftI2C(scl=Pin(config.SCL_PIN), sda=Pin(config.SDA_PIN))
     sensor = Bme280(i2c, config.ADDRESS)
-    mqtt = Mqtt(app)
+    mqtt = Mqtt(app, most=64)  # what comes in is short
     home = HomeAssistant(app, mqtt)
     home.sensor("temperature", "Temperature", unit_of_meas="°C", dev_cla="temperature")
     home.sensor("humidity", "Humidity", unit_of_meas="%", dev_cla="humidity")
