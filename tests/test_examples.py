@@ -21,7 +21,7 @@ from tests.broker import Broker, Client, available, wait
 mqtt = pytest.mark.skipif(not available(), reason="needs Debian's mosquitto")
 NAMES = ("blink_dht", "deep_sleep_sensor", "relay", "weather")
 DHT = "import _bus\n_bus.dht[14] = b'\\x02\\x8c\\x01\\x5f\\xee'\n"
-# A BME280 that has measured by the time it is asked: its registers, without a device behind them. It
+# A BME280 that has measured by the time it is asked: its registers, and no device behind them. It
 # lies on the board's heap as the real one does not, in STAND_IN bytes.
 BME = """\
 import struct

@@ -391,7 +391,8 @@ def compiled(sources: Mapping[str, Path], cls: str, compile_all: bool) -> dict[s
             text = files.pop(name)
             if name in ours:
                 text = short[name].encode()
-            files[f"{manifest.stem(name)}.mpy"] = compile_module(text, name, cls, ours=name in ours)
+            runtime = name in ours and _top(name) == "runtime"
+            files[f"{manifest.stem(name)}.mpy"] = compile_module(text, name, cls, runtime=runtime)
     return files
 
 
@@ -415,13 +416,13 @@ def our_modules(beside: Iterable[bytes]) -> dict[str, str]:
         raise Failure(f"{where}: {problem.msg}", "mend it") from problem
 
 
-def compile_module(source: bytes, name: str, cls: str, *, ours: bool = False) -> bytes:
+def compile_module(source: bytes, name: str, cls: str, *, runtime: bool = False) -> bytes:
     """Bytecode of the module `name` for boards of class `cls`; see bytecode.compiled().
 
-    On an ESP8266 each byte counts: there the project's own modules go without lines.
+    On an ESP8266 each byte counts: there the modules of the `runtime` go without lines.
     """
     chip = chip_of(cls)
-    with_lines = not (ours and cls.startswith("esp8266"))
+    with_lines = not (runtime and cls.startswith("esp8266"))
     return bytecode.compiled(source, name, chip.march if chip else None, with_lines=with_lines)
 
 
