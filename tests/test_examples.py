@@ -43,7 +43,7 @@ class Registers:
         return bytes(self.values[self.index - count : self.index])
 _bus.i2c[0x76] = Registers()
 """
-HEAP, STAND_IN = 38_912, 1500
+HEAP, STAND_IN = 38_912, 528
 # What is free after a collection, told each second, in the board's main.py.
 FREE = """\
 def setup(app):
