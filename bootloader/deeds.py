@@ -124,7 +124,8 @@ def check():
 def _wipe(deep):
     """Write over what calls have left on the stack: the collector takes it for references.
 
-    As runtime.wipe(), which a plain app does not have. The modules of the last poll would stay then, and two of them have no room.
+    As runtime.wipe(), which a plain app does not have. The modules of the last poll would stay
+    then, and two of them have no room.
     """
     if deep:
         try:
