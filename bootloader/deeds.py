@@ -10,6 +10,7 @@ import ota
 from bootloader import record, rtc
 
 _RETRY = const(240)  # ticks after a poll that found no heap
+_LONGEST_SLEEP = const(4294967)  # ms
 
 
 def watch():
@@ -89,7 +90,12 @@ def webrepl(entry):
 
 
 def sleep(ms):
-    """Deep sleep in good order; before it a trial is confirmed, if the server answered."""
+    """Deep sleep in good order; before it a trial is confirmed, if the server answered.
+
+    An ESP8266 sleeps for 71 minutes at most: its firmware counts microseconds in 32 bits.
+    """
+    if sys.platform == "esp8266":
+        ms = min(ms, _LONGEST_SLEEP)
     confirm()
     ota.settle()
     ota.mark(rtc.END, rtc.SLEEP)

@@ -89,14 +89,25 @@ def stage(name):
     gc.collect()  # what is loaded shall lie close together
     had = list(sys.modules)
     sys.path.insert(0, "/")
+    whole = False
     try:
         __import__("bootloader." + name)
-        return sys.modules["bootloader." + name]
+        name = sys.modules["bootloader." + name]
+        whole = True
+        return name
     finally:
+        # Nothing here takes heap: what did not fit would stay for good.
         sys.path.pop(0)
-        for k in list(sys.modules):
-            if k == "bootloader" or (k not in had and k.startswith("bootloader.")):
-                del sys.modules[k]
+        k = "bootloader"
+        while k:
+            for k in sys.modules:
+                if k == "bootloader" or (k not in had and k.startswith("bootloader.")):
+                    if not whole:
+                        sys.modules[k].__dict__.clear()
+                    del sys.modules[k]
+                    break
+            else:
+                k = None
 
 
 def __getattr__(name):

@@ -73,6 +73,9 @@ def test_the_projects_own() -> None:
         ("#: secret", "belongs to no setting"),
         ('A = "hush"  #: secret', "releases can be read by anybody"),
         ('MQTT_PASSWORD = ""', "sounds like a secret"),
+        ('mqtt_password = "hush"', "sounds like a secret"),
+        ('API_KEY = "hush"', "sounds like a secret"),
+        ('WIFI_PSK = "hush"', "sounds like a secret"),
         ('A = "a\\nb"', "A is one line of text"),
         ('A = "CET"  #: tz', "A is a POSIX time zone rule"),
         ('A = "server:80"  #: url', "A is an address like"),
@@ -171,6 +174,7 @@ def setup(app):
 runtime.run(setup)
 """
 HOST = 'MQTT_HOST = ""\n'
+LOGS = 'SYSLOG_HOST = ""\n'
 
 
 @pytest.mark.parametrize(
@@ -200,7 +204,7 @@ def test_a_broker_that_is_misnamed(tmp_path: Path, more: str, said: str, hint: s
 
 
 def test_a_broker_and_no_more(tmp_path: Path) -> None:
-    declares = DECLARED + "PORTAL = 30  #: 0..\n" + 'MQTT_HOST = "a"  #: a | b\n'
+    declares = DECLARED + "PORTAL = 30  #: 0..\n" + 'MQTT_HOST = "a"  #: a | b\n' + LOGS
     build.assemble(app(tmp_path, **{"main.py": MQTT, "config.py": declares}), "unix", 1)
 
 
@@ -210,6 +214,28 @@ def test_a_value_read_too_early(tmp_path: Path) -> None:
     assert (
         len([text for text in warnings if "main.py, line 9 reads config.LED before" in text]) == 1
     )
+
+
+def test_a_setting_that_nothing_reads(tmp_path: Path) -> None:
+    declares = DECLARED + "PORTAL = 30  #: 0..\n" + HOST + LOGS + "MQTT_PROT = 1884\n"
+    built = build.assemble(app(tmp_path, **{"main.py": MQTT, "config.py": declares}), "unix", 1)
+    unread = [text for text in built.warnings if "nothing reads" in text]
+    assert [text.split(" declares ")[1].split(",")[0] for text in unread] == ["LED", "MQTT_PROT"]
+    assert "line 7" in unread[1] and "misspelled" in unread[1]
+
+
+@pytest.mark.parametrize(
+    ("uses", "line"),
+    [
+        ("from utilities import daily", 'NTP = "pool.ntp.org"'),
+        ("from runtime.syslog import Syslog", 'SYSLOG_HOST = ""'),
+    ],
+)
+def test_a_setting_that_is_missing(tmp_path: Path, uses: str, line: str) -> None:
+    files = {"main.py": f"{RUNS}    {uses}\n", "config.py": DECLARED + "PORTAL = 30  #: 0..\n"}
+    with pytest.raises(Failure) as caught:
+        build.assemble(app(tmp_path, **files), "unix", 1)
+    assert "does not declare" in caught.value.text and f"write `{line}`" in caught.value.hint
 
 
 def test_a_local_name_is_not_the_module(tmp_path: Path) -> None:

@@ -158,6 +158,45 @@ def test_blink_dht(tmp_path: Path, broker: Broker, watcher: Client, chip: Chip) 
         assert "MemoryError" not in board.console, board.console
 
 
+BESIDE = {
+    "topics": "    from runtime.topics import Topics\n    Topics(app, mqtt)\n",
+    "relay": """\
+    from runtime.homeassistant import HomeAssistant
+    home = HomeAssistant(app, mqtt)
+    home.sensor("temperature", "Temperature", unit_of_meas="°C", dev_cla="temperature")
+    home.switch("relay", "Relay", lambda on: mqtt.publish("~/relay", "ON" if on else "OFF", True))
+""",
+}
+
+
+@mqtt
+@pytest.mark.parametrize("part", BESIDE)
+def test_beside_a_sensor(tmp_path: Path, broker: Broker, watcher: Client, part: str) -> None:
+    """blink_dht on an ESP8266 with the board's own topics, or with a relay in Home Assistant."""
+    made = files(tmp_path, "blink_dht", broker.port, DHT, EVERY=2)
+    main = tmp_path / "app" / "main.py"
+    lines = [line for line in main.read_text().splitlines(True) if "home" not in line.lower()]
+    at = next(i for i, line in enumerate(lines) if "mqtt = Mqtt(" in line) + 1
+    main.write_text("".join(lines[:at]) + BESIDE[part] + "".join(lines[at:]))
+    made = bundle.read(build.make(tmp_path / "app", fleet.CLASS, 1))[1]
+    with story(tmp_path, made, speed=4) as it:
+        board = started(it)
+        it.until(lambda r: r["state"] == "ok")
+        assert wait(lambda: watcher.payloads("mipy/b1/temperature")), board.console
+        if part == "topics":
+            assert wait(lambda: b'"trial": 0' in watcher.payloads("mipy/b1/metrics")[-1])
+            metrics = len(watcher.payloads("mipy/b1/metrics"))
+            watcher.publish("mipy/b1/command", "metrics", 1)
+            assert wait(lambda: len(watcher.payloads("mipy/b1/metrics")) > metrics), board.console
+        else:
+            assert wait(lambda: "homeassistant/switch/b1/relay/config" in watcher.topics)
+            watcher.publish("mipy/b1/relay/set", "ON", 1)
+            assert wait(lambda: watcher.payloads("mipy/b1/relay") == [b"ON"]), board.console
+        assert free(board) >= 4_500
+        it.confirmed(it.publish(made | {"note.txt": b"new"}))
+        assert "MemoryError" not in board.console, board.console
+
+
 @mqtt
 def test_weather(tmp_path: Path, broker: Broker, watcher: Client) -> None:
     """A BME280, reduced to sea level, on an ESP8266, which takes a new release."""
@@ -242,18 +281,18 @@ def test_relay_without_broker(tmp_path: Path) -> None:
         assert "/values.json" in shown(board)
         press(board)
         assert relay(board, 0) and '"off"' in page(board, "/values.json").text
-        assert free(board) >= 6_000
+        assert free(board) >= 8_500
         it.confirmed(it.publish(made | {"www/live.js": b"// new\n"}))
         assert page(board, "/live.js").text == "// new\n"
 
 
 @mqtt
 def test_relay_by_mqtt(tmp_path: Path, broker: Broker, watcher: Client) -> None:
-    """MQTT and button on an ESP8266, without the page: there is room for polls and a release."""
+    """MQTT and button on an ESP8266, by itself without the page: there is room for a release."""
     made = files(tmp_path, "relay", broker.port)
-    made["config.py"] = made["config.py"].replace(b"WEB = True", b"WEB = False")
     with story(tmp_path, made, speed=2) as it:
         board = started(it)
+        assert "no page: beside MQTT" in board.console
         it.until(lambda r: r["state"] == "ok")
         watcher.publish("mipy/b1/relay/set", "ON", qos=1)
         assert relay(board, 1), board.console

@@ -102,6 +102,70 @@ def test_a_full_flash_ends_no_app_on_the_runtime(tmp_path: Path) -> None:
         assert "OSError: 28" in it.board.console
 
 
+BRIM = """\
+from runtime.logfile import LogFile
+LogFile(app)
+def fill():
+    size = 4096
+    n = 0
+    while size > 16:
+        n += 1
+        f = open('/data/junk%d' % n, 'wb')
+        try:
+            f.write(bytes(size))
+        except OSError:
+            size //= 2
+        try:
+            f.close()
+        except OSError:
+            size //= 2
+app.after(2000, fill)
+"""
+
+
+def test_a_log_on_a_full_flash_keeps_no_update_off(tmp_path: Path) -> None:
+    """Its file cannot be written then, neither at a start nor before an update."""
+    with story(tmp_path, apps.TIDY, speed=20, blocks=160) as it:
+        it.boot(1000)
+        digest = it.publish(with_runtime(BRIM))
+        it.install()
+        it.board.start()
+        it.confirmed(digest)
+        it.until(lambda record: record["jobs"].get("log file"))
+        it.board.power_cut()
+        it.publish(with_runtime("pass\n"))
+        it.says("ota: b 1001 /install", 60)
+        said = it.board.console
+        assert "a driver did not stop" in said[: said.index("ota: b 1001 /install")]
+
+
+FULL = """\
+import gc, sys
+had = list(sys.modules)
+fit = 0
+for room in range(300, 9000, 150):
+    taken = []
+    gc.collect()
+    while gc.mem_free() > room:
+        taken.append(bytearray(48))
+    try:
+        ota.stage("wifi")
+        fit += 1
+    except MemoryError:
+        pass
+    taken = None
+    assert sorted(sys.modules) == sorted(had), (room, list(sys.modules))
+print("it fits", 0 < fit < 58)
+"""
+
+
+def test_what_finds_no_room_does_not_stay(tmp_path: Path) -> None:
+    """A part of the boot stage that is loaded into too little heap, wherever that ends."""
+    with story(tmp_path, BEGIN + FULL + LOOP, speed=20) as it:
+        it.board.start()
+        it.says("it fits True", 60)
+
+
 TASK = """\
 import asyncio
 async def bad():
@@ -369,11 +433,12 @@ print('confirmed after', ota.ticks // 2)
 # --- a name server that does not answer -----------------------------------------------------------
 
 
-def test_dead_dns_is_no_hang(tmp_path: Path) -> None:
+@pytest.mark.parametrize("chip", ("esp8266", "esp32"))
+def test_dead_dns_is_no_hang(tmp_path: Path, chip: Any) -> None:
     """An ESP32 runs nothing at all for those seconds: its watchdog waits for them."""
-    named = {"through": lambda _: "http://server.example:8266", "cls": "esp32-generic"}
+    named = {"through": lambda _: "http://server.example:8266", "cls": f"{chip}-generic"}
     app = with_runtime("app.every(1000, lambda: app.up < 90 or print('late'), 'tell')\n")
-    with story(tmp_path, app, **named, chip="esp32", speed=10) as it:
+    with story(tmp_path, app, **named, chip=chip, speed=10) as it:
         it.board.radio(dns=20)
         it.board.start()
         it.says("late\n", 60)
@@ -460,6 +525,22 @@ def test_job_that_fails_now_and_then(tmp_path: Path) -> None:
         assert failed and good
         assert it.begun(1001) == 1
         assert not it.record()["rejected"]
+
+
+OFTEN = """\
+def measure():
+    pass
+app.every(5000, measure, "mipy/b1/set")
+"""
+
+
+def test_what_others_send_holds_no_trial_back(tmp_path: Path) -> None:
+    """A function for MQTT messages: a job by the name of a topic, which a stranger makes fail."""
+    with story(tmp_path, with_runtime(OFTEN), speed=40) as it:
+        it.board.start()
+        it.until(lambda record: record["up"] >= 70)
+        it.confirmed(it.publish(with_runtime(OFTEN.replace("pass", "raise ValueError('on')"))))
+        assert it.record()["jobs"]["mipy/b1/set"][0]
 
 
 def test_job_that_never_succeeds(tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ class App:
     def every(self, ms, fn, name):
         assert ms == 60000
 
+    def once(self, fn, name):
+        fn()  # the loop's first turn
+
 sys.modules["ota"] = Ota
 if len(machine.RTC().memory()) < 16:
     machine.RTC().memory(bytes(16))

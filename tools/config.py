@@ -35,7 +35,9 @@ _SWITCH = {"1": True, "true": True, "on": True, "yes": True}
 _SWITCH |= {"0": False, "false": False, "off": False, "no": False}
 _BOUNDS = re.compile(r"(-?[0-9.]*[0-9])?\.\.(-?[0-9][0-9.]*)?")
 _URL = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
-_NAMED_SECRET = re.compile(r"(.*_)?(PASSWORD|PASSPHRASE|SECRET|TOKEN)")
+_NAMED_SECRET = re.compile(
+    r"(.*_)?(PASSWORD|PASSWD|PASSPHRASE|PASS|PWD|PSK|SECRET|TOKEN|KEY)", re.IGNORECASE
+)
 _WANTED = re.compile(r"^# config: (.+)$", re.MULTILINE)
 
 # POSIX 1003.1, "Environment Variables", TZ: std offset [dst [offset] , start [/time] , end [/time]]
@@ -62,7 +64,8 @@ class Key:
     @property
     def secret(self) -> bool:
         """Whether its value must not be shown; without a rule, by its name."""
-        return self.rule == "secret" or bool(_NAMED_SECRET.fullmatch(self.name))
+        named = isinstance(self.default, str) and _NAMED_SECRET.fullmatch(self.name)
+        return self.rule == "secret" or bool(named)
 
     @property
     def text(self) -> str:
@@ -172,8 +175,11 @@ def _key(at: str, name: str, node: ast.Assign, rule: str) -> Key:
             f"{at}: `#: {rule}` is no rule for {key.kind}",
             "a text may have secret, url, tz or a | b; a number low..high",
         )
-    if key.secret and rule != "secret" and isinstance(value, str):
-        raise Failure(f"{at}: {name} sounds like a secret", f'write `{name} = ""  #: secret`')
+    if key.secret and rule != "secret":
+        raise Failure(
+            f"{at}: {name} sounds like a secret",
+            f'write `{name} = ""  #: secret`, or name it otherwise',
+        )
     if rule == "secret" and value:
         raise Failure(
             f"{at}: {name} is a secret, and releases can be read by anybody",
@@ -238,6 +244,12 @@ def check(sources: Mapping[str, Path]) -> list[str]:
                     f"{name}, line {line} reads config.{key} before the board's own value is in it;"
                     " read it in setup() or later"
                 )
+    named = set(re.findall(r"\w+", "\n".join(modules.values()))) | {"NAME"}
+    warnings += [
+        f"config.py, line {key.line} declares {key.name}, which nothing reads; is it misspelled?"
+        for key in keys.values()
+        if key.name not in named
+    ]
     return warnings
 
 

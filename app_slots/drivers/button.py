@@ -17,7 +17,7 @@ class Button(Driver):
     however long. `on` is the pin's level when pressed; with 0 the chip's pull-up is on. What lasts
     less than 30 ms is ignored, when it is down as when it is up. A press while the loop is busy is
     noticed by interrupt; GPIO16 of the ESP8266, which has none, is polled alone, and needs `on=1`
-    as it has no pull-up.
+    as it has no pull-up. `pressed` tells whether it is down now.
     """
 
     period = 20
@@ -30,16 +30,16 @@ class Button(Driver):
         self._pin = None
         self._quick = False  # has an interrupt
         self._busy = False
-        self._pressed = False  # by the pin, since `_at`
+        self._raw = False  # by the pin, since `_at`
         self._at = 0
-        self._down = False  # when it has settled, since `_since`
+        self.pressed = False  # when it has settled, since `_since`
         self._since = 0
         self._held = False
         # One is counted by _edge alone, the other by poll alone: neither undoes the other's work.
         self._presses = self._told = 0
 
     def start(self):
-        self._pressed = self._down = False
+        self._raw = self.pressed = False
         self._quick = True
         self._pin = pin = Pin(self._number, Pin.IN, None if self._on else Pin.PULL_UP)
         try:
@@ -53,16 +53,16 @@ class Button(Driver):
             return
         self._busy = True
         now = ticks_ms()
-        pressed = self._pressed
-        if pressed != self._down and ticks_diff(now, self._at) >= _STABLE:
-            self._down = pressed
+        pressed = self._raw
+        if pressed != self.pressed and ticks_diff(now, self._at) >= _STABLE:
+            self.pressed = pressed
             if pressed:
                 self._since = self._at
                 self._held = False
             elif not self._held:
                 self._presses += 1
         if (pin.value() == self._on) != pressed:
-            self._pressed = not pressed
+            self._raw = not pressed
             self._at = now
         self._busy = False
 
@@ -70,8 +70,8 @@ class Button(Driver):
         self._edge(self._pin)
         if (
             self._hold
-            and self._down
-            and self._pressed
+            and self.pressed
+            and self._raw
             and not self._held
             and ticks_diff(ticks_ms(), self._since) >= _HOLD
         ):

@@ -31,7 +31,7 @@ class Ds18b20(Driver):
         self._number = pin
         self._bus = None
         self._roms = ()
-        self._asked = False
+        self._asked = 0
         self.temperatures = {}
 
     def start(self):
@@ -40,14 +40,18 @@ class Ds18b20(Driver):
         roms = [rom for rom in self._bus.scan() if rom[0] != 0x10 and not wire.crc8(rom)]
         if not roms:
             raise OSError("no DS18B20 on pin %d" % self._number)
-        self._roms = roms
-        self._asked = False
+        # One that is missing stays known: it may be plugged in again.
+        self._roms = roms = roms + [rom for rom in self._roms if rom not in roms]
+        self._asked = 0
         for rom in roms:
             self._bus.write_scratch(rom, _MARK)
 
     def poll(self):
         wrong = None
-        asked, self._asked = self._asked, False
+        asked, self._asked = self._asked, 0
+        if asked == 1 and not self._bus.ow.readbit():
+            self._asked = 2  # early, after a late poll; the next one reads in any case
+            return
         for rom in self._roms:
             t = None
             if asked:
@@ -57,7 +61,7 @@ class Ds18b20(Driver):
                     wrong = e
             self.temperature = self.temperatures[bytes(rom).hex()] = t
         self._bus.convert_temp()
-        self._asked = True
+        self._asked = 1
         if wrong:
             raise wrong
 

@@ -13,20 +13,26 @@ class Led(Driver):
     def __init__(self, pin, on=1):
         self._number = pin
         self._on = on
+        self.on = False
         self._pin = None
         self._left = 0
 
     def start(self):
         self._pin = Pin(self._number, Pin.OUT, value=1 - self._on)
 
+    def set(self, on):
+        """Light it, or put it out, from now on."""
+        self.on = on
+        self._left = 1
+
     def blink(self):
-        """Light it for one period."""
+        """Change it for one period."""
         self._left = 2
 
     def poll(self):
         if self._left:
             self._left -= 1
-            self._pin.value(self._on if self._left else 1 - self._on)
+            self._pin.value(self._on if bool(self.on) != bool(self._left) else 1 - self._on)
 
     def stop(self):
         self._pin.value(1 - self._on)

@@ -11,10 +11,11 @@ from time import sleep_us
 
 from runtime.driver import Driver
 
-_CHARS = "0123456789-bCcdEFHLPrtU_"
+_CHARS = "0123456789-_*AbCcdEFGHhIiJLnOoPqrStUuy"
 _SEGMENTS = (
-    b"\x3f\x06\x5b\x4f\x66\x6d\x7d\x07\x7f\x6f"
-    b"\x40\x7c\x39\x58\x5e\x79\x71\x76\x38\x73\x50\x78\x3e\x08"
+    b"\x3f\x06\x5b\x4f\x66\x6d\x7d\x07\x7f\x6f\x40\x08\x63"
+    b"\x77\x7c\x39\x58\x5e\x79\x71\x3d\x76\x74\x30\x10\x1e"
+    b"\x38\x54\x3f\x5c\x73\x67\x50\x6d\x78\x3e\x1c\x6e"
 )
 _HALF = const(50)  # us of a clock; modules have capacitors on both lines
 
@@ -41,7 +42,8 @@ class Tm1637(Driver):
     def show(self, text):
         """Show up to four characters and colons from the next poll on: "12:34", "-5.5" as "-5 5".
 
-        Digits, "-", "_" and the letters b C c d E F H L P r t U are known, the rest is dark.
+        Digits, "-", "_", "*" (a degree sign) and all letters but k m v w x z are known, in the one
+        case that seven segments have where they have not both; the rest is dark.
         """
         data = self._data
         n = 0
@@ -50,8 +52,11 @@ class Tm1637(Driver):
                 if n:
                     data[n - 1] |= 0x80
             elif n < 4:
-                i = _CHARS.find(c)
-                data[n] = _SEGMENTS[i] if i >= 0 else 0
+                data[n] = 0
+                for case in (c.upper(), c.lower(), c):
+                    i = _CHARS.find(case)
+                    if i >= 0:
+                        data[n] = _SEGMENTS[i]
                 n += 1
         while n < 4:
             data[n] = 0

@@ -26,11 +26,16 @@ def _begin():
     part = lend("settings")
     part.load()
     part.__dict__.clear()
+    connect(0)
+
+
+def connect(turn):
+    """Let the chip look for a network, on each turn for the next one."""
     import ota
 
     part = ota.stage("wifi")
     try:
-        part.start()
+        part.start(turn)
     except OSError as e:
         print("connecting:", repr(e))  # roam.py goes on trying
     getattr(part, "known", part).__dict__.clear()

@@ -23,7 +23,10 @@ def answer(site, seen, body):
     path = (post or seen.get(b"get", none))[0].split(b"?")[0]
     # A name that anybody could own may be a foreign page's, pointed at this board meanwhile.
     name = seen.get(b"host:", none)[0].split(b":")[0].lower()
-    if name.strip(b"0123456789.") and name.split(b".")[-1] not in (name, b"local", b"lan"):
+    # One that fills the line may go on behind what pages.py has kept.
+    if len(name) > 58 or (
+        name.strip(b"0123456789.") and name.split(b".")[-1] not in (name, b"local", b"lan")
+    ):
         return _note(403)
     if password and not _fits(seen.get(b"authorization:", none)[-1], password):
         return _note(401, more=b"www-authenticate:Basic realm=board\r\n")
@@ -31,8 +34,10 @@ def answer(site, seen, body):
         return _posted(forms, path[1:], body, token)
     if path == b"/":
         path = b"/index.html"
-    kind = b"text/" + path.split(b".")[-1]
-    head = _HEAD % (200, b"image/svg+xml" if kind == b"text/svg" else kind, b"")
+    end = path.split(b".")[-1]
+    kind = b"image/" if end in (b"png", b"svg", b"ico", b"jpg", b"gif", b"webp") else b"text/"
+    kind += {b"js": b"javascript", b"svg": b"svg+xml", b"jpg": b"jpeg"}.get(end, end)
+    head = _HEAD % (200, kind, b"")
     if path == b"/values.json":
         return head, io.BytesIO(json.dumps(values()).encode()), token, None
     try:

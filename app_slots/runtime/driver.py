@@ -2,8 +2,6 @@
 
 from micropython import const
 
-from runtime import log
-
 _AGAIN = const(3)  # failed polls in a row after which a driver is started anew
 
 
@@ -48,10 +46,6 @@ class Runner:
         self._row = 0
 
     def stop(self):
-        if not self._up:
-            return
-        self._up = False
-        try:
+        if self._up:
+            self._up = False
             self._driver.stop()
-        except Exception as e:
-            log.error("a driver did not stop\n%s", log.trace(e))

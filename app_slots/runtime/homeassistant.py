@@ -49,11 +49,12 @@ class HomeAssistant:
             self._soon()
 
     def _soon(self):
-        if not self.busy:
-            self.busy = True
-            self._app.once(self._announce, "home assistant")
+        self._app.once(self._announce, "home assistant")
 
     async def _announce(self):
+        if self.busy:
+            return
+        self.busy = True
         updater = self._app.updater
         try:
             while updater.busy:

@@ -20,6 +20,12 @@ def _write(n, text, args):
     except MemoryError:
         gc.collect()
         line = text  # rather half a line than one more failure
+        for part in args:  # one by one they need no room
+            for secret in secrets:
+                if not isinstance(part, str) or secret in part:
+                    break
+            else:
+                print(part)
         for secret in secrets:
             if secret in text:
                 line = "***"

@@ -1,8 +1,9 @@
 """The log's ring file: the last 4 to 8 KB of lines on flash (docs/runtime.md, "The log").
 
-Lines gather in RAM and are appended once a minute, and before a reset: at most 1,440 writes a day,
-whatever the app says. What gathers beyond 512 bytes pushes out the oldest, never the newest. The
-newest are in RTC memory as well, so they outlive the watchdog, though not a power cut.
+Lines gather in RAM and are appended once a minute, and before a reset or sleep: 1,440 writes a day
+while the board runs, whatever the app says. What gathers beyond 512 bytes pushes out the oldest,
+never the newest. The newest are in RTC memory as well, so they outlive the watchdog, though not a
+power cut.
 """
 
 import machine
@@ -28,18 +29,18 @@ class LogFile:
     def __init__(self, app, rtc=True):
         self._rtc = machine.RTC() if rtc else None
         self._text = b""
-        self._recover()
+        self._recover(app)
         app.drivers.append(self)  # for stop()
         app.every(_EVERY, self.flush, "log file")
         log.sinks.append(self._take)
         log.info("release %d starts, reset cause %d", ota.seq, machine.reset_cause())
 
-    def _recover(self):
+    def _recover(self, app):
         if self._rtc:
             kept = self._rtc.memory()[_RTC:]
             if kept[:4] == _MARK:
                 self._text = kept[4:]
-                self.flush()
+                app.once(self.flush, "log file")  # a full flash ends no app in there
 
     def _take(self, _, line):
         text = self._text + line.encode()[-_KEPT:] + b"\n"

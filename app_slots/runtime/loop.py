@@ -24,6 +24,7 @@ from runtime.wifi import Wifi
 
 _REMEMBER = const(60)  # s after which a confirmed release's jobs have shown what they can do
 _LOOK = const(15)  # s between two looks at settings on trial
+_LONGEST_SLEEP = const(4294967)  # ms, of an ESP8266, as in deeds.py
 _ENDS = const(1200)  # s after which that trial is over, even if the heap was too full to judge it
 
 
@@ -53,9 +54,12 @@ class App(Scheduler):
         return fn
 
     def stop(self):
-        """Stop all drivers, before a reset."""
+        """Stop all drivers, before a reset. One that fails keeps no other from it."""
         for runner in self.drivers:
-            runner.stop()
+            try:
+                runner.stop()
+            except Exception as e:
+                log.error("a driver did not stop\n%s", log.trace(e))
 
     def sleep(self, ms):
         """Sleep deeply for `ms`. A trial is confirmed first when the server has answered."""
@@ -69,7 +73,7 @@ class App(Scheduler):
                 ota.mark(0, 6)  # rtc.END is rtc.HEALTHY: the next boot has the heap to confirm it
                 machine.reset()
             ota.mark(0, 4)  # rtc.SLEEP
-            machine.deepsleep(ms)
+            machine.deepsleep(min(ms, _LONGEST_SLEEP))
 
     def second(self):
         """What the loop looks after each second."""
@@ -83,8 +87,9 @@ class App(Scheduler):
                 self.updater.soon()
             runtime.wipe()  # what the judge has left would be missing until the next second
         elif ota.settle() and not self._remembered and self.up >= _REMEMBER:
-            runtime.lend("health").remember(self)
-            self._remembered = True
+            part = runtime.lend("health")
+            self._remembered = True  # also where the flash is full, which takes seconds to tell
+            part.remember(self)
         if runtime.trying and not self.up % _LOOK:
             runtime.lend("health").settings(self, False)
 

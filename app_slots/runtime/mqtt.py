@@ -21,11 +21,13 @@ from runtime.scheduler import Job, rand
 _STEP = const(50)  # ms between two looks at the socket
 _TIMEOUT = const(10000)  # ms for a connection, its acceptance, and each acknowledgement
 _SILENT = const(60000)  # ms without a packet after which the broker is gone; twice in it a ping
-_LASTS = const(10000)  # ms after which a connection was a good one
+_LASTS = const(10)  # s after which a connection was a good one
 _LONGEST = const(6)  # the pause before a new attempt doubles so often, from 1 s
 _OUTBOX = const(512)  # bytes in the outbox beyond which the queue waits
 _FILTER = const(122)  # bytes; umqtt.simple before 1.8.0 writes one byte for a packet's length
 _COSTS = const(64)  # bytes of heap that a queued message takes beside its text
+_WRONG = "not for a broker: '%s' with QoS %d"
+_LOSES = const(8)  # connections in a row that a message may lose before it is dropped
 
 
 class Wire:
@@ -81,11 +83,13 @@ class Mqtt(MQTTClient):
         self.queue = []
         self._room = self._free = room
         self._flying = 0  # id of the queue's first message while it is not acknowledged
+        self._lost = 0  # connections in a row that ended before it was
         self._fails = 0  # connections in a row that did not last
-        self._own = self._job(None, "mqtt")
         app.drivers.append(self)  # for stop()
         if config.MQTT_HOST:  # pyright: ignore
-            app.once(self._life, "mqtt")
+            # One job for good: where the heap is full there is no room for a new one.
+            self._own = app.every(_SILENT, self._life, "mqtt")
+            self._own.left = 0
         else:
             self._room = 0
 
@@ -95,11 +99,13 @@ class Mqtt(MQTTClient):
         """Queue a message (str, bytes or a number) for `topic`; qos 0 or 1.
 
         Where there is no room the oldest message of QoS 0 is dropped, or the oldest of all.
-        Raises ValueError for one that never finds room. Nothing is kept where the settings name no
-        broker.
+        Raises ValueError for one that never finds room, and for what a broker hangs up on. Nothing
+        is kept where the settings name no broker.
         """
         if not self._room:
             return
+        if not topic or "+" in topic or "#" in topic or qos not in (0, 1):
+            raise ValueError(_WRONG % (topic, qos))
         topic = self._full(topic).encode()
         if not isinstance(msg, bytes):
             msg = str(msg).encode()
@@ -108,18 +114,24 @@ class Mqtt(MQTTClient):
             raise ValueError("a message of %d bytes" % size)
         while size > self._free:
             self._drop()
-        self._free -= size
         self.queue.append((topic, msg, retain, qos))
+        self._free -= size
 
     def on(self, topic, fn, qos=0):
         """Call `fn(topic, payload)`, str and bytes, with what comes for `topic`, + and # allowed.
 
         To be called in setup: the board subscribes when it connects. Raises ValueError for a topic
-        of more than 122 bytes.
+        of more than 122 bytes or than `most` less 4, and for what a broker hangs up on.
         """
         topic = self._full(topic)
-        if len(topic.encode()) > _FILTER:
-            raise ValueError("a topic of more than %d bytes" % _FILTER)
+        longest = min(_FILTER, len(self.buffer) - 4)  # with its length and number
+        if len(topic.encode()) > longest:
+            raise ValueError("a topic of more than %d bytes" % longest)
+        wrong = not topic or "#" in topic[:-1] or qos not in (0, 1)
+        for level in topic.split("/"):
+            wrong |= len(level) > 1 and ("+" in level or "#" in level)
+        if wrong:
+            raise ValueError(_WRONG % (topic, qos))
         self.calls.append((qos, self._job(fn, topic)))
 
     def when_up(self, fn, name):
@@ -145,7 +157,7 @@ class Mqtt(MQTTClient):
             self.sock.s.close()
 
     def _full(self, topic):
-        return self.base + topic[1:] if topic[0] == "~" else topic
+        return self.base + topic[1:] if topic[:1] == "~" else topic
 
     def _job(self, fn, name):
         return Job(fn, name, 0, 0, 0, self.app.tallies.setdefault(name, [0, 0, 0]))
@@ -166,7 +178,7 @@ class Mqtt(MQTTClient):
         topic, msg = self.queue.pop(i)[:2]
         self._free += len(topic) + len(msg) + _COSTS
         if not i:
-            self._flying = 0
+            self._flying = self._lost = 0
 
     # --- the connection
 
@@ -194,7 +206,7 @@ class Mqtt(MQTTClient):
             updater.waits = True
             await runtime.lend("mqtt_open").connect(self)
             updater.waits = False
-            begun = self._heard
+            begun = self.app.up
             self._limit = _SILENT
             self.up = True
             self._own.good()
@@ -212,13 +224,19 @@ class Mqtt(MQTTClient):
                 self.sock.s.close()
                 self.sock = None  # pyright: ignore
             self.up = False
-            self._flying = 0
-            if begun is not None and ticks_diff(ticks_ms(), begun) > _LASTS:
+            if self._flying:
+                self._flying = 0
+                self._lost += 1
+                if self._lost >= _LOSES:  # it may be what the broker hangs up on
+                    log.error("mqtt: a message for %s is refused", self.queue[0][0])
+                    self._take_out(0)
+                    self.dropped += 1
+            if begun is not None and self.app.up - begun > _LASTS:
                 self._fails = 0
             pause = 1000 << self._fails
             if self._fails < _LONGEST:
                 self._fails += 1
-            self.app.after(pause // 2 + rand(pause), self._life, "mqtt")
+            self._own.left = pause // 2 + rand(pause)
 
     def send(self):
         """Send what is to be sent. Raises OSError when the broker is silent for too long."""
@@ -292,12 +310,15 @@ class Mqtt(MQTTClient):
             most = min(n, len(buffer))
             end = 2 + (buffer[0] << 8 | buffer[1])
             at = end + (kind & 2)
-            if at > most:
+            if at > n:
                 raise MQTTException("this is no MQTT")
-            topic = str(buffer[2:end], "utf-8")
-            if n > most:
-                log.warning("mqtt: %d bytes for %s skipped", n - at, topic)
+            if at > most:
+                log.warning("mqtt: a topic of %d bytes skipped", end - 2)
+                kind = 0  # what it would be acknowledged by is gone, too
+            elif n > most:
+                log.warning("mqtt: %d bytes for %s skipped", n - at, str(buffer[2:end], "utf-8"))
             else:
+                topic = str(buffer[2:end], "utf-8")
                 payload = bytes(buffer[at:n])
                 self.retained = bool(kind & 1)
                 for _, job in self.calls:

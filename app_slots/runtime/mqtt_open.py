@@ -49,7 +49,7 @@ class _Client(MQTTClient):
         super().__init__(
             mqtt.base[5:].encode(),
             config.MQTT_HOST,  # pyright: ignore
-            getattr(config, "MQTT_PORT", 0) or 1883,
+            getattr(config, "MQTT_PORT", 0) or (8883 if getattr(config, "MQTT_TLS", 0) else 1883),
             getattr(config, "MQTT_USER", "").encode() or None,
             getattr(config, "MQTT_PASSWORD", "").encode(),
             _ALIVE,

@@ -74,7 +74,7 @@ async def send(s, poll, head, f, token, values):
             else:
                 head = head[n:]
                 if not head:
-                    head = _filled(f.readline(), token, values) if values else f.read(256)
+                    head = f.read(256) if values is None else _filled(f.readline(), token, values)
     finally:
         f.close()
 

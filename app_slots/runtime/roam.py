@@ -2,6 +2,7 @@
 
 # config: PORTAL = 30  #: 0..
 
+import machine
 from asyncio import sleep_ms
 from micropython import const
 
@@ -29,18 +30,33 @@ def changed(wifi):
 
 
 def down(wifi):
-    """Called every 15 s without Wi-Fi: begin anew after 15, 45, 105 s ..., then every 5 minutes."""
+    """Called every 15 s without Wi-Fi; return the turn of a new beginning when one is due, else 0.
+
+    It is due after 15, 45, 105 s ..., then every 5 minutes.
+    """
     app = wifi.app
     patience = _patience(wifi)
     busy = ota.trial or runtime.trying or app.busy and app.busy()
     if patience and wifi.down >= patience and not busy:
         log.warning("wifi: none for %d s, opening the portal", wifi.down)
+        try:
+            leave = ota.portal
+        except MemoryError:
+            leave = _portal_bare
         app.stop()
-        ota.portal()
+        leave()
     step = wifi.down // _STEP
     if not step & (step + 1) or not step % _LONGEST:
         log.info("wifi: trying again")
-        ota.stage("wifi").start(step)
+        return step
+    return 0
+
+
+def _portal_bare():
+    """What ota.portal() comes to, where the heap has no room to load it."""
+    ota.mark(0, 5)  # rtc.END is rtc.ASKED
+    ota.mark(2, 8)  # rtc.WANT is rtc.PORTAL
+    machine.reset()
 
 
 def _patience(wifi):

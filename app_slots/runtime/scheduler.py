@@ -16,8 +16,8 @@ _BLOCKS = const(1000)  # ms after which a job counts as blocking
 
 
 def rand(n):
-    """Return a random number below `n` (at most 65,536)."""
-    return int.from_bytes(os.urandom(2), "little") % n if n else 0
+    """Return a random number below `n` (at most 16,777,216)."""
+    return int.from_bytes(os.urandom(3), "little") % n if n else 0
 
 
 class Job:

@@ -12,7 +12,8 @@ from runtime import log
 
 _TRIES = const(3)  # starts that changed values have to prove themselves, as in copies.py
 _SECRET = const(4)  # characters that make a secret worth hiding from the log
-_NAMED = b" PASSWORD PASSPHRASE SECRET TOKEN "  # the last words of a secret's name
+# The last words of a secret's name.
+_NAMED = b" PASSWORD PASSWD PASSPHRASE PASS PWD PSK SECRET TOKEN KEY "
 
 copies = runtime.lend("copies")
 
@@ -107,8 +108,10 @@ def load():
         value = getattr(config, key)
         if not isinstance(value, str) or len(value) < _SECRET:
             continue
-        if rules.get(key) == b"secret" or b" " + key.split("_")[-1].encode() + b" " in _NAMED:
+        word = b" %s " % key.split("_")[-1].upper().encode()
+        if rules.get(key) == b"secret" or word in _NAMED:
             log.secrets.append(value)
+    log.secrets.sort(key=len, reverse=True)  # one may begin like another
 
 
 def set(key, value):

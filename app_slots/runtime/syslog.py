@@ -17,6 +17,7 @@ _PORT = const(514)
 _MOST = const(480)  # bytes; 6.1: every receiver takes that much
 _SEVERITY = b"\x07\x06\x04\x03"  # 6.2.1, of debug, info, warning, error
 _USER = const(8)  # facility 1
+_AGAIN = const(300)  # s between two attempts to find the server, which may stop the board
 
 
 class Syslog:
@@ -27,7 +28,8 @@ class Syslog:
         self._name = app.wifi.board["id"]
         self._address = None
         self._socket = None
-        self._host = getattr(config, "SYSLOG_HOST", "")
+        self._due = 0
+        self._host = config.SYSLOG_HOST  # pyright: ignore
         if self._host:
             log.sinks.append(self._send)
 
@@ -35,6 +37,9 @@ class Syslog:
         if not self._wifi.up:
             return
         if not self._socket:
+            if log.up < self._due:
+                return
+            self._due = log.up + _AGAIN
             port = getattr(config, "SYSLOG_PORT", 0) or _PORT
             address = socket.getaddrinfo(self._host, port, 0, socket.SOCK_DGRAM)[0]
             self._socket = socket.socket(*address[:3])

@@ -56,8 +56,9 @@ class Topics:
             return  # a reset that stays at the broker would never end
         if payload == b"reset":
             log.info("topics: reset")
+            leave = ota.reset  # where that finds no room nothing is stopped
             self._app.stop()
-            ota.reset()
+            leave()
         elif payload == b"metrics":
             self._metrics()
         elif payload == b"update":

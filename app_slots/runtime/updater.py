@@ -44,10 +44,10 @@ class Updater:
         self.left -= 1
         if self.left >= 0 or self.waits:
             return None
-        self.left = _LONGEST
         return self._poll(self.servers[self.index])
 
     async def _poll(self, url):
+        self.left = _LONGEST  # not before: where there is no room for a task, it is due as ever
         self.busy = True
         part = None
         try:

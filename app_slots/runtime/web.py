@@ -36,6 +36,7 @@ def serve(app, values, forms=None, password=""):
     # Cells, since the globals go.
     lender = runtime
     collect = gc.collect
+    nap = sleep_ms
     door = socket.socket()
     door.setblocking(False)
     door.bind(("", 80))
@@ -51,13 +52,14 @@ def serve(app, values, forms=None, password=""):
             try:
                 return lender.lend(name)
             except MemoryError:
-                await sleep_ms(250)
+                await nap(250)
         raise MemoryError
 
     async def work():
         while waiting():
             s = door.accept()[0]
             module = lender
+            asks = False
             try:
                 s.setblocking(False)
                 module = await lend("pages")
@@ -67,14 +69,18 @@ def serve(app, values, forms=None, password=""):
                     module.__dict__.clear()
                     collect()
                     module = await lend("answers")
+                    asks = True
                     answer = module.answer(site, *request)
+                    asks = False
                     module.__dict__.clear()
                     del request
                     collect()
                     module = await lend("pages")
                     await module.send(s, poll, *answer)
             except OSError:
-                pass  # gone
+                if asks:
+                    raise  # it is the app's own
+                # else the visitor has gone
             except MemoryError:
                 print("web: no memory")
             finally:

@@ -28,10 +28,16 @@ class Wifi:
         """Look after the connection; called each second."""
         up = self._sta.isconnected()
         if up != self.up:
+            part = runtime.lend("roam")  # first: where it finds no room, again in a second
             self.up = up
             self.down = 0
-            runtime.lend("roam").changed(self)
+            part.changed(self)
         elif not up:
             self.down += 1
             if not self.down % _STEP:
-                runtime.lend("roam").down(self)
+                part = runtime.lend("roam")
+                turn = part.down(self)
+                part.__dict__.clear()
+                part = None
+                if turn:
+                    runtime.connect(turn)

@@ -42,8 +42,8 @@ def start(app):
     if _app is app:
         return
     _app = app
-    _host = getattr(config, "NTP", "")
-    rule = getattr(config, "TIMEZONE", "UTC0")
+    _host = config.NTP  # pyright: ignore
+    rule = config.TIMEZONE  # pyright: ignore
     try:
         zone = Zone(rule)
     except (ValueError, IndexError):

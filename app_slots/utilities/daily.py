@@ -55,7 +55,11 @@ class Daily:
         elif t >= due:
             self.plan(t)
             if t - due < _LATE:
-                self.app.after(rand(self.jitter) * 1000, self.fn, self.name)
+                try:
+                    self.app.after(rand(self.jitter) * 1000, self.fn, self.name)
+                except MemoryError:
+                    self.due = due  # again in a second
+                    raise
             else:
                 log.warning("%s was missed, the clock has jumped", self.name)
 

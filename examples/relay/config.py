@@ -28,7 +28,7 @@ RELAY_ON = 1  #: 0..1
 # Pin of the button, to ground (the FLASH button of ESP8266 modules).
 BUTTON_PIN = 0  #: 0..
 
-# Whether the board serves its page. An ESP8266 with MQTT as well has hardly room for it.
+# Whether the board serves its page. Not on an ESP8266 with MQTT, which has no room for both.
 WEB = True
 
 # Password of the board's page, at most 20 bytes; "": anybody in the network may switch.

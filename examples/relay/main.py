@@ -3,9 +3,12 @@
 Switched by "ON" and "OFF" to `~/relay/set`, told at `~/relay`.
 """
 
+import sys
+
 import config
 import ota
 import runtime
+from runtime import log
 
 
 def load():
@@ -56,7 +59,9 @@ def setup(app):
         mqtt = Mqtt(app, most=64)
         mqtt.on("~/relay/set", lambda topic, payload: switch(payload.decode().lower()), qos=1)
         mqtt.when_up(tell, "tell")
-    if config.WEB:
+    if config.WEB and mqtt and sys.platform == "esp8266":
+        log.warning("no page: beside MQTT there is no room for it on an ESP8266")
+    elif config.WEB:
 
         def values():
             return {

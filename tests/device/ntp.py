@@ -14,6 +14,7 @@ class RTC:
 fake.machine.RTC = RTC
 import config  # noqa: E402
 
+config.NTP = ""
 config.TIMEZONE = "UTC0"
 from runtime import log  # noqa: E402
 from runtime.scheduler import Scheduler  # noqa: E402

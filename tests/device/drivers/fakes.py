@@ -93,6 +93,7 @@ class Thermometers:
         self.next = {rom: 0x0191 for rom in roms}
         self.pads = {}
         self.spoilt = None
+        self.converting = 0  # so many looks at the bus find a conversion under way
         for rom in roms:
             self.off(rom)
         self.reset()
@@ -117,6 +118,10 @@ class Thermometers:
                 self._out = pad + bytes((crc8(pad) ^ (rom == self.spoilt),))
             elif heard[9:10] == b"\x4e" and len(heard) == 13:
                 self.pads[rom][2:5] = heard[10:]
+
+    def bit(self):
+        self.converting = max(self.converting - 1, -1)
+        return int(self.converting < 0)
 
     def read(self):
         if not self._out:

@@ -115,8 +115,10 @@ def button():
             put(1)
             wait(200)
             assert seen() == (wanted if hold else "p"), (before, after)
+        assert not driver.pressed
         put(0)
         wait(980)
+        assert driver.pressed
         put(1)  # let go before it is held
         wait(100)
         assert seen() == "p"
@@ -142,7 +144,7 @@ def real_interrupt():
         _bus.drive(13, value)
         for _ in range(200):
             time.sleep_ms(1)
-            if driver._pressed != bool(value):
+            if driver._raw != bool(value):
                 break
         passes(100)
     loop.turn()
@@ -236,6 +238,18 @@ def leds():
     assert level(2) == 0
     loop.turn()
     assert level(2) == 1
+    led.set(True)
+    for _ in range(2):
+        loop.turn()
+        assert level(2) == 0 and led.on
+    led.blink()  # the other way round
+    loop.turn()
+    assert level(2) == 1
+    loop.turn()
+    assert level(2) == 0
+    led.set(False)
+    loop.turn()
+    assert level(2) == 1
 
     for on in (1, 0):
         led = PwmLed(15, on)
@@ -282,6 +296,10 @@ def digits():
         ("12345", b"\x06\x5b\x4f\x66"),
         (":", b"\0\0\0\0"),
         ("Err", b"\x79\x50\x50\x00"),
+        ("OFF", b"\x3f\x71\x71\x00"),
+        ("On c", b"\x3f\x54\x00\x58"),
+        ("21*C", b"\x5b\x06\x63\x39"),
+        ("WXpo", b"\x00\x00\x73\x5c"),
     ):
         chip.messages.clear()
         driver.show(text)

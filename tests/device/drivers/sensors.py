@@ -210,6 +210,18 @@ def ds18b20():
     assert loop.turn() == "CRC error" and driver.temperature is None
     wire.spoilt = None
     assert loop.turn() == "" and driver.temperature == 25.0625
+    # A poll that comes while it is still at it reads at the next one, and not 85 °C.
+    wire.converting = 1
+    assert loop.turn() == "" and driver.temperature == 25.0625
+    assert wire.converting == 0
+    wire.next[one] = 0x00A2
+    driver._bus.convert_temp()
+    assert loop.turn() == "" and driver.temperature == 10.125
+    wire.converting = 9  # not for ever: something holds the line
+    assert loop.turn(2) == ["", ""] and wire.converting == 8
+    wire.converting = 0
+    wire.next[one] = 0x0191
+    assert loop.turn(2) == ["", ""] and driver.temperature == 25.0625
     # A bus that is held low has a right checksum too: nine zeros.
     wire.pads[one][:] = bytes(8)
     wire.next[one] = 0
@@ -226,6 +238,15 @@ def ds18b20():
     wire.spoilt = one
     assert loop.turn() == "CRC error"
     assert driver.temperatures == {one.hex(): None, two.hex(): -10.125}
+    # One that is unplugged is missed, also by a new start, and works again when it is back.
+    wire.spoilt = None
+    wire.roms.remove(two)
+    for _ in range(9):
+        assert "CRC error" in loop.turn(2)
+    assert driver.temperatures[two.hex()] is None
+    wire.roms.append(two)
+    loop.turn(6)
+    assert loop.turn() == "" and driver.temperatures[two.hex()] == -10.125
     del _bus.onewire[12]
 
 

@@ -24,6 +24,10 @@ class OneWire:
             raise OneWireError
         return present
 
+    def readbit(self):
+        wire = _bus.onewire.get(self.pin.id)
+        return wire.bit() if wire else 1
+
     def readbyte(self):
         wire = _bus.onewire.get(self.pin.id)
         return wire.read() if wire else 0xFF

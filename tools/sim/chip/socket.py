@@ -9,6 +9,7 @@ import uselect
 import usocket
 import utime
 from _page import ADDRESS, ESP32, SPEED, check, libc, page
+from time import sleep_ms
 
 AF_INET = 2
 SOCK_STREAM = 1
@@ -33,7 +34,10 @@ def getaddrinfo(host, port, af=0, type=0, proto=0, flags=0):
             raise OSError(-2)
         if page.dns:
             # An ESP32 waits in one go, while no callback runs, no timer's either.
-            (_usleep if ESP32 else utime.sleep_us)(page.dns * 1000000 // SPEED)
+            if ESP32:
+                _usleep(page.dns * 1000000 // SPEED)
+            else:
+                sleep_ms(page.dns * 1000)
             raise OSError(-202 if ESP32 else -2)
         host = _ip(usocket.getaddrinfo(host, port)[0][4])[0]
     return [(AF_INET, type or SOCK_STREAM, proto, "", (host, port))]
