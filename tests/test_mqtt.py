@@ -134,7 +134,7 @@ UNITS = """
                 call(topic, qos)
                 assert False, topic
             except ValueError as e:
-                assert "not for a broker: '%s' with QoS %d" % (topic, qos) == str(e), e
+                assert str(e) in (topic, "mipy/b1" + topic[1:]), e
     small.buffer = memoryview(bytearray(64))
     small.on("~/" + "t" * 52, print)  # mipy/b1/ for ~/
     try:
@@ -204,12 +204,12 @@ def test_an_app_and_its_broker(
     assert answers("other/1/x", "a" * 400, 1)
     watcher.publish("deep/sea", "z" * 100_000, 1)
     assert answers("deep/1/2/3", "bad", 1)
-    assert board.wait("100000 bytes for deep/sea skipped") and "ValueError: callback" in (
+    assert board.wait("100000 bytes for b'deep/sea' skipped") and "ValueError: callback" in (
         board.console
     )
     assert "failed, 1 in a row" in board.console, "counted like a job"
-    for n in (705, 805):
-        assert f"mqtt: a topic of {n} bytes skipped" in board.console
+    for c in "xy":
+        assert f"mqtt: 1 bytes for b'deep/{c * 505}' skipped" in board.console
     assert board.console.count("mqtt: connected") == 1
     line.cut()
     both = [b"online", b"offline", b"online"]
@@ -237,7 +237,7 @@ def test_a_message_that_the_broker_hangs_up_on(
     board = boards(broker.port, publishes)
     assert wait(lambda: seen.payloads(BASE + "after") == [b"y"], 90), board.console
     assert board.console.count("mqtt: connected") == 9
-    assert "mqtt: a message for b'mipy/b1/big' is refused" in board.console
+    assert "mqtt: b'mipy/b1/big' is refused" in board.console
     board.stop()
     seen.close()
 
@@ -389,7 +389,7 @@ def test_a_message_without_end(boards: Callable[..., VirtualBoard]) -> None:
     head = bytes([0x30, *(len(body) >> 7 * i & 127 | 128 for i in range(3)), len(body) >> 21])
     peer = Impostor(says(CONNACK + head + body, then_close=False))
     board = boards(peer.port, TURNS, speed=1)
-    assert board.wait(f"{size} bytes for a skipped", 120), board.console
+    assert board.wait(f"{size} bytes for b'a' skipped", 120), board.console
     seen = len(board.console)
     assert board.wait(lambda b: "most" in b.console[seen:])
     most = int(re.findall(r"most (\d+)", board.console)[-1])

@@ -15,7 +15,7 @@ from umqtt.simple import MQTTClient, MQTTException
 import config
 import ota
 from runtime import log
-from runtime.mqtt import Mqtt, Wire
+from runtime.mqtt import Wire
 
 _STEP = const(50)  # ms, as in mqtt.py
 _ALIVE = const(60)  # s, as _SILENT there
@@ -67,8 +67,6 @@ class _Client(MQTTClient):
 
 async def connect(mqtt):
     """Connect, be accepted, subscribe. Raises OSError, or MQTTException when it is refused."""
-    # What setup alone calls takes room. Deleted it would stay in the class's table of names.
-    Mqtt.__init__ = Mqtt.on = Mqtt.when_up = None  # pyright: ignore
     mqtt.say(_client_connect)  # looks the name up, which takes the time it takes
     wire = mqtt.sock
     packet = wire.out
