@@ -138,12 +138,16 @@ class Full:
     def __str__(self):
         raise MemoryError
 
+log.info("nothing to hide: %s %s", Full(), "a part")
 log.secrets.append("hush hush")
 log.info("it is %s", "hush hush")
 log.info("half a line %s", Full())
 log.info("hush hush %s", Full())
+log.info("parts %s %s %s", Full(), "is hush hush", "one by one")
 """
     life = begin(board, body)
+    assert life.cause == "repl" and "a part\nnothing to hide: %s %s\n" in life.console
+    assert "one by one\nparts %s %s %s\n" in life.console, life.console
     assert "it is ***" in life.console and "half a line %s\n***\n" in life.console, life.console
     assert "hush" not in life.console
 

@@ -20,12 +20,13 @@ def _write(n, text, args):
     except MemoryError:
         gc.collect()
         line = text  # rather half a line than one more failure
-        for part in args:  # one by one they need no room
-            for secret in secrets:
-                if not isinstance(part, str) or secret in part:
-                    break
-            else:
-                print(part)
+        for part in args:
+            if isinstance(part, str):  # one by one these need no room, unlike anything else
+                for secret in secrets:
+                    if secret in part:
+                        break
+                else:
+                    print(part)
         for secret in secrets:
             if secret in text:
                 line = "***"
