@@ -22,6 +22,7 @@ _STEP = const(50)  # ms between two looks at the socket
 _TIMEOUT = const(10000)  # ms for a connection, its acceptance, and each acknowledgement
 _SILENT = const(60000)  # ms without a packet after which the broker is gone; twice in it a ping
 _LASTS = const(10)  # s after which a connection was a good one
+_ANEW = const(60000)  # ms to a new attempt where not even a task found room
 _LONGEST = const(6)  # the pause before a new attempt doubles so often, from 1 s
 _OUTBOX = const(512)  # bytes in the outbox beyond which the queue waits
 _FILTER = const(122)  # bytes; umqtt.simple before 1.8.0 writes one byte for a packet's length
@@ -87,7 +88,7 @@ class Mqtt(MQTTClient):
         app.drivers.append(self)  # for stop()
         if config.MQTT_HOST:  # pyright: ignore
             # One job for good: where the heap is full there is no room for a new one.
-            self._own = app.every(_SILENT, self._life, "mqtt")
+            self._own = app.every(_ANEW, self._life, "mqtt")
             self._own.left = 0
         else:
             self._room = 0
@@ -206,6 +207,7 @@ class Mqtt(MQTTClient):
             self._heard = self._pinged = ticks_ms()
             updater.waits = True
             await runtime.lend("mqtt_open").connect(self)
+            runtime.wipe()  # what that has left on the stack would stay for the fullest moment
             updater.waits = False
             begun = self.app.up
             self._limit = _SILENT
