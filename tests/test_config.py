@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -214,6 +215,14 @@ def test_a_value_read_too_early(tmp_path: Path) -> None:
     assert (
         len([text for text in warnings if "main.py, line 9 reads config.LED before" in text]) == 1
     )
+
+
+def test_board_and_build_know_the_same_names_of_secrets() -> None:
+    board = (places.sources("app_slots") / "runtime" / "settings.py").read_text()
+    found = re.search(r'^_NAMED = b" (.+) "$', board, re.MULTILINE)
+    build_knows = re.search(r"\(([A-Z|]+)\)$", config._NAMED_SECRET.pattern)
+    assert found and build_knows
+    assert sorted(found[1].split()) == sorted(build_knows[1].split("|"))
 
 
 def test_a_setting_that_nothing_reads(tmp_path: Path) -> None:

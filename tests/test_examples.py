@@ -184,7 +184,7 @@ def test_beside_a_sensor(tmp_path: Path, broker: Broker, watcher: Client, part: 
         it.until(lambda r: r["state"] == "ok")
         assert wait(lambda: watcher.payloads("mipy/b1/temperature")), board.console
         if part == "topics":
-            assert wait(lambda: b'"trial": 0' in watcher.payloads("mipy/b1/metrics")[-1])
+            assert wait(lambda: b'"trial": 0' in b"".join(watcher.payloads("mipy/b1/metrics")))
             metrics = len(watcher.payloads("mipy/b1/metrics"))
             watcher.publish("mipy/b1/command", "metrics", 1)
             assert wait(lambda: len(watcher.payloads("mipy/b1/metrics")) > metrics), board.console
@@ -325,6 +325,7 @@ def test_deep_sleep_sensor(tmp_path: Path, broker: Broker, watcher: Client, chip
         board = it.board
         life = board.life(timeout=60)
         assert life.cause == "deepsleep" and slept in life.console, life
+        print(re.findall(r"free (\d+) end", life.console), "bytes free")
         assert watcher.payloads("mipy/b1/temperature") == [b"35.1"]
         digest = it.publish(made | {"note.txt": b"new"})
         for _ in range(6):

@@ -435,7 +435,10 @@ print('confirmed after', ota.ticks // 2)
 
 @pytest.mark.parametrize("chip", ("esp8266", "esp32"))
 def test_dead_dns_is_no_hang(tmp_path: Path, chip: Any) -> None:
-    """An ESP32 runs nothing at all for those seconds: its watchdog waits for them."""
+    """An ESP32 runs nothing at all for those seconds: its watchdog waits for them.
+
+    An ESP8266 runs its timers meanwhile, which feed its own.
+    """
     named = {"through": lambda _: "http://server.example:8266", "cls": f"{chip}-generic"}
     app = with_runtime("app.every(1000, lambda: app.up < 90 or print('late'), 'tell')\n")
     with story(tmp_path, app, **named, chip=chip, speed=10) as it:

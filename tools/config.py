@@ -244,6 +244,7 @@ def check(sources: Mapping[str, Path]) -> list[str]:
                     f"{name}, line {line} reads config.{key} before the board's own value is in it;"
                     " read it in setup() or later"
                 )
+    # By its name anywhere, since an app may read settings by names that it holds as texts.
     named = set(re.findall(r"\w+", "\n".join(modules.values()))) | {"NAME"}
     warnings += [
         f"config.py, line {key.line} declares {key.name}, which nothing reads; is it misspelled?"

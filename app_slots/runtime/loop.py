@@ -24,8 +24,8 @@ from runtime.wifi import Wifi
 
 _REMEMBER = const(60)  # s after which a confirmed release's jobs have shown what they can do
 _LOOK = const(15)  # s between two looks at settings on trial
-_LONGEST_SLEEP = const(4294967)  # ms, of an ESP8266, as in deeds.py
 _ENDS = const(1200)  # s after which that trial is over, even if the heap was too full to judge it
+_LONGEST_SLEEP = const(4294967)  # ms, of an ESP8266, as in deeds.py
 
 
 class App(Scheduler):
