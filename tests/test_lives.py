@@ -110,6 +110,7 @@ def fill():
     n = 0
     while size > 16:
         n += 1
+        ota.feed()
         f = open('/data/junk%d' % n, 'wb')
         try:
             f.write(bytes(size))
@@ -125,7 +126,7 @@ app.after(2000, fill)
 
 def test_a_log_on_a_full_flash_keeps_no_update_off(tmp_path: Path) -> None:
     """Its file cannot be written then, neither at a start nor before an update."""
-    with story(tmp_path, apps.TIDY, speed=20, blocks=160) as it:
+    with story(tmp_path, apps.TIDY, speed=5, blocks=160) as it:
         it.boot(1000)
         digest = it.publish(with_runtime(BRIM))
         it.install()
