@@ -18,9 +18,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from . import policy
+from . import policy, poll_message
 from .limits import read_body, refuse
 from .policy import Bad, Board, Order, Report
+from .poll_message import TRACE_CHARS, BadPoll
 from .store import Store, deflate
 
 POLL_BYTES = 1024
@@ -31,28 +32,12 @@ FLUSH_SECONDS = 1.0
 GROUP_SECONDS = 0.003
 """How long a report waits for others to share its disk flush."""
 FLUSH_BOARDS = 500
-TRACE_CHARS = 500
+READABLE_CHARS = 2 * TRACE_CHARS
+"""A traceback grows when its functions get their own names again; not beyond this."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_HALF_DIGEST = re.compile(r"[0-9a-f]{32}|")
-_NONCE = re.compile(r"[0-9a-f]{16}")
 _RANGE = re.compile(r"bytes=(\d{1,10})-")
-_WORD = re.compile(r"[a-z-]{1,16}")
-# What a board tells once a boot: key in the poll, name here, what it must be.
-_FACTS = (
-    ("chip", "chip", str),
-    ("boot", "boot", int),
-    ("fw", "fw", str),
-    ("mpy", "mpy", str),
-    ("trust", "trust", int),
-    ("addr", "address", str),
-)
-
 log = logging.getLogger(__name__)
-
-
-class BadPoll(Exception):
-    """An authenticated poll that breaks the protocol; the message says how."""
 
 
 @dataclass(slots=True)
@@ -115,25 +100,14 @@ class DeviceApi:
         await read_body(request, POLL_BYTES, POLL_SECONDS, body.extend)
         message, board = self._authenticate(bytes(body), request.headers.get("ota-mac", ""))
         now = time.time()
-        try:
-            nonce, ticket, report = _understand(message)
-            if (message.get("app", board.app), message.get("class", board.cls)) != (
-                board.app,
-                board.cls,
-            ):
-                raise BadPoll("app or class differ from the enrolment")
-            if report.bad:
-                trace = self._readable(report.bad.trace)
-                report = replace(report, bad=replace(report.bad, trace=trace))
-        except BadPoll as problem:
-            log.warning("board %s: %s", board.id, problem)
-            raise HTTPException(400) from problem
+        nonce, ticket = _checked(board, poll_message.envelope, message)
         issued = self._issued.setdefault(board.id, Tickets())
         reply: dict[str, Any] = {"k": "", "t": int(now), "every": self._interval(board)}
         reply["trust"] = self._store.trust_version
         if self._moved:
             reply["moved"] = self._moved
         if ticket in (issued.counted, issued.stale):
+            report = _checked(board, self._report, board, message)
             # Used up at once: a copy of this poll that arrives meanwhile is stale.
             del self._issued[board.id]
             carried = issued.carried if ticket == issued.counted else ()
@@ -147,9 +121,20 @@ class DeviceApi:
             issued.stale = reply["k"] = issued.stale or secrets.token_hex(8)
         return _sealed(board.key, nonce, reply)
 
+    def _report(self, board: Board, message: dict[str, Any]) -> Report:
+        told = message.get("app", board.app), message.get("class", board.cls)
+        if told != (board.app, board.cls):
+            raise BadPoll("app or class")
+        return poll_message.report(message)
+
+    async def _with_own_names(self, bad: Bad) -> Bad:
+        # In a thread: the first traceback has the sources read and parsed.
+        trace = await asyncio.to_thread(self._readable, bad.trace)
+        return replace(bad, trace=trace[:READABLE_CHARS])
+
     def _authenticate(self, body: bytes, given: str) -> tuple[dict[str, Any], Board]:
         try:
-            message = _parsed(body)
+            message = poll_message.parse(body)
             board_id = message["id"]
             board = self._store.board(board_id) if isinstance(board_id, str) else None
         except (ValueError, RecursionError, LookupError, TypeError):
@@ -171,8 +156,10 @@ class DeviceApi:
     ) -> list[Order]:
         """Count a fresh report, and add what the board is to do to the reply."""
         store = self._store
+        if report.bad:
+            report = replace(report, bad=await self._with_own_names(report.bad))
         releases = store.releases_of(board.app, board.cls)
-        running = any(release.short == report.digest for release in releases)
+        running = next((one for one in releases if one.short == report.digest), None)
         known = store.rejections(board.id)
         reset = store.reset_between(board.trust, report.facts.get("trust", board.trust))
         if reset is not None:
@@ -190,7 +177,8 @@ class DeviceApi:
         if not going_back:
             rejected = {bad.digest for bad in store.rejections(board.id).values() if not bad.soft}
             board = store.board(board.id) or board
-            release = policy.offer(board, report, releases, frozenset(rejected))
+            latest = policy.latest_seq(now)
+            release = policy.offer(board, report, releases, frozenset(rejected), latest)
             if release is not None:
                 reply["m"] = release.digest
         if orders:
@@ -272,6 +260,14 @@ class DeviceApi:
             waiting.set_exception(HTTPException(503))
 
 
+def _checked(board: Board, read: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return read(*args)
+    except BadPoll as problem:
+        log.warning("board %s: wrong %s in its poll", board.id, problem)
+        raise HTTPException(400) from problem
+
+
 def _sealed(key: bytes, nonce: str, reply: dict[str, Any]) -> Response:
     body = json.dumps(reply, separators=(",", ":")).encode()
     mac = hmac.digest(key, b"reply1\0" + nonce.encode() + body, "sha256").hex()
@@ -289,114 +285,3 @@ def _content(request: Request, stored: bytes | None) -> Response:
         return Response(status_code=416, headers={"content-range": f"bytes */{size}"})
     headers = {"content-range": f"bytes {start}-{size - 1}/{size}"}
     return Response(stored[start:], 206, headers)
-
-
-# --- reading a poll ---
-
-
-def _parsed(body: bytes) -> Any:
-    """JSON, read as kindly as can be: a damaged traceback must not cost a board its server."""
-    text = body.decode("utf-8", "replace")
-    value = json.loads(text, strict=False)
-    if "\\u" in text:
-        # A lone surrogate is no text to a database or a page.
-        plain = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
-        value = json.loads(plain)
-    return value
-
-
-def _understand(message: dict[str, Any]) -> tuple[str, str, Report]:
-    """Nonce, ticket and report of an authenticated poll; unknown keys are ignored.
-
-    Raises:
-        BadPoll: a value is not what it must be.
-    """
-    state = _text(message, "state", 16)
-    if not _WORD.fullmatch(state):
-        raise BadPoll("state")
-    facts = {
-        name: _number(message, key) if kind is int else _text(message, key, 64)
-        for key, name, kind in _FACTS
-        if key in message
-    }
-    if "life" in message:
-        facts["life"] = _matching(message, "life", _NONCE)
-    report = Report(
-        seq=_number(message, "seq"),
-        digest=_matching(message, "m", _HALF_DIGEST),
-        state=state,
-        heap=_number(message, "heap"),
-        up=_number(message, "up"),
-        facts=facts,
-        bad=_bad(message.get("bad")),
-        progress=_progress(message.get("prog")),
-        unknown=_unknown(message.get("unk", [])),
-        held=bool(message.get("held", 0)),
-        jobs=_jobs(message.get("jobs")),
-        open=_number(message, "open") if "open" in message else None,
-        wrong=_number(message, "wrong") if "wrong" in message else 0,
-        pushed=bool(message.get("push", 0)),
-    )
-    return _matching(message, "n", _NONCE), _text(message, "k", 16), report
-
-
-def _bad(value: Any) -> Bad | None:
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise BadPoll("bad")
-    reason = _text(value, "why", 16)
-    if not _WORD.fullmatch(reason):
-        raise BadPoll("why")
-    trace = str(value.get("trace", ""))[:TRACE_CHARS]
-    return Bad(_matching(value, "m", _HALF_DIGEST), reason, bool(value.get("soft", 0)), trace)
-
-
-def _progress(value: Any) -> str:
-    if value is None:
-        return ""
-    if not (isinstance(value, list) and len(value) == 2 and all(_is_number(n) for n in value)):
-        raise BadPoll("prog")
-    return f"{value[0]}/{value[1]}"
-
-
-def _jobs(value: Any) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, dict) or any(
-        not (isinstance(runs, list) and len(runs) == 2 and all(map(_is_number, runs)))
-        for runs in value.values()
-    ):
-        raise BadPoll("jobs")
-    return json.dumps(value)
-
-
-def _unknown(value: Any) -> tuple[str, ...]:
-    if not (isinstance(value, list) and all(isinstance(order, str) for order in value)):
-        raise BadPoll("unk")
-    return tuple(order[:64] for order in value[:4])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
-
-
-def _number(message: dict[str, Any], key: str) -> int:
-    value = message.get(key)
-    if not _is_number(value):
-        raise BadPoll(key)
-    return int(value)  # type: ignore[arg-type]
-
-
-def _text(message: dict[str, Any], key: str, most: int) -> str:
-    value = message.get(key)
-    if not isinstance(value, str) or len(value) > most or not value.isprintable():
-        raise BadPoll(key)
-    return value
-
-
-def _matching(message: dict[str, Any], key: str, pattern: "re.Pattern[str]") -> str:
-    value = message.get(key)
-    if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise BadPoll(key)
-    return value

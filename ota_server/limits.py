@@ -32,6 +32,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_done()
         super().connection_lost(exc)
+        # uvicorn leaves this timer running after a reset, which would keep the connection's memory.
+        self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
         if self._deadline is not None:

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 from jinja2 import Environment, PackageLoader
 from starlette.concurrency import run_in_threadpool
@@ -42,7 +42,9 @@ COOKIE = "mipy-session"
 SESSIONS = 100
 """Logins kept; the oldest is dropped."""
 FAILURES_A_MINUTE = 10
-"""Wrong tokens that one address may send in a minute."""
+"""Wrong tokens that one address may send in a minute before it is told to wait."""
+ADDRESSES = 10_000
+"""Of which wrong tokens are counted."""
 
 _RETRY = re.compile(r"retry ([0-9a-f]{8,64})")
 _PAGE_POLICY = (
@@ -127,8 +129,8 @@ class PeopleApi:
             ),
             Route("/", self.page),
             Route("/login", self.login_page),
-            Route("/login", self.login, methods=["POST"]),
-            Route("/logout", self.logout, methods=["POST"]),
+            Route("/login", own_pages_only(self.login), methods=["POST"]),
+            Route("/logout", own_pages_only(self.logout), methods=["POST"]),
             Route("/style.css", self.style),
         ]
 
@@ -137,7 +139,7 @@ class PeopleApi:
     def _guarded(self, endpoint: Endpoint) -> Endpoint:
         async def guarded(request: Request) -> Response:
             scheme, _, given = request.headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not self._admits(request, given):
+            if scheme.lower() != "bearer" or not given or not self._admits(request, given):
                 raise Problem(
                     401, "token", "the token is missing or wrong", "see `mipy serve`", close=True
                 )
@@ -146,17 +148,22 @@ class PeopleApi:
         return guarded
 
     def _admits(self, request: Request, given: str) -> bool:
-        """Compare in constant time; an address that guesses has to wait."""
-        address = request.client.host if request.client else ""
+        """Whether the token is right, compared in constant time.
+
+        Who sends wrong ones is told to wait, and only he: the right token is never kept out, so
+        that nobody can lock its owner out by guessing from the same address.
+        """
+        if hmac.compare_digest(given.encode("latin-1", "replace"), self._token):
+            return True
         minute = int(time.monotonic()) // 60
         if minute != self._minute:
             self._minute = minute
             self._failures.clear()
+        address = request.client.host if request.client else ""
         if self._failures[address] >= FAILURES_A_MINUTE:
             raise Problem(429, "slow", "too many wrong tokens", "wait a minute", close=True)
-        if hmac.compare_digest(given.encode("latin-1", "replace"), self._token):
-            return True
-        self._failures[address] += 1
+        if len(self._failures) < ADDRESSES:
+            self._failures[address] += 1
         return False
 
     def knows(self, connection: HTTPConnection) -> bool:
@@ -465,6 +472,29 @@ class PeopleApi:
         """A page made of a template, with its content security policy."""
         page = self._pages.get_template(name).render(now=time.time(), **values)
         return HTMLResponse(page, status, _PAGE_HEADERS | {"content-security-policy": csp})
+
+
+def same_origin(connection: HTTPConnection) -> bool:
+    """Whether a browser says that a page of this server's own asks.
+
+    Browsers let a page of any site send forms and open WebSockets, with the cookies of the site
+    that they go to; in `Origin` they say whose page it is (RFC 6454).
+    """
+    origin = urlsplit(connection.headers.get("origin", ""))
+    return origin.scheme in ("http", "https") and origin.netloc == connection.headers.get("host")
+
+
+def own_pages_only(endpoint: Endpoint) -> Endpoint:
+    """Refuse a form that a page of another site sends; programs send no `Origin`."""
+
+    async def guarded(request: Request) -> Response:
+        if "origin" in request.headers and not same_origin(request):
+            raise Problem(
+                403, "origin", "a page of another site sent this", "open this server's own page"
+            )
+        return await endpoint(request)
+
+    return guarded
 
 
 async def _small_body(request: Request, limit: int = JSON_BYTES) -> bytes:

@@ -19,6 +19,7 @@ DEV_INTERVAL = 15
 INTERVAL = 300
 """Seconds between polls of every other board."""
 JITTER = 0.1
+DAY_MINUTES = 24 * 60
 ORDER_TRIES = 5
 """An order that was sent so often, without an effect that shows, has failed."""
 
@@ -173,19 +174,25 @@ class Outcome:
 
 
 def offer(
-    board: Board, report: Report, releases: Sequence[Release], rejected: frozenset[str]
+    board: Board,
+    report: Report,
+    releases: Sequence[Release],
+    rejected: frozenset[str],
+    latest: int,
 ) -> Release | None:
     """The release to name in the reply, or None.
 
     Args:
         releases: those of the board's app and class, newest first.
         rejected: digests (first half) that this board rejected for good.
+        latest: the highest seq that a release can have now; see `latest_seq`.
     """
     if report.state == "trial":
         return None
-    # What it runs may lie above its line: a trust file's `reset` brought that down.
+    # What it runs may lie above its line: a trust file's `reset` brought that down. And what no
+    # release can have is no bar: one lying report must not end all offers.
     published = any(release.short == report.digest for release in releases)
-    bar = board.high if published else max(board.high, report.seq)
+    bar = board.high if published or report.seq > latest else max(board.high, report.seq)
     for release in releases:
         if release.withdrawn is not None or release.short in rejected:
             continue
@@ -198,12 +205,12 @@ def offer(
     return None
 
 
-def judge(board: Board, report: Report, known: Bad | None, published: bool) -> Outcome:
+def judge(board: Board, report: Report, known: Bad | None, running: Release | None) -> Outcome:
     """What a fresh report means, compared with what was known of the board.
 
     Args:
         known: what is already recorded about the release in `report.bad`.
-        published: the release that the board runs came from this server.
+        running: the release that the board says it runs, if it is one of this server's.
     """
     outcome = Outcome(
         {
@@ -220,7 +227,7 @@ def judge(board: Board, report: Report, known: Bad | None, published: bool) -> O
             **report.facts,
         }
     )
-    _judge_state(board, report, published, outcome)
+    _judge_state(board, report, running, outcome)
     if report.jobs is not None:
         outcome.changes["jobs"] = report.jobs
     if report.bad is not None:
@@ -234,7 +241,10 @@ def judge(board: Board, report: Report, known: Bad | None, published: bool) -> O
     return outcome
 
 
-def _judge_state(board: Board, report: Report, published: bool, outcome: Outcome) -> None:
+def _judge_state(board: Board, report: Report, running: Release | None, outcome: Outcome) -> None:
+    if running and report.seq != running.seq and report.digest != board.digest:
+        text = f"it says {report.seq} of a release that has {running.seq}"
+        outcome.events.append(Event("wrong-seq", running.seq, report.digest, text=text))
     if report.state == "ok":
         if report.digest != board.confirmed:
             outcome.changes["confirmed"] = report.digest
@@ -246,8 +256,8 @@ def _judge_state(board: Board, report: Report, published: bool, outcome: Outcome
                 outcome.events.append(Event("hold", text="a release was pushed to it"))
         # A dev-signed release does not raise the board's line, and is never published.
         news = report.digest != board.confirmed or not board.high
-        if published and news and report.seq > board.high:
-            outcome.changes["high"] = report.seq
+        if running and news and running.seq > board.high:
+            outcome.changes["high"] = running.seq
     elif (report.state, report.digest) != (board.state, board.digest):
         outcome.events.append(Event(report.state, report.seq, report.digest))
 
@@ -326,12 +336,17 @@ def clear_of(seq: int, newest: Sequence[Release], now: float) -> str | None:
         newest: the releases of the same app and class that it has to exceed, newest first.
         now: seconds since 1970.
     """
-    ahead = seq - minutes_since_2020(now)
-    if ahead > 24 * 60:
-        return f"seq {seq} lies {ahead // 1440} days ahead; check the clock that made it"
+    if seq > latest_seq(now):
+        days = (seq - minutes_since_2020(now)) // DAY_MINUTES
+        return f"seq {seq} lies {days} days ahead; check the clock that made it"
     if newest and seq <= newest[0].seq:
         return f"seq {seq} is not above {newest[0].seq}, the newest of this app and class"
     return None
+
+
+def latest_seq(now: float) -> int:
+    """The highest seq that may be published at `now` (seconds since 1970)."""
+    return minutes_since_2020(now) + DAY_MINUTES
 
 
 def minutes_since_2020(now: float) -> int:

@@ -25,7 +25,9 @@ from .policy import Bad, Board, Event, Order, Outcome, Release, title
 WINDOW_BITS = 10
 """Deflate window of everything that boards fetch: 1 KB of RAM on the chip (docs/protocol.md)."""
 EVENTS_KEPT = 500
-"""Events kept per board, so that a board gone wild cannot fill the disk."""
+REJECTIONS_KEPT = 32
+ORDERS_KEPT = 50
+"""Kept per board (of orders: ended ones), so that one gone wild fills no disk and slows no poll."""
 
 _SCHEMA = """
 CREATE TABLE boards (
@@ -293,6 +295,11 @@ class Store:
                 "INSERT OR REPLACE INTO rejections VALUES (?, ?, ?, ?, ?, ?)",
                 [board_id, bad.digest, bad.reason, bad.soft, bad.trace, now],
             )
+            db.execute(
+                "DELETE FROM rejections WHERE board = ?1 AND digest NOT IN (SELECT digest FROM"
+                " rejections WHERE board = ?1 ORDER BY at DESC LIMIT ?2)",
+                [board_id, REJECTIONS_KEPT],
+            )
 
     def _add_event(self, board_id: str, now: float, event: Event) -> None:
         self._db.execute(
@@ -320,7 +327,10 @@ class Store:
         with self._lock:
             found = {
                 row["digest"]: Bad(row["digest"], row["reason"], bool(row["soft"]), row["trace"])
-                for row in self._db.execute("SELECT * FROM rejections WHERE board = ?", [board_id])
+                for row in self._db.execute(
+                    "SELECT * FROM rejections WHERE board = ? ORDER BY at DESC LIMIT ?",
+                    [board_id, REJECTIONS_KEPT],
+                )
             }
             pending = (o.rejection for i, _, o in self._durable if i == board_id and o.rejection)
             return found | {bad.digest: bad for bad in pending}
@@ -363,6 +373,11 @@ class Store:
         with self._transaction() as db:
             db.execute(
                 "UPDATE orders SET done = ?, outcome = ? WHERE n = ?", [now, result, order.n]
+            )
+            db.execute(
+                "DELETE FROM orders WHERE board = ?1 AND done IS NOT NULL AND n <= (SELECT n FROM"
+                " orders WHERE board = ?1 AND done IS NOT NULL ORDER BY n DESC LIMIT 1 OFFSET ?2)",
+                [board_id, ORDERS_KEPT],
             )
             self._add_event(board_id, now, Event("order-ended", reason=result, text=order.title))
             if result == "done" and order.text.startswith("retry "):

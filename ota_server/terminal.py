@@ -19,7 +19,6 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -27,7 +26,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from . import assets
-from .people_api import PeopleApi
+from .people_api import PeopleApi, same_origin
 from .policy import Board, Event
 from .relay import Ended, Relay, reach
 from .store import Store
@@ -97,7 +96,7 @@ class Terminals:
 
     async def connect(self, browser: WebSocket) -> None:
         """The page's connection, for as long as it lasts; the page is told why it ends."""
-        if not (self._people.knows(browser) and _same_origin(browser)):
+        if not (self._people.knows(browser) and same_origin(browser)):
             await browser.close()  # which answers 403
             return
         await browser.accept()
@@ -195,9 +194,3 @@ def _address(board: Board, peer: str) -> str:
         f" {board.address or 'no address'}.",
         "It is in another network than this server: use `mipy repl` in the board's own.",
     )
-
-
-def _same_origin(browser: WebSocket) -> bool:
-    """Browsers let a page of any site connect, with the cookies of the site it connects to."""
-    origin = urlsplit(browser.headers.get("origin", ""))
-    return origin.scheme in ("http", "https") and origin.netloc == browser.headers.get("host")

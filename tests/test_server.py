@@ -1,6 +1,7 @@
 """The server over real sockets: protocol, policy, publishing, refusals, crashes."""
 
 import contextlib
+import gc
 import hashlib
 import hmac
 import io
@@ -10,6 +11,7 @@ import re
 import signal
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
@@ -23,12 +25,13 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mipy_ota.ota_server import device_api, policy
 from mipy_ota.ota_server import limits as server_limits
+from mipy_ota.ota_server import policy, poll_message
+from mipy_ota.ota_server import store as store_module
 from mipy_ota.ota_server.app import make_app
 from mipy_ota.ota_server.store import Store
 from mipy_ota.signing import bundle, manifest, reasons, trust
-from mipy_ota.tools import build, client
+from mipy_ota.tools import build, client, provision
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.serve import Running, running
 from tests import vectors
@@ -210,8 +213,10 @@ GOOD = {"n": "0" * 16, "k": "", "seq": 1, "m": "a1" * 16, "state": "ok", "heap":
 @given(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=3))
 @settings(deadline=None, max_examples=500)
 def test_any_message_is_understood_or_refused(said: dict[str, Any]):
-    with contextlib.suppress(device_api.BadPoll):
-        device_api._understand(device_api._parsed(json.dumps(GOOD | said).encode()))
+    message = poll_message.parse(json.dumps(GOOD | said).encode())
+    with contextlib.suppress(poll_message.BadPoll):
+        poll_message.envelope(message)
+        poll_message.report(message)
 
 
 def test_unknown_keys_are_ignored(board: FakeBoard):
@@ -250,6 +255,78 @@ def test_interval(server: Running):
     assert policy.interval(True, None, 0.5) == 15
     assert policy.interval(True, 2, 0.5) == 2
     assert policy.interval(True, 1, 0) == 1
+
+
+def test_control_characters_reach_nobodys_terminal(people: client.Client, board: FakeBoard):
+    nasty = "\x1b[2Jgone\x07\u202e\x9b\n\tline"
+    bad = {"m": "b2" * 16, "why": "veto", "soft": 0, "trace": nasty}
+    board.poll(bad=bad, unk=[nasty], jobs={nasty: [1, 2]})
+    shown = r"\x1b[2Jgone\x07\u202e\x9b" + "\n\tline"
+    now = people.board("sim-01")
+    assert now["trace"] == shown
+    assert now["jobs"] == {shown: [1, 2]}
+    assert [e["text"] for e in people.events("sim-01")][-2:] == [shown, shown]
+
+
+def test_lying_seq_does_not_end_the_offers(people: client.Client, board: FakeBoard):
+    digest, packed = release(SEQ)
+    people.publish(packed)
+    top = 2**31 - 1
+    board.poll(seq=top, m=digest[:32])
+    assert people.board("sim-01")["high"] == SEQ
+    assert kinds(people)[-2:] == ["wrong-seq", "confirmed"]
+    newer, packed = release(SEQ + 1, note="newer")
+    people.publish(packed)
+    assert board.poll(seq=top, m=digest[:32])["m"] == newer
+    # Nor does one of something that no release of this server is.
+    assert board.poll(seq=top, m="de" * 16)["m"] == newer
+
+
+def test_what_one_board_makes_is_bounded(server: Running, people: client.Client, board: FakeBoard):
+    kept = store_module.REJECTIONS_KEPT
+    for number in range(kept + 5):
+        board.poll(bad={"m": f"{number:032x}", "why": "veto", "soft": 0, "trace": ""})
+    digests = {bad["digest"] for bad in people.board("sim-01")["rejected"]}
+    assert digests == {f"{number:032x}" for number in range(5, kept + 5)}
+    for _ in range(store_module.ORDERS_KEPT + 5):
+        people.order("sim-01", "rollback")
+        people.order("sim-01", "cancel")
+    board.poll(unk=["y" * 100] * 6)
+    assert kinds(people).count("unknown-order") == poll_message.UNKNOWN_ORDERS
+    assert people.events("sim-01")[-1]["text"] == "y" * poll_message.TEXT_CHARS
+    count = "SELECT count(*) FROM orders"
+    assert server.store._rows(count)[0]["count(*)"] <= store_module.ORDERS_KEPT + 1
+
+
+def test_traceback_of_a_replayed_poll_is_not_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    read: list[str] = []
+    monkeypatch.setattr("mipy_ota.tools.provision.readable", lambda t: read.append(t) or t)
+    with running(tmp_path, interval=2) as server:
+        fake = FakeBoard(server.url)
+        api = client.Client(server.url, server.token)
+        api.add_trust(vectors.first_trust())
+        api.enrol(fake.file())
+        fake.boot()
+        said = fake.message(bad={"m": "b2" * 16, "why": "veto", "soft": 0, "trace": "t"})
+        fake.accept(fake.send(said))
+        for _ in range(3):
+            assert json.loads(fake.send(said).body)["stale"] == 1
+        fake.close()
+    assert read == ["t"]
+
+
+def test_sources_for_tracebacks_are_read_once(monkeypatch: pytest.MonkeyPatch):
+    trace = ' File "runtime.scheduler", line 90, in EIO'
+    first = provision.readable(trace)
+
+    def read_again(*_: Any, **__: Any) -> str:
+        raise AssertionError("a source was read again")
+
+    monkeypatch.setattr(Path, "read_text", read_again)
+    monkeypatch.setattr("ast.parse", read_again)
+    assert provision.readable(trace) == first
 
 
 # --- releases ---
@@ -655,6 +732,7 @@ def counted(call):
 for name in ("fsync", "link", "unlink", "write", "open", "fdopen"):
     setattr(os, name, counted(getattr(os, name)))
 from mipy_ota.ota_server.policy import Release
+from mipy_ota.ota_server import store as store_module
 from mipy_ota.ota_server.store import Store
 from mipy_ota.signing import bundle, manifest
 raw, files = bundle.read(Path(sys.argv[3]).read_bytes())
@@ -776,6 +854,51 @@ def test_guessing_is_slowed_down(server: Running):
         for _ in range(22)  # of which ten must fall into one minute
     ]
     assert {answer.status_code for answer in codes} == {401, 429}
+    # Only who guesses is slowed down: from the same address, the owner gets in, by API and page.
+    assert client.Client(server.url, server.token).status()["boards"] == 0
+    page = requests.post(server.url + "/login", data={"token": server.token}, timeout=10)
+    assert page.url == server.url + "/"
+
+
+def test_pages_of_other_sites_can_send_no_form(server: Running):
+    session = requests.Session()
+    for origin in ("http://evil.example", "null", "https://127.0.0.1:1"):
+        elsewhere = {"origin": origin}
+        for _ in range(12):
+            answer = session.post(
+                server.url + "/login", data={"token": "x"}, headers=elsewhere, timeout=10
+            )
+            assert answer.status_code == 403
+    own = {"origin": server.url}
+    page = session.post(
+        server.url + "/login", data={"token": server.token}, headers=own, timeout=10
+    )
+    assert page.url == server.url + "/"
+    answer = session.post(
+        server.url + "/logout", headers={"origin": "http://evil.example"}, timeout=10
+    )
+    assert answer.status_code == 403
+    assert session.get(server.url, timeout=10).url == server.url + "/"
+
+
+@pytest.mark.timeout(60)
+def test_connections_that_end_by_reset_let_go_of_their_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("mipy_ota.ota_server.app.IDLE_SECONDS", 3600)
+
+    def alive() -> int:
+        gc.collect()
+        return sum(isinstance(each, server_limits.GuardedProtocol) for each in gc.get_objects())
+
+    with running(tmp_path) as server:
+        before = alive()
+        for _ in range(50):
+            with connect(server.url) as raw:
+                talk(raw, b"GET /d/v1/trust/9 HTTP/1.1\r\nhost: x\r\n\r\n")
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        while alive() > before:
+            time.sleep(0.05)
 
 
 def test_full_disk_is_said_and_loses_nothing(

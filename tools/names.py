@@ -15,7 +15,7 @@ import ast
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from zlib import crc32
 
@@ -468,13 +468,23 @@ def _edited(text: str, edits: Iterable[Edit]) -> str:
 
 def _own(file: str, sources: Mapping[str, str], lent: str) -> str:
     """What has got the name `lent` in a module; `lent` itself when nothing has."""
-    body = _body(tuple(sorted(sources.items())))
-    lent_to = {new: old for old, new in [*body.members.items(), *body.globals[file].items()]}
-    return lent_to.get(lent, lent)
+    return _lent_to(file, tuple(sorted(sources.items()))).get(lent, lent)
+
+
+@lru_cache(maxsize=128)
+def _lent_to(file: str, sources: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    body = _body(sources)
+    return {new: old for old, new in [*body.members.items(), *body.globals[file].items()]}
 
 
 def _function(text: str, line: int) -> str:
     """Name of the innermost function around a line, "" when there is none."""
-    around = [node for node in ast.walk(ast.parse(text)) if isinstance(node, Defined)
-              and node.lineno <= line <= (node.end_lineno or 0)]  # fmt: skip
-    return max(around, key=lambda node: node.lineno).name if around else ""
+    around = [(first, name) for first, last, name in _functions(text) if first <= line <= last]
+    return max(around)[1] if around else ""
+
+
+@lru_cache(maxsize=128)
+def _functions(text: str) -> list[tuple[int, int, str]]:
+    """First line, last line and name of a module's functions: a traceback asks once a frame."""
+    return [(node.lineno, node.end_lineno or 0, node.name)
+            for node in ast.walk(ast.parse(text)) if isinstance(node, Defined)]  # fmt: skip

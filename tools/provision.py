@@ -39,8 +39,14 @@ def stage_sources() -> dict[str, str]:
 
 def readable(trace: str) -> str:
     """A board's traceback, with the project's functions called what they are in its sources."""
+    return names.restored(trace, *_our_sources())
+
+
+@cache
+def _our_sources() -> tuple[Mapping[str, str], ...]:
+    """Runtime and boot stage, read once: a server makes tracebacks readable at every report."""
     stage = {f"bootloader/{name}": text for name, text in stage_sources().items()}
-    return names.restored(trace, build.our_sources(), stage)
+    return build.our_sources(), stage
 
 
 def short_stage(sources: Mapping[str, str], beside: Iterable[bytes] = ()) -> dict[str, str]:
