@@ -13,7 +13,6 @@ READY   := $(VENV)/.ready
 STUBS   := .cache/stubs/.ready
 STATIC  := ota_server/static/.ready
 CHIPS   := esp8266 esp32
-PARTS   := signing tools ota_server
 PREFIX  ?= $(HOME)/.local
 # `make build ARGS=../weather`: further words for mipy, pytest or the demo
 ARGS    ?=
@@ -36,7 +35,7 @@ setup: $(READY) $(STATIC) ## Make .venv with the locked packages; fetch a MicroP
 	  cache="$${XDG_CACHE_HOME:-$$HOME/.cache}/mipy-ota"; \
 	  mkdir -p "$$cache"; cp -Rn offline/cache/. "$$cache"; \
 	fi
-	@$(BIN)/python -m mipy_ota.tools.micropython
+	@$(BIN)/python -m mipy_ota.tools.sim.micropython
 
 $(READY): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -54,18 +53,16 @@ $(STATIC): ota_server/package-lock.json
 	@scripts/static.sh
 
 # The boards' stubs shadow the standard library, so each set has a folder of its own. `ota` is the
-# name under which an app knows bootloader/guard.py. typings/ shows the parts where a wheel has them.
+# name under which an app knows bootloader/guard.py.
 $(STUBS): requirements-stubs.lock | $(READY)
 	@echo "fetching the boards' type stubs, once"
-	@rm -rf .cache/stubs .cache/typings
+	@rm -rf .cache/stubs
 	@$(PIP) download --no-deps --require-hashes -r requirements-stubs.lock -d .cache/stubs/wheels
 	@for chip in $(CHIPS); do \
 	  $(PIP) install --no-deps --no-index --target .cache/stubs/$$chip \
 	    .cache/stubs/wheels/micropython_{$${chip},stdlib}_stubs-*.whl; \
 	  ln -s ../../../bootloader/guard.py .cache/stubs/$$chip/ota.py; \
 	done
-	@mkdir -p .cache/typings/mipy_ota
-	@ln -s $(addprefix ../../../,mipy_ota/__init__.py $(PARTS)) .cache/typings/mipy_ota/
 	@touch $@
 
 .PHONY: lock
@@ -95,7 +92,7 @@ lint: $(READY) $(STUBS) ## Check style, types and what a chip lacks.
 	@$(BIN)/ruff format --check .
 	@$(BIN)/basedpyright
 	@for chip in $(CHIPS); do $(BIN)/basedpyright -p pyright-$$chip.json; done
-	@$(BIN)/python -m mipy_ota.tools.lint_device
+	@$(BIN)/python -m mipy_ota.tools.app.lint_device
 
 .PHONY: format
 format: $(READY) ## Sort imports and format the sources.
@@ -104,28 +101,28 @@ format: $(READY) ## Sort imports and format the sources.
 
 .PHONY: sweep
 sweep: setup ## Cut the power at every flash operation (takes long).
-	@$(BIN)/python -m tests.powercut $(ARGS)
+	@$(BIN)/python -m tests.support.powercut $(ARGS)
 
 .PHONY: sweep-adopt
 sweep-adopt: setup ## The same while a board is adopted and given back.
-	@MIPY_CUT_EVERY=1 $(BIN)/python -m pytest -q -s tests/test_adopt.py -k power_cut $(ARGS)
+	@MIPY_CUT_EVERY=1 $(BIN)/python -m pytest -q -s tests/board/remote/test_adopt.py -k power_cut $(ARGS)
 
 .PHONY: soak
 soak: setup ## MQTT for long, with a broker that fails in every way (12 minutes).
-	@$(BIN)/python -m tests.soak $(ARGS)
+	@$(BIN)/python -m tests.support.soak $(ARGS)
 
 .PHONY: bench
 bench: setup ## Measure: polls a second, push, first flash, then every budget (bytes, heap, flash operations).
-	@PYTHONPATH=. $(BIN)/python tests/bench_server.py
-	@PYTHONPATH=. $(BIN)/python tests/bench_push.py
-	@$(BIN)/python -m tests.bench_flash
-	@$(BIN)/python -m pytest -q -s tests/test_budgets.py $(ARGS)
+	@$(BIN)/python -m tests.bench.server
+	@$(BIN)/python -m tests.bench.push
+	@$(BIN)/python -m tests.bench.flash
+	@$(BIN)/python -m pytest -q -s tests/board/boot/test_budgets.py $(ARGS)
 
 # --- the mipy command -----------------------------------------------------------------------------
 
 .PHONY: demo
 demo: setup ## Show the whole road on a virtual board, in two minutes.
-	@$(BIN)/python -m mipy_ota.tools.demo $(ARGS)
+	@$(BIN)/python -m mipy_ota.tools.sim.demo $(ARGS)
 
 .PHONY: build
 build: $(READY) ## Compile app_slots/ into a release in build/.

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from mipy_ota.tools import micropython
+from mipy_ota.tools.sim import micropython
 
 # A shell that starts this in the background has Ctrl-C ignored, and every child would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

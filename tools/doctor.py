@@ -20,9 +20,11 @@ import typer
 
 from mipy_ota import __version__
 
-from . import console, enrol, keys, places
+from . import console, places
+from .board.target import is_address, is_port
 from .console import Failure
-from .target import is_address, is_port
+from .fleet import enrol
+from .keys import store as keys
 
 Level = Literal["ok", "warn", "fail"]
 OLDEST_PYTHON = (3, 11)
@@ -149,7 +151,7 @@ def disk() -> Iterator[Finding]:
 
 def interpreter() -> Iterator[Finding]:
     """The MicroPython of virtual boards; a fetch is not for a check to start."""
-    from . import micropython
+    from .sim import micropython
 
     here = os.environ.get("MIPY_MICROPYTHON") or shutil.which("micropython")
     if not here and not any(places.cache().glob("micropython-*")):
@@ -239,7 +241,7 @@ def fleet_keys() -> Iterator[Finding]:
 
 def server() -> Iterator[Finding]:
     """Whether it answers, knows the token, and agrees on the time."""
-    from .client import connect
+    from .fleet.client import connect
 
     found = connect()
     status = found.status()
@@ -262,7 +264,7 @@ def server() -> Iterator[Finding]:
 
 def outside() -> Iterator[Finding]:
     """Whether boards, which are other machines, can reach the server."""
-    from .client import address
+    from .fleet.client import address
 
     url = urlsplit(address())
     port = _port_of(url)
@@ -327,7 +329,7 @@ def _said(*command: str) -> str:
 
 
 def _by_name(name: str) -> Iterator[Finding]:
-    from .client import connect
+    from .fleet.client import connect
 
     server = connect()
     # An address is what the server last heard the board at.
@@ -376,8 +378,8 @@ def _heard(board: dict[str, Any]) -> Finding:
 
 
 def _on_port(port: str) -> Iterator[Finding]:
-    from . import adopt
-    from .repl import Serial
+    from .adopt import verb as adopt
+    from .board.repl import Serial
 
     with adopt.connected(Serial(port), port) as remote:
         facts = remote.facts()

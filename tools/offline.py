@@ -15,9 +15,10 @@ import tarfile
 import tomllib
 from pathlib import Path
 
-from . import console, micropython, places, umqtt
+from . import console, places
 from .console import Failure
 from .flash import firmware
+from .sim import micropython, umqtt
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ("requirements-dev.lock", "requirements-stubs.lock")
@@ -66,9 +67,9 @@ def _project(target: Path) -> None:
     if done.returncode:
         raise Failure(f"{ROOT} is no git checkout", "run it in one")
     for name in filter(None, done.stdout.split("\0")):
-        if (ROOT / name).is_file():
+        if (ROOT / name).is_file() or (ROOT / name).is_symlink():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
+            shutil.copy2(ROOT / name, target / name, follow_symlinks=False)
     if (ROOT / STATIC / ".ready").exists():
         shutil.copytree(ROOT / STATIC, target / STATIC)
     else:

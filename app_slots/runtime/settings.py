@@ -37,7 +37,7 @@ def stored():
 def _rules():
     """Return {key: rule} as config.py says behind `#:`; none where it is compiled.
 
-    As bytes, also what they are compared with: short texts would stay as names (tools/names.py).
+    As bytes, also what they are compared with: short texts would stay as names (app/names.py).
     """
     rules = {}
     try:

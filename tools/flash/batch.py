@@ -14,8 +14,8 @@ from pathlib import Path
 
 from .. import console
 from ..console import Failure
-from ..enrol import Record
 from ..files import write
+from ..fleet.enrol import Record
 from . import port as ports
 
 COLUMNS = ("name", "class", "server", "id")

@@ -15,11 +15,12 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .. import console, enrol, image
+from .. import console
 from ..console import Failure
-from ..enrol import Record
 from ..files import write
-from . import layout, wiring
+from ..fleet import enrol
+from ..fleet.enrol import Record
+from . import image, layout, wiring
 from .firmware import Firmware
 from .layout import BadLayout
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from ...signing import bundle, manifest
 from ...signing.board_file import Board
 from ...signing.reasons import Refused
-from .. import image, keys, provision
 from ..console import Failure
-from . import layout, wiring
+from ..keys import store as keys
+from . import image, layout, provision, wiring
 from .firmware import BUILDS, Firmware
 from .layout import BadLayout, Place
 
@@ -107,7 +107,7 @@ def _read(path: Path) -> bytes:
 
 
 def _newest(board: Board) -> bytes:
-    from ..client import connect
+    from ..fleet.client import connect
 
     try:
         server = connect()

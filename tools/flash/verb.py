@@ -14,10 +14,12 @@ from typing import Annotated
 
 import typer
 
-from .. import console, enrol, keys, label
+from .. import console
 from ..console import Failure
-from ..enrol import Record
 from ..files import write
+from ..fleet import enrol, label
+from ..fleet.enrol import Record
+from ..keys import store as keys
 from . import batch as rows
 from . import chip as chips
 from . import firmware as images

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from .. import image
+from ..flash import image
 from . import interpreter
 from .page import COUNTERS, Page
 

@@ -20,7 +20,7 @@ from .board import Chip, VirtualBoard
 
 if TYPE_CHECKING:
     from ...signing.board_file import Board
-    from ..client import Client
+    from ..fleet.client import Client
 
 CLASSES: dict[Chip, str] = {"esp8266": "esp8266-generic", "esp32": "esp32-generic"}
 NETWORKS = {"virtual": "virtual-air"}
@@ -84,9 +84,10 @@ def identity(name: str, chip: Chip, dev: bool = False) -> Board:
     Raises:
         Failure: the fleet has no keys, or the name is another board's.
     """
-    from .. import enrol, keys
-    from ..client import address
     from ..flash.plan import dev_key
+    from ..fleet import enrol
+    from ..fleet.client import address
+    from ..keys import store as keys
 
     found = next((one.board for one in enrol.records() if one.board.id == name), None)
     if found is None:
@@ -109,7 +110,8 @@ def prepare(board: VirtualBoard, who: Board, server: Client | None) -> None:
     Raises:
         Failure: what the server gives is not what this fleet has signed.
     """
-    from .. import keys, provision
+    from ..flash import provision
+    from ..keys import store as keys
 
     release = _newest(server, who) if server else None
     if release is None:
@@ -121,7 +123,7 @@ def prepare(board: VirtualBoard, who: Board, server: Client | None) -> None:
 
 def _introduce(who: Board) -> Client | None:
     """Make the board known to the server; None, and a warning, when that is not there."""
-    from ..client import connect
+    from ..fleet.client import connect
 
     try:
         server = connect()
@@ -137,7 +139,7 @@ def _introduce(who: Board) -> Client | None:
 def _newest(server: Client, who: Board) -> bytes | None:
     from ...signing import bundle, manifest
     from ...signing.reasons import Refused
-    from .. import keys
+    from ..keys import store as keys
 
     for known in server.releases():
         if (known["app"], known["class"]) != (who.app, who.cls) or known["withdrawn"]:

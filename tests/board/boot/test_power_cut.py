@@ -1,0 +1,67 @@
+"""Power cuts: a sample of every scenario, and the mistakes that they must find (powercut.py).
+
+`make sweep` cuts at every flash operation. POWERCUT_SEED chooses another sample.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.support import mutants, powercut
+from tests.support.powercut import RANDOM, STORAGES, Job
+
+SEED = int(os.environ.get("POWERCUT_SEED", "1"))
+SAMPLE = 6
+"""Cuts in each scenario on each storage."""
+RANDOM_LIVES = 15
+ROTTEN = ("record rots at byte 8", "record rots at byte 70")
+
+
+def _sample() -> list[Job]:
+    jobs = [
+        Job(name, storage, sample=SAMPLE, seed=SEED)
+        for name in powercut.names()
+        if powercut.scenario(name).cut
+        for storage in STORAGES
+    ]
+    jobs += [Job(name, "littlefs") for name in (*ROTTEN, "installer that errs")]
+    return jobs + [Job(RANDOM, STORAGES[n % 2], seed=1000 * SEED + n) for n in range(RANDOM_LIVES)]
+
+
+@pytest.mark.timeout(600)
+def test_a_cut_anywhere_loses_no_board(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = powercut.collect(powercut.run(_sample()))
+    with capsys.disabled():
+        print(f"\nseed {SEED}\n{powercut.table(rows)}")
+    assert [failure for tally in rows.values() for failure in tally.failures] == []
+    struck = sum(tally.clean + tally.torn for tally in rows.values())
+    missed = sum(tally.missed for tally in rows.values())
+    assert missed * 10 < struck
+
+
+def test_a_normal_boot_writes_nothing() -> None:
+    for storage in STORAGES:
+        with powercut.Bench(powercut.scenario("normal boot"), storage) as bench:
+            assert set(bench.course()) == {0}
+
+
+@pytest.mark.timeout(600)
+def test_each_mutant_is_killed_by_the_invariant_it_breaks(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    jobs = {
+        Job(m.scenario, m.storage, sample=400, edits=m.edits, first=True): m
+        for m in reversed(mutants.MUTANTS)  # those that take the most runs stand last
+    }
+    found = {}
+    for job, tally in powercut.run(list(jobs)):
+        found[jobs[job].name] = [invariant for invariant, _ in tally.failures], tally.runs
+    with capsys.disabled():
+        print(f"\n{'mutant':63}{'killed by':12}{'runs':>5}")
+        for name, (broken, runs) in found.items():
+            print(f"{name:63}{', '.join(broken) or 'nobody':12}{runs:5}")
+    for mutant in mutants.MUTANTS:
+        broken = found[mutant.name][0]
+        assert broken and set(broken) <= set(mutant.breaks), (mutant.name, broken)

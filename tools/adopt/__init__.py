@@ -1,0 +1,1 @@
+"""Taking a board that runs MicroPython into the fleet, and giving it back."""

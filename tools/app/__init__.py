@@ -1,0 +1,1 @@
+"""App projects: app.toml, configuration, bytecode, releases, third-party modules."""

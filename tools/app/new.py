@@ -1,0 +1,128 @@
+"""`mipy new`: an app of one's own, in a folder outside this project."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...signing import envelope
+from ...signing.reasons import Refused
+from .. import console, places
+from ..console import Failure
+from .build import FACTS, facts
+
+_COPIED = ("main.py", "config.py")
+_SOURCES = (".py", ".html", ".js")  # of an example
+
+_FACTS = """\
+# What this folder is a release of; read by `mipy build`.
+name = "{name}"
+classes = [{classes}]
+runtime = true
+floor = 0
+"""
+
+_README = """\
+# {name}
+
+An app for MicroPython boards, updated over the air with MiPy-OTA.
+
+| here | what |
+|---|---|
+| main.py | the app: what it sets up, what it does how often |
+| config.py | its settings and their defaults; a board can override each |
+| app.toml | its name and the classes of boards it is built for |
+| drivers/ | own drivers; the project's can be imported without a copy |
+| lib/ | third-party modules, by hand or by `mipy mip install` |
+| www/ | its pages, if it serves any |
+
+    mipy --fleet {name} keys new    once: the keys that boards of this app trust
+    mipy --fleet {name} build .     compile it and see how large it is
+    mipy --fleet {name} release .   build, sign and publish it
+
+Releases can be read by whoever listens: no password and no key belongs into this folder.
+"""
+
+_IGNORED = """\
+build/
+__pycache__/
+*.pem
+*.key
+.env
+wifi.json
+webrepl_cfg.py
+"""
+
+
+def new(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
+    example: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Begin with an example; ? lists them."),
+    ] = None,
+) -> None:
+    """Start an app of your own: main.py, config.py, app.toml, drivers/, lib/, README."""
+    make(folder, example)
+    console.say(f"{folder} is an app; `mipy build {folder}` compiles it")
+    console.note(f"begin with {folder / 'main.py'}; README.md tells the rest")
+
+
+def examples() -> dict[str, Path]:
+    """The folders of the examples, by name."""
+    return {path.parent.name: path.parent for path in places.sources("examples").glob("*/main.py")}
+
+
+def make(folder: Path, example: str | None = None) -> None:
+    """Make the app `folder`, named after it, whole or not at all.
+
+    Raises:
+        Failure: it exists, its name is no app's name, there is no such example, or it cannot be
+            written.
+    """
+    known = examples()
+    if example and example not in known:
+        raise Failure(f"there is no example {example!r}", f"there are {', '.join(sorted(known))}")
+    target = folder.expanduser().absolute()
+    if target.exists():
+        raise Failure(f"{folder} exists already", "name a folder that does not")
+    try:
+        name = envelope.word(target.name)
+    except Refused as refused:
+        raise Failure(
+            f"{target.name!r} is no name for an app", "use letters, digits, '_', '.' and '-'"
+        ) from refused
+    part = target.with_name(f".{target.name}.part")
+    try:
+        part.mkdir(parents=True)
+        _fill(part, name, known[example] if example else None)
+        part.rename(target)
+    except OSError as problem:
+        raise Failure(f"cannot make {folder}: {problem.strerror}", "name another one") from problem
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _fill(folder: Path, name: str, example: Path | None) -> None:
+    source = example or places.sources("app_slots")
+    about = facts(source)
+    files = (path.relative_to(source) for path in source.rglob("*") if path.suffix in _SOURCES)
+    for copied in sorted(files) if example else map(Path, _COPIED):
+        text = (source / copied).read_text("utf-8")
+        text = re.sub(rf'^NAME = "{about.name}"$', f'NAME = "{name}"', text, flags=re.MULTILINE)
+        (folder / copied).parent.mkdir(exist_ok=True)
+        _text(folder / copied, text)
+    classes = ", ".join(f'"{cls}"' for cls in about.classes)
+    _text(folder / FACTS, _FACTS.format(name=name, classes=classes))
+    _text(folder / "README.md", _README.format(name=name))
+    _text(folder / ".gitignore", _IGNORED)
+    for empty in ("drivers", "lib"):
+        (folder / empty).mkdir()
+        _text(folder / empty / ".gitkeep", "")
+
+
+def _text(path: Path, text: str) -> None:
+    path.write_text(text, "utf-8", newline="\n")

@@ -1,0 +1,1 @@
+"""One board at hand: over serial, over WebREPL, through the server."""

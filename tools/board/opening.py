@@ -1,0 +1,96 @@
+"""`mipy open`: open a production board's WebREPL for a while (docs/webrepl.md)."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...signing import opening
+from .. import console
+from ..console import Failure
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+    from ..fleet.client import Client
+
+_LOOK_SECONDS = 1.0
+
+
+def open_board(
+    board: Annotated[str, typer.Argument(metavar="BOARD", help="Its name or id.")],
+    minutes: Annotated[
+        int, typer.Option(min=10, max=70, help="How long; up to whole tens of minutes.")
+    ] = 30,
+    key: Annotated[
+        str | None, typer.Option(metavar="ID", help="Which debug key signs, if there are several.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0, help="Minutes to wait for the board.")] = 10,
+) -> None:
+    """Open a board's WebREPL.
+
+    A debug key signs the order, the server passes it on with the board's next poll, and the board
+    starts anew with its WebREPL open. Whoever knows the board's password gets in until the time
+    is over; then it closes by itself.
+    """
+    from ..fleet.client import connect
+    from ..keys import store as keys
+
+    until = request(connect(), board, keys.private(keys.find(key, ["debug"])), minutes, timeout)
+    left = "" if until is None else f" for {max(1, round((until - time.time()) / 60))} minutes"
+    console.say(f"{board} is open{left}; `mipy repl {board}` is its terminal")
+    console.note("a reset costs ten minutes of that, and so does a command that stops the app")
+
+
+def request(
+    server: Client,
+    board: str,
+    private: RSAPrivateKey,
+    minutes: int = 30,
+    timeout: float = 10,
+) -> float | None:
+    """Have a board opened, and wait until it says that it is.
+
+    Args:
+        board: id or name.
+        private: a debug key.
+        minutes: how long; rounded up to whole tens.
+        timeout: minutes to wait.
+
+    Returns:
+        Until when (seconds since 1970); None: for ever.
+
+    Raises:
+        Failure: the server refuses the order, or the board does not follow.
+    """
+    minutes = -(-minutes // 10) * 10
+    signed_for = ""
+    end = time.monotonic() + timeout * 60
+    with console.busy(f"waiting for {board} to ask its server"):
+        while True:
+            facts = server.board(board)
+            if facts["open"] is not None:
+                return open_until(facts)
+            if not facts["life"]:
+                raise Failure(
+                    f"{board} has not yet told its server what an order must name",
+                    "wait for its next start, or press its reset button",
+                )
+            if facts["life"] != signed_for:
+                # It has started again meanwhile: the last order is void.
+                signed_for = facts["life"]
+                order = opening.Opening(facts["id"], signed_for, minutes).sign(private)
+                server.order(board, order.decode())
+            if time.monotonic() > end:
+                raise Failure(
+                    f"{board} did not open in {timeout:g} minutes",
+                    f"is it in reach of its server? see `mipy boards {board}`",
+                )
+            time.sleep(_LOOK_SECONDS)
+
+
+def open_until(facts: dict[str, Any]) -> float | None:
+    """Until when a board (as the API gives it) is open, seconds since 1970; None: for ever."""
+    return facts["last_seen"] + facts["open"] if facts["open"] else None

@@ -1,0 +1,192 @@
+"""Which board is meant: by name, id, address or serial port, and how it is reached.
+
+A name or id is looked up in the fleet's records, which also hold the WebREPL password; where the
+board is on the network the server knows from its last poll, else `NAME.local` may (an ESP32
+answers to it). The password goes nowhere but to the board.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..console import Failure
+
+if TYPE_CHECKING:
+    from ...signing.board_file import Board
+    from ..fleet.enrol import Record
+    from .repl import Stream
+
+_START_SECONDS = 15.0
+_HOST = re.compile(r"(?P<host>[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+|localhost)(:(?P<port>\d{1,5}))?")
+_SERIAL = re.compile(r"/|COM\d+$")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One board, not connected to yet.
+
+    Attributes:
+        name: what messages call it.
+        port: its serial port, None when it is reached by WebREPL.
+        host, number: where its WebREPL is.
+        record: what the fleet knows of it, if anything.
+        told: what the server knows of it, if anything.
+    """
+
+    name: str
+    port: str | None = None
+    host: str = ""
+    number: int = 0
+    record: Record | None = None
+    told: dict[str, Any] | None = None
+
+    @property
+    def board(self) -> Board | None:
+        """Its board file."""
+        return self.record.board if self.record else None
+
+    def open(self, patience: float | None = None) -> Stream:
+        """Connect to its console.
+
+        Args:
+            patience: see `WebRepl`.
+
+        Raises:
+            Failure: it is not reached, or lets nobody in.
+        """
+        if self.port is not None:
+            from .repl import Serial
+
+            return Serial(self.port)
+        from .webrepl import Closed, Deaf, WebRepl
+
+        end = time.monotonic() + (_START_SECONDS if self._opens() else 0)
+        while True:
+            try:
+                return WebRepl(self.host, self._password, self.name, self.number, patience)
+            except (Closed, Deaf):
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+
+    def _opens(self) -> bool:
+        """Whether its WebREPL opens in a moment, if the board is starting just now."""
+        dev = self.board is not None and self.board.dev is not None
+        return dev or (self.told is not None and self.told["open"] is not None)
+
+    def _password(self) -> str:
+        known = self.board.webrepl if self.board else None
+        if known:
+            return known
+        from getpass import getpass
+
+        try:
+            return getpass(f"WebREPL password of {self.name}: ")
+        except EOFError:
+            raise Failure(
+                f"the password of {self.name} is not known here",
+                "run it from a terminal; the board's label has it",
+            ) from None
+
+
+def find(board: str | None) -> Target:
+    """The board that is called so; None: the one on a USB port.
+
+    Raises:
+        Failure: there is none, or nobody knows where it is.
+    """
+    from ..flash import port as ports
+
+    if board is None:
+        found = ports.choose(ports.find())
+        return Target(found, port=found)
+    if is_port(board):
+        return Target(board, port=board)
+    address = _HOST.fullmatch(board)
+    if address and not _known(board):
+        return _at(address["host"], int(address["port"] or _port()))
+    from ..fleet import enrol
+
+    record = enrol.find(board)
+    known = told(record.board.id)
+    name = record.board.name or record.board.id
+    return Target(name, host=_where(record, known), number=_port(), record=record, told=known)
+
+
+def told(board_id: str) -> dict[str, Any] | None:
+    """What the server knows of a board; None when that is nothing, or it cannot be asked."""
+    return next((one for one in _boards() if one["id"] == board_id), None)
+
+
+def is_port(board: str) -> bool:
+    """Whether a serial port is meant; a folder of an app may be called as its board is."""
+    return bool(_SERIAL.match(board)) or Path(board).is_char_device()
+
+
+def is_address(board: str) -> bool:
+    """Whether this has the form of an address, which a name with dots has as well."""
+    return bool(_HOST.fullmatch(board))
+
+
+def _known(board: str) -> bool:
+    """Whether a board is called so; its name may have dots like a host's."""
+    from ..fleet import enrol
+
+    return any(board in (one.board.id, one.board.name) for one in enrol.records())
+
+
+def _at(host: str, number: int) -> Target:
+    """The board at an address; the server may know which one that is."""
+    from ..fleet import enrol
+
+    there = {board["id"]: board for board in _boards() if board["address"] == host}
+    records = [one for one in enrol.records() if one.board.id in there]
+    if len(records) != 1:
+        return Target(host, host=host, number=number)
+    record = records[0]
+    return Target(host, host=host, number=number, record=record, told=there[record.board.id])
+
+
+def _where(record: Record, known: dict[str, Any] | None) -> str:
+    """The host of a board of the fleet."""
+    board = record.board
+    if known and _is_address(known["address"]):
+        return known["address"]
+    # As bootloader/wifi.py makes the host name.
+    name = f"{(board.name or board.id).replace('_', '-')[:32]}.local"
+    try:
+        return str(socket.getaddrinfo(name, None, socket.AF_INET)[0][4][0])
+    except OSError:
+        raise Failure(
+            f"nobody knows where {board.name or board.id} is: it has not polled the server yet",
+            "give its address or serial port instead of its name; see `mipy boards`",
+        ) from None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return not ipaddress.IPv4Address(text).is_unspecified
+    except ValueError:
+        return False
+
+
+def _boards() -> list[dict[str, Any]]:
+    """What the server knows; empty when it cannot be asked, as on a bench without one."""
+    from ..fleet.client import connect
+
+    try:
+        return connect().boards()
+    except Failure:
+        return []
+
+
+def _port() -> int:
+    from .webrepl import PORT
+
+    return PORT

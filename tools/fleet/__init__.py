@@ -1,0 +1,1 @@
+"""The fleet: its server, its boards, its releases."""

@@ -1,0 +1,167 @@
+"""`mipy boards` and `mipy status`: what the server knows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import console
+
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def boards(
+    board: Annotated[
+        str | None, typer.Argument(metavar="[BOARD]", help="One board, with its history.")
+    ] = None,
+    add: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Make a board known by its board file.")
+    ] = None,
+    as_json: JSON = False,
+) -> None:
+    """List the boards and what they run."""
+    from .client import connect
+
+    server = connect()
+    if add is not None:
+        console.show(server.enrol(_board_file(add)), as_json)
+        return
+    if board is not None:
+        found, events = server.board(board), server.events(board)
+        if as_json:
+            console.data(found | {"events": events})
+        else:
+            _show_board(found, events)
+        return
+    every = server.boards()
+    if as_json:
+        console.data(every)
+        return
+    if not every:
+        console.say("no board is enrolled yet")
+        return
+    releases = {known["digest"][:32]: known for known in server.releases()}
+    console.table(
+        "",
+        ("board", "class", "state", "release", "seen", "last setback"),
+        [
+            (
+                one["name"] or one["id"],
+                one["class"],
+                state(one),
+                called(one["digest"], releases),
+                age(one["last_seen"]),
+                one["reason"],
+            )
+            for one in every
+        ],
+    )
+
+
+def status(as_json: JSON = False) -> None:
+    """Show the server, its releases and where the boards are."""
+    from .client import connect
+
+    server = connect()
+    numbers, releases, every = server.status(), server.releases(), server.boards()
+    if as_json:
+        console.data({"server": numbers, "releases": releases, "boards": every})
+        return
+    states = ", ".join(f"{count} {name}" for name, count in sorted(numbers["states"].items()))
+    console.show(
+        {
+            "server": f"{server.url} (mipy-ota {numbers['version']})",
+            "boards": f"{numbers['boards']}{f': {states}' if states else ''}",
+            "trust": f"version {numbers['trust']}" if numbers["trust"] else "no keys registered",
+        },
+        as_json=False,
+    )
+    if releases:
+        console.table(
+            "",
+            ("seq", "note", "class", "digest", "bytes", "published", "boards"),
+            [_release_row(release, every) for release in releases],
+        )
+
+
+def state(board: Mapping[str, Any]) -> str:
+    """A board's state in a few words."""
+    words = board["state"] or "never seen"
+    if board["progress"]:
+        words += f" {board['progress']}"
+    if not board["follow"]:
+        words += ", held"
+    if board["open"]:
+        left = board["last_seen"] + board["open"] - time.time()
+        words += f", WebREPL open for {max(0, round(left / 60))} min"
+    elif board["open"] is not None:
+        words += ", WebREPL open"
+    return words
+
+
+def called(digest: str, releases: Mapping[str, Mapping[str, Any]]) -> str:
+    """What people call a release, by the half digest that boards report."""
+    known = releases.get(digest)
+    if known is None:
+        return digest[:8] or "none"
+    return f"{known['seq']} {known['note']}".removesuffix(" -")
+
+
+def age(then: float | None) -> str:
+    """How long ago a time (seconds since 1970) was."""
+    if then is None:
+        return "never"
+    seconds = max(0, int(time.time() - then))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def _release_row(release: Mapping[str, Any], every: list[dict[str, Any]]) -> tuple[object, ...]:
+    running = sum(1 for board in every if board["digest"] == release["digest"][:32])
+    when = age(release["published"]) + (", withdrawn" if release["withdrawn"] else "")
+    return (
+        release["seq"],
+        release["note"],
+        release["class"],
+        release["digest"][:8],
+        release["total"],
+        when,
+        running,
+    )
+
+
+def _show_board(board: Mapping[str, Any], events: list[dict[str, Any]]) -> None:
+    shown = ("id", "name", "app", "class", "state", "seq", "digest", "chip", "fw", "mpy", "boot")
+    console.show(
+        {name: board[name] for name in (*shown, "trust", "address", "heap", "up")}
+        | {"seen": age(board["last_seen"]), "orders": ", ".join(board["orders"]) or "none"},
+        as_json=False,
+    )
+    if board["reason"]:
+        console.say(f"last setback  {board['reason']}\n{board['trace']}")
+    console.table(
+        "",
+        ("when", "event", "release", "reason"),
+        [
+            (
+                time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["at"])),
+                event["kind"],
+                event["digest"][:8],
+                event["reason"] or event["text"][:60],
+            )
+            for event in events
+        ],
+    )
+
+
+def _board_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise console.Failure(f"cannot read {path}: {problem.strerror}") from problem

@@ -1,0 +1,212 @@
+"""The people's API of the server, spoken with `requests`, and where the server is."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+import requests
+from requests.auth import AuthBase
+
+from .. import console, places
+
+DEFAULT_SERVER = "http://127.0.0.1:8266"
+CONNECT_SECONDS = 5
+ANSWER_SECONDS = 60
+
+
+class Bearer(AuthBase):
+    """Sends the token. As an auth object, so that a ~/.netrc cannot replace it."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["authorization"] = f"Bearer {self._token}"
+        return request
+
+
+@dataclass(frozen=True)
+class Client:
+    """One server.
+
+    Args:
+        url: its address, without a path.
+        token: what the server's owner knows.
+
+    Every method raises `Failure` when the server cannot be reached, refuses, or is none of ours.
+    """
+
+    url: str
+    token: str
+
+    def status(self) -> dict[str, Any]:
+        """The server in numbers."""
+        return self._call("GET", "status")
+
+    def boards(self) -> list[dict[str, Any]]:
+        """All boards."""
+        return self._call("GET", "boards")
+
+    def board(self, board: str) -> dict[str, Any]:
+        """One board, by id or name."""
+        return self._call("GET", f"boards/{_part(board)}")
+
+    def events(self, board: str, after: int = 0) -> list[dict[str, Any]]:
+        """A board's history after event number `after`."""
+        return self._call("GET", f"boards/{_part(board)}/events?after={after}")
+
+    def enrol(self, board: bytes) -> dict[str, Any]:
+        """Make a board known by its board file; the passwords in it stay here."""
+        from ...signing import board_file
+        from ...signing.reasons import Refused
+
+        try:
+            facts = board_file.parse(board)
+        except Refused as refused:
+            raise console.Failure(f"this is no board file: {refused}") from refused
+        said = {
+            "id": facts.id,
+            "name": facts.name or "",
+            "app": facts.app,
+            "class": facts.cls,
+            "key": facts.key.hex(),
+            "dev": facts.dev is not None,
+        }
+        return self._call("POST", "boards", json.dumps(said).encode())
+
+    def order(self, board: str, order: str) -> dict[str, Any]:
+        """Give an order: as docs/protocol.md has them, or one of signing/opening.py."""
+        said = json.dumps({"order": order}).encode()
+        return self._call("POST", f"boards/{_part(board)}/orders", said)
+
+    def releases(self) -> list[dict[str, Any]]:
+        """All releases, newest first."""
+        return self._call("GET", "releases")
+
+    def publish(self, bundle: bytes) -> dict[str, Any]:
+        """Publish a signed bundle."""
+        from ...signing import limits
+
+        if len(bundle) > limits.BUNDLE_BYTES:
+            console.fail(
+                f"the release has {len(bundle)} bytes, {limits.BUNDLE_BYTES} are allowed",
+                "leave out what the board does not need",
+            )
+        return self._call("POST", "releases", bundle)
+
+    def bundle(self, digest: str) -> bytes:
+        """A release as it was published."""
+        return self._answer("GET", f"releases/{_part(digest)}/bundle").content
+
+    def withdraw(self, digest: str) -> dict[str, Any]:
+        """Offer a release to no further board."""
+        return self._call("POST", f"releases/{_part(digest)}/withdraw")
+
+    def trust(self) -> bytes | None:
+        """The newest trust file, None when the server has none."""
+        answer = self._send("GET", "trust", None)
+        return None if answer.status_code == 404 else self._checked(answer).content
+
+    def add_trust(self, trust: bytes) -> dict[str, Any]:
+        """Register the fleet (version 1), or the trust file that comes next."""
+        return self._call("POST", "trust", trust)
+
+    def _call(self, method: str, path: str, body: bytes | None = None) -> Any:
+        answer = self._answer(method, path, body)
+        try:
+            return answer.json()
+        except ValueError:
+            self._stranger()
+
+    def _answer(self, method: str, path: str, body: bytes | None = None) -> requests.Response:
+        return self._checked(self._send(method, path, body))
+
+    def _send(self, method: str, path: str, body: bytes | None) -> requests.Response:
+        try:
+            return requests.request(
+                method,
+                f"{self.url}/api/{path}",
+                data=body,
+                auth=Bearer(self.token),
+                timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
+                allow_redirects=False,
+            )
+        except requests.Timeout as problem:
+            raise console.Failure(
+                f"the server at {self.url} does not answer in time", "try again; see its log"
+            ) from problem
+        except requests.RequestException as problem:
+            raise console.Failure(
+                f"cannot reach the server at {self.url}",
+                "start it with `mipy serve`, or name another one with MIPY_SERVER",
+            ) from problem
+
+    def _checked(self, answer: requests.Response) -> requests.Response:
+        if answer.ok and not answer.is_redirect:
+            return answer
+        try:
+            said = answer.json()
+            text, hint, code = said["text"], said["hint"], said["error"]
+        except (ValueError, LookupError, TypeError):
+            self._stranger()
+        if code == "token":
+            hint = "MIPY_TOKEN_FILE names the file that holds the server's token"
+        raise console.Failure(f"the server refuses ({code}): {text}", hint)
+
+    def _stranger(self) -> NoReturn:
+        console.fail(
+            f"what answers at {self.url} is no MiPy-OTA server", "name it with MIPY_SERVER"
+        )
+
+
+def address() -> str:
+    """Where the fleet's server is: MIPY_SERVER, else "server" in fleet.json, else this machine.
+
+    Raises:
+        Failure: fleet.json cannot be read.
+    """
+    named = os.environ.get("MIPY_SERVER") or _settings(places.fleet_dir()).get("server")
+    return (named or DEFAULT_SERVER).rstrip("/")
+
+
+def connect() -> Client:
+    """The fleet's server, at its `address`.
+
+    The token is in the file that MIPY_TOKEN_FILE names, else in the fleet's folder.
+
+    Raises:
+        Failure: the token or fleet.json cannot be read.
+    """
+    url = address()
+    named = os.environ.get("MIPY_TOKEN_FILE") or places.fleet_dir() / "token"
+    token_file = Path(named).expanduser()
+    try:
+        token = token_file.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise console.Failure(
+            f"cannot read the server's token in {token_file}",
+            "start the server once with `mipy serve`, or name the file with MIPY_TOKEN_FILE",
+        ) from problem
+    return Client(url, token)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / "fleet.json"
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as problem:
+        raise console.Failure(f"cannot read {path}: {problem}", "mend or delete it") from problem
+    if not isinstance(value, dict):
+        raise console.Failure(f"{path} holds no JSON object", "mend or delete it")
+    return value
+
+
+def _part(text: str) -> str:
+    return quote(text, safe="")

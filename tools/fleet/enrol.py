@@ -1,0 +1,309 @@
+"""Who a board is: made once, at its first flash, and kept by the fleet.
+
+A board's file (docs/protocol.md) and the chip it was flashed onto are kept together in the
+fleet's records, so that a chip that is flashed again stays the same board, with the same key and
+the same labels. The server is told all but the passwords.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import secrets
+import socket
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from ...signing import board_file, envelope
+from ...signing.board_file import Board
+from ...signing.reasons import Refused
+from .. import console, places
+from ..console import Failure
+from ..files import write
+
+if TYPE_CHECKING:
+    from ...signing.rsa import PublicKey
+
+_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
+"""Nothing in it is taken for another when it is read from a label."""
+_WEBREPL_LETTERS = 9
+_PORTAL_GROUPS = 3, 4
+_KEY_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Record:
+    """A board of the fleet: its file, and the MAC and kind of its chip ("" when never seen)."""
+
+    board: Board
+    mac: str = ""
+    chip: str = ""
+
+
+def make(
+    board_id: str,
+    app: str,
+    cls: str,
+    *,
+    name: str | None = None,
+    servers: tuple[str, ...] = (),
+    dev: PublicKey | None = None,
+) -> Board:
+    """A new board, with a key and passwords nobody else has.
+
+    Raises:
+        Failure: the id or name is none, or an address breaks a rule.
+    """
+    groups, letters = _PORTAL_GROUPS
+    board = Board(
+        id=board_id,
+        name=name,
+        app=app,
+        cls=cls,
+        key=secrets.token_bytes(_KEY_BYTES),
+        servers=servers,
+        webrepl=_password(_WEBREPL_LETTERS),
+        portal="-".join(_password(letters) for _ in range(groups)),
+        dev=dev,
+    )
+    return checked(board)
+
+
+def checked(board: Board) -> Board:
+    """The board, when every value of it is allowed.
+
+    Raises:
+        Failure: one is not.
+    """
+    try:
+        board.encode()
+    except Refused as refused:
+        raise Failure(
+            f"no board file comes of this: {refused}",
+            "names have letters, digits, '-', '_' and '.'; a server is http://HOST:PORT",
+        ) from refused
+    return board
+
+
+def _password(letters: int) -> str:
+    return "".join(secrets.choice(_LETTERS) for _ in range(letters))
+
+
+# --- the fleet's records -------------------------------------------------------------------------
+
+
+def _folder() -> Path:
+    folder = places.data_dir() / "boards"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def records() -> list[Record]:
+    """Every board that was flashed from here, by id.
+
+    Raises:
+        Failure: a record cannot be read.
+    """
+    return [_read(path) for path in sorted(_folder().glob("*.board"))]
+
+
+def path_of(board_id: str) -> Path:
+    """Where the file of this board is kept."""
+    return _folder() / f"{board_id}.board"
+
+
+def _read(path: Path) -> Record:
+    try:
+        board = board_file.parse(path.read_bytes())
+        facts = json.loads(path.with_suffix(".json").read_text("utf-8"))
+        return Record(board, str(facts["mac"]), str(facts["chip"]))
+    except FileNotFoundError:
+        return Record(board_file.parse(path.read_bytes()))
+    except (OSError, ValueError, LookupError, TypeError, Refused) as problem:
+        raise Failure(
+            f"the record {path} is damaged: {problem}",
+            "bring it back from a backup, or delete it: the board is then a new one",
+        ) from problem
+
+
+def known(mac: str) -> Record | None:
+    """The board on the chip with this MAC address, if it was flashed from here."""
+    return next((one for one in records() if mac and one.mac == mac), None)
+
+
+def imagined(name: str | None) -> Record | None:
+    """The board of this name that has no chip yet: an image was made for it."""
+    found = (one for one in records() if not one.mac and name and one.board.name == name)
+    return next(found, None)
+
+
+def find(board: str) -> Record:
+    """A board by id or name.
+
+    Raises:
+        Failure: none or several are called so.
+    """
+    found = [one for one in records() if board in (one.board.id, one.board.name)]
+    if len(found) == 1:
+        return found[0]
+    raise Failure(
+        f"{len(found) or 'no'} boards of the fleet '{places.fleet()}' are called '{board}'",
+        "give its id; `mipy boards` lists what the server knows",
+    )
+
+
+def meant(board: str) -> Record:
+    """A board by name, id, address, or the port that it is on: its chip is asked then.
+
+    Raises:
+        Failure: it is not of the fleet, or the chip does not answer.
+    """
+    from ..board import target
+    from ..flash import chip
+
+    called = [one for one in records() if board in (one.board.id, one.board.name)]
+    if len(called) == 1:
+        return called[0]
+    if not target.is_address(board) and not target.is_port(board):
+        return find(board)
+    found = target.find(board)
+    record = found.record
+    if found.port:
+        mac = chip.identify(found.port).mac
+        chip.restart(found.port)
+        record = known(mac)
+    if record is None:
+        raise Failure(
+            f"the board at {board} is none of the fleet '{places.fleet()}'",
+            "give its name or id; `mipy boards` lists what the server knows",
+        )
+    return record
+
+
+def keep(record: Record) -> Path:
+    """Write the record; returns the path of the board file.
+
+    Raises:
+        Failure: another board has this id or name, or it cannot be written.
+    """
+    board = record.board
+    for other in records():
+        if other.board.id != board.id and board.name and other.board.name == board.name:
+            raise Failure(
+                f"the board {other.board.id} is called '{board.name}' already",
+                "choose another name with --name",
+            )
+        if other.board.id == board.id and other.board.key != board.key:
+            raise Failure(
+                f"there is a board '{board.id}' already", "choose another name with --name"
+            )
+    path = path_of(board.id)
+    facts = json.dumps({"mac": record.mac, "chip": record.chip}, indent=2) + "\n"
+    try:
+        write(path.with_suffix(".json"), facts.encode(), 0o600)
+        write(path, board.encode(), 0o600)
+    except OSError as problem:
+        raise Failure(f"cannot write {path}: {problem.strerror}", "make room for it") from problem
+    return path
+
+
+def tell_server(path: Path) -> bool:
+    """Enrol the board whose file is `path`; False, and a warning how to do it later, if not."""
+    from .client import connect
+
+    try:
+        connect().enrol(path.read_bytes())
+    except Failure as failure:
+        console.warn(f"the board is not enrolled: {failure.text}")
+        console.note(f"do it later: mipy boards --add {path}")
+        return False
+    return True
+
+
+# --- where the server is -------------------------------------------------------------------------
+
+
+def server_address() -> str:
+    """The address that boards get: the fleet's server, or this machine as others reach it.
+
+    Raises:
+        Failure: this machine is on no network, or the server's is no address for boards.
+    """
+    from .client import DEFAULT_SERVER, address
+
+    url = address()
+    if not loopback(url):
+        refuse_loopback(url)
+        return url
+    port = urlsplit(url).port or urlsplit(DEFAULT_SERVER).port
+    here = lan_address()
+    if here is None:
+        raise Failure(
+            "this machine has no address that a board could reach",
+            "name the server's with --server http://HOST:PORT",
+        )
+    if from_dhcp(here):
+        console.warn(
+            f"{here} comes from DHCP and may change; give this machine a fixed address in "
+            "the router, or name the server with --server http://HOST:PORT"
+        )
+    return f"http://{here}:{port}"
+
+
+def refuse_loopback(url: str) -> None:
+    """Raises Failure for an address that means the board itself, or none that a board may have."""
+    try:
+        envelope.address(url)
+    except Refused as refused:
+        raise Failure(f"'{url}' is no server address: {refused}", "http://HOST:PORT") from refused
+    if loopback(url):
+        raise Failure(
+            f"for a board, {url} is the board itself",
+            f"name the server as others reach it, like http://{lan_address() or 'HOST'}:8266",
+        )
+
+
+def loopback(url: str) -> bool:
+    """Whether a URL means the machine that uses it."""
+    host = urlsplit(url).hostname or ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return address.is_loopback or address.is_unspecified
+
+
+def lan_address() -> str | None:
+    """The IPv4 address under which the local network knows this machine."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: asks the routing table (RFC 5737)
+            found = probe.getsockname()[0]
+        except OSError:
+            return None
+    return None if loopback(f"http://{found}") else found
+
+
+def from_dhcp(address: str) -> bool:
+    """Whether this machine has `address` for a time only; False where that cannot be told."""
+    try:
+        shown = subprocess.run(
+            ["ip", "-json", "-4", "address"], capture_output=True, check=True, timeout=5
+        )
+        links = json.loads(shown.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return False
+    return any(
+        one.get("local") == address and one.get("dynamic", False)
+        for link in links
+        for one in link.get("addr_info", ())
+    )
+
+
+def renewed(record: Record, **changes: object) -> Record:
+    """The record with some values of its board changed; None keeps what there is."""
+    kept = {name: value for name, value in changes.items() if value is not None}
+    return replace(record, board=checked(replace(record.board, **kept)))

@@ -1,0 +1,353 @@
+"""`mipy release`, `mipy reissue` and `mipy rollback`: what boards are to run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .. import console
+from ..console import Failure
+
+if TYPE_CHECKING:
+    from .client import Client
+
+WENT_BACK = 3
+"""Exit code when a board went back from the release that was followed."""
+OUT_OF_TIME = 4
+"""Exit code when boards had neither confirmed nor rejected it in time."""
+LOOK_SECONDS = 1.0
+MISSED_LOOKS = 10
+"""A server that does not answer so often in a row has gone."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Follow = Annotated[
+    bool, typer.Option("--follow", help="Wait until every board has confirmed or gone back.")
+]
+Timeout = Annotated[
+    float, typer.Option(min=0, metavar="MINUTES", help="Follow the boards at most this long.")
+]
+
+
+def release(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="The app; here, else app_slots/.")
+    ] = None,
+    cls: Annotated[
+        list[str] | None,
+        typer.Option("--class", metavar="CLASS", help="Class of boards; all of app.toml's."),
+    ] = None,
+    floor: Annotated[
+        int | None, typer.Option(min=0, help="Boards refuse anything below it afterwards.")
+    ] = None,
+    note: Annotated[str, typer.Option(help="One line for people, like a version.")] = "-",
+    compile_all: Annotated[
+        bool, typer.Option("--compile-all", help="Compile main.py and config.py too.")
+    ] = False,
+    follow: Follow = False,
+    timeout: Timeout = 30,
+    as_json: Json = False,
+) -> None:
+    """Build, sign and publish a release, one for each class of boards.
+
+    With --follow: exit code 0 when every board has confirmed it, 3 when one went back, 4 when
+    the time ran out. Ctrl-C stops watching; the release and the boards go on.
+    """
+    from ..app import build
+    from ..keys import store as keys
+    from .client import connect
+
+    app_dir = build.app_folder(folder)
+    classes = build.classes_of(app_dir, cls)
+    server = connect()
+    with console.busy("registering the fleet's keys"):
+        keys.publish_trust(server)
+    app, known = build.facts(app_dir).name, server.releases()
+    published = []
+    with console.progress() as bar:
+        task = bar.add_task("building", total=3 * len(classes))
+        for one in classes:
+            bar.update(task, description=f"building for {one}")
+            built = build.assemble(
+                app_dir,
+                one,
+                free_seq(known, app, one),
+                floor=floor,
+                note=note,
+                compile_all=compile_all,
+            )
+            for warning in built.warnings:
+                console.warn(warning)
+            bar.update(task, description=f"signing for {one}", advance=1)
+            signed = _signed(built.bundle)
+            bar.update(task, description=f"publishing for {one}", advance=1)
+            published.append(server.publish(signed))
+            bar.advance(task)
+    _finish(server, published, follow, timeout, as_json)
+
+
+def reissue(
+    wanted: Annotated[
+        str, typer.Argument(metavar="RELEASE", help="Its seq, note, or the start of its digest.")
+    ],
+    follow: Follow = False,
+    timeout: Timeout = 30,
+    as_json: Json = False,
+) -> None:
+    """Publish an earlier release again under a new number, so that boards go back to it."""
+    from ..keys import store as keys
+    from .client import connect
+
+    server = connect()
+    keys.publish_trust(server)
+    known = server.releases()
+    published = []
+    for earlier in chosen(known, wanted):
+        seq = free_seq(known, earlier["app"], earlier["class"])
+        published.append(server.publish(_signed(renumbered(server.bundle(earlier["digest"]), seq))))
+    _finish(server, published, follow, timeout, as_json)
+
+
+def rollback(
+    board: Annotated[str, typer.Argument(metavar="BOARD", help="Its name or id.")],
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Take back what it has not followed yet.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Send a board back to its other slot, at its next poll.
+
+    It goes if the release there verifies and is not below the floor. The release it leaves is
+    not offered to it again. A board that cannot go is asked five times, and its history says so.
+    """
+    from .client import connect
+
+    server = connect()
+    given = server.order(board, "cancel" if cancel else "rollback")
+    if as_json:
+        console.data(given)
+    elif cancel:
+        console.say(f"{board} is asked for nothing any more")
+    else:
+        console.say(f"{board} goes back when it polls next; see `mipy boards {board}`")
+
+
+def free_seq(known: Iterable[Mapping[str, Any]], app: str, cls: str) -> int:
+    """The seq of a release made now, or the next that the server takes after those it knows."""
+    from ..app.build import minutes
+
+    taken = [one["seq"] for one in known if (one["app"], one["class"]) == (app, cls)]
+    return max(minutes(), max(taken, default=0) + 1)
+
+
+def chosen(known: Iterable[Mapping[str, Any]], wanted: str) -> list[Mapping[str, Any]]:
+    """The releases that `wanted` names: one for each class.
+
+    Raises:
+        Failure: none, or several of one class.
+    """
+    found = [
+        one
+        for one in known
+        if wanted in (str(one["seq"]), one["note"])
+        or (len(wanted) >= 4 and one["digest"].startswith(wanted))
+    ]
+    if not found:
+        raise Failure(f"there is no release '{wanted}' on the server", "see `mipy status`")
+    if len({one["class"] for one in found}) != len(found):
+        raise Failure(
+            f"'{wanted}' names {len(found)} releases", "give the seq or digest of one of them"
+        )
+    return found
+
+
+def renumbered(release: bytes, seq: int) -> bytes:
+    """A release's content under another seq, unsigned.
+
+    What the server returns is verified before anybody signs it again: a server that was broken
+    into must not get its own code signed.
+
+    Raises:
+        Failure: it is not what this fleet has signed.
+    """
+    from ...signing import bundle, manifest
+    from ...signing.reasons import Refused
+    from ..keys import store as keys
+
+    try:
+        raw, files = bundle.read(release)
+        found = manifest.verify(raw, keys.trust()).manifest
+        bundle.check(found, files)
+        renewed = replace(found, seq=seq, signatures=())
+        return bundle.write(renewed.encode(), files)
+    except Refused as refused:
+        raise Failure(
+            f"the server's copy of this release is refused ({refused.code}): {refused}",
+            "build it again from its sources",
+        ) from refused
+
+
+def _signed(unsigned: bytes) -> bytes:
+    from ...signing.reasons import Refused
+    from ..keys.sign import sign_for_fleet
+
+    try:
+        return sign_for_fleet(unsigned)
+    except Refused as refused:
+        raise Failure(f"the release is not signed: {refused}", "see `mipy keys list`") from refused
+
+
+def _finish(
+    server: Client,
+    published: list[dict[str, Any]],
+    follow: bool,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    if not as_json:
+        for one in published:
+            console.say(
+                f"published {one['app']} for {one['class']}: seq {one['seq']}, "
+                f"{one['total']} bytes, digest {one['digest'][:8]}"
+            )
+    watched = Watch(server, published).run(timeout * 60) if follow else []
+    if as_json:
+        console.data({"releases": published, "boards": [vars(one) for one in watched]})
+    if follow:
+        _conclude(watched)
+
+
+def _conclude(watched: list[Seen]) -> None:
+    if not watched:
+        console.note("no board of this app and class follows the server's releases")
+    back = [one for one in watched if one.outcome == "went back"]
+    if back:
+        names = ", ".join(f"{one.board} ({one.detail})" for one in back)
+        raise Failure(f"went back: {names}", f"see `mipy boards {back[0].board}`", WENT_BACK)
+    late = [one.board for one in watched if one.outcome != "confirmed"]
+    if late:
+        raise Failure(
+            f"not decided in time: {', '.join(late)}",
+            "they go on by themselves; see `mipy boards`",
+            OUT_OF_TIME,
+        )
+
+
+@dataclass
+class Seen:
+    """How a board stands to a release: outcome is "confirmed", "went back" or "open"."""
+
+    board: str
+    outcome: str
+    detail: str
+
+
+def judge(board: Mapping[str, Any], digest: str) -> Seen:
+    """How a board (as the API gives it) stands to the release with this digest."""
+    name, half = board["name"] or board["id"], digest[:32]
+    if board["confirmed"] == half and board["state"] == "ok":
+        return Seen(name, "confirmed", "")
+    for bad in board["rejected"]:
+        if bad["digest"] == half and not bad["soft"]:
+            return Seen(name, "went back", bad["reason"])
+        if bad["digest"] == half and board["state"] == "ok":
+            return Seen(name, "open", f"tries again ({bad['reason']})")
+    progress = f" {board['progress']}" if board["progress"] else ""
+    state = "waits for its next poll" if board["state"] == "ok" else board["state"]
+    return Seen(name, "open", (state or "never seen") + progress)
+
+
+class Watch:
+    """Looks at the boards until each has decided on its release.
+
+    Args:
+        releases: as the server returned them.
+    """
+
+    def __init__(self, server: Client, releases: Iterable[Mapping[str, Any]]) -> None:
+        self._server = server
+        self._digests = {(one["app"], one["class"]): one["digest"] for one in releases}
+
+    def run(self, seconds: float, pause: Callable[[float], None] = time.sleep) -> list[Seen]:
+        """Watch for at most so many seconds; returns how the boards stand at the end.
+
+        Raises:
+            Failure: the server is gone.
+        """
+        end, missed = time.monotonic() + seconds, 0
+        with _display() as show:
+            while True:
+                try:
+                    seen, missed = self._look(), 0
+                except Failure:
+                    # The server may restart while boards install; their state is theirs.
+                    missed += 1
+                    if missed >= MISSED_LOOKS:
+                        raise
+                    seen = None
+                if seen is not None:
+                    show(seen)
+                    decided = all(one.outcome != "open" for one in seen)
+                    if decided or time.monotonic() >= end:
+                        return seen
+                pause(LOOK_SECONDS)
+
+    def _look(self) -> list[Seen]:
+        return [
+            judge(board, digest)
+            for board in self._server.boards()
+            if board["follow"] and (digest := self._digests.get((board["app"], board["class"])))
+        ]
+
+
+def _display() -> AbstractContextManager[Callable[[list[Seen]], None]]:
+    return _Live() if console.err().is_terminal else nullcontext(_Changes())
+
+
+class _Changes:
+    """Without a terminal: a line for each change."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, Seen] = {}
+
+    def __call__(self, seen: list[Seen]) -> None:
+        for one in seen:
+            if self._last.get(one.board) != one:
+                console.note(f"{one.board}: {_words(one)}")
+                self._last[one.board] = one
+
+
+class _Live:
+    """On a terminal: one line a board, rewritten in place."""
+
+    def __enter__(self) -> Callable[[list[Seen]], None]:
+        from rich.live import Live
+
+        self._live = Live(console=console.err(), refresh_per_second=4)
+        self._live.__enter__()
+        return self._show
+
+    def __exit__(self, *exception: Any) -> None:
+        self._live.__exit__(*exception)
+
+    def _show(self, seen: list[Seen]) -> None:
+        from rich.text import Text
+
+        colours = {"confirmed": "green", "went back": "red", "open": "yellow"}
+        width = max((len(one.board) for one in seen), default=0)
+        lines = [
+            Text.assemble(f"{one.board:<{width}}  ", (_words(one), colours[one.outcome]))
+            for one in seen
+        ]
+        self._live.update(Text("\n").join(lines), refresh=True)
+
+
+def _words(one: Seen) -> str:
+    if one.outcome == "open":
+        return one.detail
+    return f"{one.outcome} ({one.detail})" if one.detail else one.outcome

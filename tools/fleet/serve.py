@@ -1,0 +1,284 @@
+"""`mipy serve`: the OTA server in the foreground, or in a thread for demo and tests."""
+
+from __future__ import annotations
+
+import socket
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .. import console, places
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from uvicorn import Server
+
+    from ...ota_server.store import Store
+
+PORT = 8266
+TLS_PORT = 8267
+BACKLOG = 2048
+CONNECTIONS = 65536
+START_SECONDS = 10
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = PORT,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Data folder; the fleet's if not given.")
+    ] = None,
+    interval: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="SECONDS", help="Let boards poll this often (15 dev, 300)."),
+    ] = None,
+    tls: Annotated[
+        bool,
+        typer.Option("--tls", help="Also serve the page for the first flash by https."),
+    ] = False,
+    moved: Annotated[
+        str | None, typer.Option(metavar="URL", help="Send all boards on to this server.")
+    ] = None,
+) -> None:
+    """Run the OTA server until Ctrl-C.
+
+    Boards poll it, `mipy release` publishes to it, a browser shows the boards. It never holds a
+    private key.
+    """
+    from uvicorn import Server
+
+    from ...ota_server.app import uvicorn_config
+
+    token_file = places.fleet_dir() / "token"
+    listener = _listen(host, port)
+    try:
+        port = listener.getsockname()[1]
+        # One that listens on loopback alone is of no use to a board that calls.
+        calls = None if _reachable(host).startswith("127.") else port
+        app = _app(
+            data or places.data_dir() / "server", _token(token_file), interval, _url(moved), calls
+        )
+        url = f"http://{_reachable(host)}:{port}"
+        console.say(f"serving {url}")
+        console.say(f"the token to log in with is in {token_file}")
+        if tls:
+            console.say(f"the first flash from other computers: {flash_page(host)}")
+        console.note("Ctrl-C stops the server")
+        _allow_many_connections()
+        Server(uvicorn_config(app)).run([listener])
+    finally:
+        listener.close()
+
+
+def flash_page(host: str, port: int = TLS_PORT) -> str:
+    """Serve the page for the first flash by https until this process ends; returns its address.
+
+    Browsers let a page use a serial port only there. The page alone: boards stay with http, whose
+    messages carry their own proofs, and a certificate that nobody vouches for adds nothing.
+    """
+    from starlette.applications import Starlette
+    from uvicorn import Server
+
+    from ...ota_server import flash_page as page
+    from ...ota_server.app import uvicorn_config
+    from . import tls
+
+    config = uvicorn_config(Starlette(routes=page.routes()))
+    config.lifespan = "off"
+    address = _reachable(host)
+    config.ssl_certfile = config.ssl_keyfile = str(tls.certificate(address))
+    listener = _listen(host, port)
+    started = threading.Event()
+    threading.Thread(target=_run, args=(Server(config), listener, started), daemon=True).start()
+    started.wait(START_SECONDS)
+    return f"https://{address}:{listener.getsockname()[1]}/flash"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except socket.gaierror as problem:
+        raise console.Failure(f"{host} is no address", "give one of this machine's") from problem
+    except OSError as problem:
+        raise console.Failure(
+            f"cannot listen on {host}:{port}: {(problem.strerror or '').lower()}",
+            "stop what runs there, or choose another one with --port",
+        ) from problem
+    return listener
+
+
+def _allow_many_connections() -> None:
+    """Debian lets a process open 1024 files at first; each board may hold a connection."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, CONNECTIONS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _url(moved: str | None) -> str | None:
+    from ...signing import envelope
+    from ...signing.reasons import Refused
+
+    try:
+        return moved and envelope.address(moved)
+    except Refused as problem:
+        raise console.Failure(
+            f"{moved} is no address of a server", "it looks like http://192.168.1.10:8266"
+        ) from problem
+
+
+def _app(
+    folder: Path, token: str, interval: float | None, moved: str | None, port: int | None
+) -> Starlette:
+    from ...ota_server.app import make_app
+    from ..flash.provision import readable
+
+    try:
+        return make_app(
+            folder, token=token, every=interval, moved=moved, port=port, readable=readable
+        )
+    except (OSError, sqlite3.Error, RuntimeError) as problem:
+        raise console.Failure(
+            f"cannot use the data folder {folder}: {problem}", "name another one with --data"
+        ) from problem
+
+
+def _token(path: Path) -> str:
+    from ...ota_server.app import read_token
+
+    try:
+        return read_token(path)
+    except OSError as problem:
+        raise console.Failure(
+            f"cannot use {path}: {problem.strerror}", "see who owns the folder"
+        ) from problem
+
+
+def _reachable(host: str) -> str:
+    """An address that boards can use, where the server listens on all of them."""
+    if host not in ("0.0.0.0", "::"):
+        return f"[{host}]" if ":" in host else host
+    from . import enrol
+
+    return enrol.lan_address() or "127.0.0.1"
+
+
+@dataclass
+class Running:
+    """A server in a thread.
+
+    Attributes:
+        up, down: bytes on the wire so far, by the client's address.
+    """
+
+    url: str
+    token: str
+    store: Store
+    up: dict[str, int] = field(default_factory=dict)
+    down: dict[str, int] = field(default_factory=dict)
+    _server: Any = None
+    _thread: Any = None
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Bytes up and bytes down, of all clients together."""
+        return sum(self.up.values()), sum(self.down.values())
+
+    def stop(self) -> None:
+        """Stop serving; returns when the port is free and the database closed."""
+        self._server.should_exit = True
+        self._thread.join()
+
+
+@contextmanager
+def running(
+    data_dir: Path,
+    port: int = 0,
+    interval: float | None = None,
+    host: str = "127.0.0.1",
+    moved: str | None = None,
+    calls: bool = False,
+) -> Iterator[Running]:
+    """Serve in a thread, with a token of its own in `data_dir/token`.
+
+    Args:
+        data_dir: the server's data folder.
+        port: 0 picks a free one.
+        interval: seconds between polls; None leaves it to the policy.
+        moved: the server that boards are sent on to.
+        calls: answer boards that call for their server.
+
+    Raises:
+        Failure: the port is taken, or the folder cannot be used.
+    """
+    from uvicorn import Server
+
+    from ...ota_server.app import uvicorn_config
+
+    listener = _listen(host, port)
+    token = _token(data_dir / "token")
+    port = listener.getsockname()[1]
+    app = _app(data_dir, token, interval, moved, port if calls else None)
+    running = Running(f"http://{host}:{port}", token, app.state.store)
+    server: Server = Server(uvicorn_config(app, _counting(running)))
+    started = threading.Event()
+    running._server = server
+    running._thread = threading.Thread(target=_run, args=(server, listener, started), daemon=True)
+    running._thread.start()
+    started.wait(START_SECONDS)
+    try:
+        yield running
+    finally:
+        running.stop()
+        listener.close()
+
+
+def _run(server: Server, listener: socket.socket, started: threading.Event) -> None:
+    import asyncio
+
+    async def main() -> None:
+        serving = asyncio.create_task(server.serve([listener]))
+        while not (server.started or serving.done()):
+            await asyncio.sleep(0.005)
+        started.set()
+        await serving
+
+    asyncio.run(main())
+
+
+def _counting(running: Running) -> Any:
+    """The server's protocol, which also counts what goes over the wire."""
+    from ...ota_server.limits import GuardedProtocol
+
+    class CountingTransport:
+        def __init__(self, transport: Any, address: str) -> None:
+            self._transport = transport
+            self._address = address
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._transport, name)
+
+        def write(self, data: bytes) -> None:
+            running.down[self._address] = running.down.get(self._address, 0) + len(data)
+            self._transport.write(data)
+
+    class CountingProtocol(GuardedProtocol):
+        def connection_made(self, transport: Any) -> None:
+            address = transport.get_extra_info("peername")[0]
+            super().connection_made(CountingTransport(transport, address))  # type: ignore[arg-type]
+
+        def data_received(self, data: bytes) -> None:
+            address = self.client[0] if self.client else ""
+            running.up[address] = running.up.get(address, 0) + len(data)
+            super().data_received(data)
+
+    return CountingProtocol

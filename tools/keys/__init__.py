@@ -1,0 +1,1 @@
+"""A fleet's signing keys, and what they sign."""
