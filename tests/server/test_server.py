@@ -304,7 +304,7 @@ def test_traceback_of_a_replayed_poll_is_not_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     read: list[str] = []
-    monkeypatch.setattr("mipy_ota.tools.provision.readable", lambda t: read.append(t) or t)
+    monkeypatch.setattr("mipy_ota.tools.flash.provision.readable", lambda t: read.append(t) or t)
     with running(tmp_path, interval=2) as server:
         fake = FakeBoard(server.url)
         api = client.Client(server.url, server.token)
