@@ -107,6 +107,7 @@ def uvicorn_config(app: Starlette, protocol: type[GuardedProtocol] = GuardedProt
         date_header=False,
         access_log=False,
         proxy_headers=False,
+        log_config=None,  # whoever starts the server says where its log goes
         log_level="warning",
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=3,
@@ -114,8 +115,9 @@ def uvicorn_config(app: Starlette, protocol: type[GuardedProtocol] = GuardedProt
 
 
 def read_token(path: Path) -> str:
-    """The token in `path`; made at the first call, readable for its owner only."""
+    """The token in `path`, which only its owner may read; made at the first call."""
     with contextlib.suppress(FileNotFoundError):
+        path.chmod(0o600)
         return path.read_text("ascii").strip()
     token = secrets.token_urlsafe(TOKEN_BYTES)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

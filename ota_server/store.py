@@ -85,7 +85,7 @@ class Content:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for left_over in folder.glob(".new-*"):
             left_over.unlink()
 
@@ -140,6 +140,7 @@ class Store:
         self._durable: list[tuple[str, float, Outcome]] = []
         self._releases: dict[tuple[str, str], list[Release]] = {}
         self._resets: dict[int, int | None] = {}
+        _make_private(folder / "server.db")
         self._db = sqlite3.connect(
             folder / "server.db", check_same_thread=False, isolation_level=None, timeout=1
         )
@@ -483,6 +484,16 @@ def deflate(plain: bytes) -> bytes:
     """Raw deflate with the window that a board has memory for."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -WINDOW_BITS)
     return packer.compress(plain) + packer.flush()
+
+
+def _make_private(database: Path) -> None:
+    """Let only the owner read the database, which holds the boards' keys, in any folder.
+
+    SQLite gives the files that it makes beside it the same mode.
+    """
+    os.close(os.open(database, os.O_RDWR | os.O_CREAT, 0o600))
+    for path in (database, *database.parent.glob(f"{database.name}-*")):
+        path.chmod(0o600)
 
 
 def _sync_folder(folder: Path) -> None:

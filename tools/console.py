@@ -1,16 +1,19 @@
 """What every verb says to people and to scripts: one console, one way to fail, one progress bar.
 
 Findings go to standard output, everything else (errors, progress) to standard error, so that
-`mipy ... --json | jq` works while a bar is running.
+`mipy ... --json | jq` works while a bar is running. Whatever is printed here is escaped
+(printable.py), since much of it was said by a board or a server.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
+
+from .printable import Printable, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,18 +59,26 @@ def _console(name: str) -> Console:
     if name not in _consoles:
         from rich.console import Console
 
-        _consoles[name] = Console(stderr=name == "stderr", highlight=False, soft_wrap=True)
+        _consoles[name] = Console(
+            stderr=name == "stderr", highlight=False, soft_wrap=True, emoji=False
+        )
     return _consoles[name]
 
 
 def say(text: str) -> None:
     """One line of plain text to standard output; brackets in it are not markup."""
-    out().print(text, markup=False)
+    out().print(printable(text), markup=False)
+
+
+def passage(text: str, error: bool = False) -> None:
+    """Text of several lines, such as a traceback, to standard output or standard error."""
+    lines = text.replace("\r\n", "\n").rstrip("\n")
+    (err() if error else out()).print(printable(lines, "\n\t"), markup=False)
 
 
 def note(text: str) -> None:
     """One dim line of commentary to standard error."""
-    err().print(text, style="dim", markup=False)
+    err().print(printable(text), style="dim", markup=False)
 
 
 def warn(text: str) -> None:
@@ -82,10 +93,59 @@ def error(text: str, hint: str = "") -> None:
         err().print(_labelled("what to do", "bold", hint))
 
 
+def confirm(text: str) -> bool:
+    """Ask a question to be answered by yes or no, which Enter alone means."""
+    import typer
+
+    return typer.confirm(printable(text), err=True)
+
+
+def prompt(text: str, default: str | None = None, hidden: bool = False, twice: bool = False) -> str:
+    """Ask for a line of text.
+
+    Args:
+        default: what Enter alone means.
+        hidden: do not show what is typed.
+        twice: have it typed a second time.
+    """
+    import typer
+
+    return typer.prompt(
+        printable(text),
+        default,
+        hide_input=hidden,
+        confirmation_prompt=twice,
+        show_default=bool(default),
+        err=True,
+    )
+
+
+def output() -> Callable[[bytes], None]:
+    """A function that passes on to standard output what a board prints, as it comes.
+
+    On a terminal it is escaped. Into a file or another program it goes byte for byte.
+    """
+    readable, stream = Printable(), sys.stdout
+
+    def put(said: bytes) -> None:
+        if stream.isatty():
+            stream.write(readable(said))
+        else:
+            _binary(stream).write(said)
+        stream.flush()
+
+    return put
+
+
+def _binary(stream: IO[str]) -> IO[bytes]:
+    stream.flush()
+    return stream.buffer  # type: ignore[attr-defined]
+
+
 def _labelled(label: str, style: str, text: str) -> Any:
     from rich.text import Text
 
-    return Text.assemble((f"{label}: ", style), text)
+    return Text.assemble((f"{label}: ", style), printable(text))
 
 
 def data(value: object) -> None:
@@ -109,7 +169,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     for name in columns:
         grid.add_column(name)
     for row in rows:
-        grid.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        grid.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
     out().print(grid)
 
 
@@ -129,10 +189,10 @@ def progress() -> Iterator[Progress]:
 
     Use: `with progress() as bar: task = bar.add_task("sending", total=n); bar.advance(task)`.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
     columns = (
-        TextColumn("{task.description}", markup=False),
+        _described(),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -141,6 +201,18 @@ def progress() -> Iterator[Progress]:
     hidden = not err().is_terminal
     with Progress(*columns, console=err(), transient=True, disable=hidden) as bar:
         yield bar
+
+
+def _described() -> Any:
+    """The column of a progress display that says what is under way."""
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class Described(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(printable(task.description))
+
+    return Described()
 
 
 @contextmanager
@@ -152,5 +224,5 @@ def busy(text: str) -> Iterator[None]:
         note(text)
         yield
         return
-    with err().status(escape(text)):
+    with err().status(escape(printable(text))):
         yield

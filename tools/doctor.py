@@ -25,6 +25,7 @@ from .board.target import is_address, is_port
 from .console import Failure
 from .fleet import enrol
 from .keys import store as keys
+from .printable import printable
 
 Level = Literal["ok", "warn", "fail"]
 OLDEST_PYTHON = (3, 11)
@@ -79,7 +80,8 @@ def _print(one: Finding) -> None:
     from rich.text import Text
 
     colour = {"ok": "green", "warn": "yellow", "fail": "bold red"}[one.level]
-    console.out().print(Text.assemble((f"{one.level:<5}", colour), f"{one.what}: {one.text}"))
+    said = printable(f"{one.what}: {one.text}")
+    console.out().print(Text.assemble((f"{one.level:<5}", colour), said))
     if one.hint:
         console.say(f"     what to do: {one.hint}")
 

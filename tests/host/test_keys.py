@@ -7,6 +7,7 @@ import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -278,9 +279,29 @@ def test_wrong_passphrase_or_damage_opens_nothing(fleet, phrase, tmp_path):
     assert code == 1 and "no backup" in err
 
 
-def test_nobody_at_the_keyboard_is_told_how(fleet):
-    code, _, err = fleet("keys", "backup", "b.keys")
-    assert code == 1 and "--passphrase-file" in err
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("keys", "backup", "new.keys"),
+        ("--fleet", "second", "keys", "restore", "b.keys"),
+        ("--fleet", "second", "keys", "new", "--app", "weather", "--passphrase"),
+        ("--fleet", "locked", "keys", "new", "release"),
+    ],
+)
+def test_nobody_at_the_keyboard_is_told_how(fleet, phrase, monkeypatch, words):
+    """And what is told works with every verb that needs a passphrase."""
+    fleet("keys", "backup", "b.keys", "--passphrase-file", phrase)
+    locked = ("keys", "new", "--app", "weather", "--passphrase-file", phrase)
+    fleet("--fleet", "locked", *locked)
+    monkeypatch.setenv("MIPY_FLEET", "default")
+    code, _, err = fleet(*words)
+    assert code == 1 and keys.PASSPHRASE_FILE in err
+    monkeypatch.setenv(keys.PASSPHRASE_FILE, str(phrase))
+    assert fleet(*words)[0] == 0
+    if words[-1] == "new.keys":
+        assert keys.unpack(Path("new.keys").read_bytes(), "correct horse")
+    if "--passphrase" in words:
+        assert all(b"ENCRYPTED" in key.path.read_bytes() for key in keys.entries())
 
 
 def test_without_keys_every_verb_says_what_to_do(mipy, tmp_path):

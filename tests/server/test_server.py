@@ -1039,3 +1039,37 @@ def test_serve_stops_cleanly_on_ctrl_c(tmp_path: Path):
         assert process.returncode in (0, 130)
         assert "Traceback" not in err
         assert token not in out + err
+
+
+# --- who else may read it
+
+
+def test_in_a_folder_that_others_may_read_the_server_s_secrets_are_its_own(tmp_path: Path):
+    """A folder named by --data may be one that exists, and from an earlier version."""
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o755)
+    folder.chmod(0o755)
+    for name in ("server.db", "server.db-wal", "token"):
+        (folder / name).touch(mode=0o644)
+        (folder / name).chmod(0o644)
+    (folder / "token").write_text("secret\n")
+    with running(folder) as served:
+        client.Client(served.url, served.token).add_trust(vectors.first_trust())
+        found = {path.name: path.stat().st_mode & 0o077 for path in folder.iterdir()}
+        assert {"server.db", "server.db-wal", "token", "files", "manifests"} <= set(found)
+        assert not any(found.values()), found
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_proxy_named_in_the_environment_is_not_for_this_computer(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+):
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.settimeout(0.2)
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        assert client.Client(server.url, server.token).status()["boards"] == 0
+        with pytest.raises(TimeoutError):
+            proxy.accept()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import posixpath
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,8 +106,7 @@ def tree(board: BOARD, path: PATH = ":/") -> None:
 def cat(board: BOARD, path: PATH) -> None:
     """Write a file of a board to standard output."""
     with files(board) as remote:
-        sys.stdout.buffer.write(_fetched(remote, path_of(path)))
-        sys.stdout.buffer.flush()
+        console.output()(_fetched(remote, path_of(path)))
 
 
 def cp(
@@ -147,9 +145,14 @@ def cp(
     from ..files import write
 
     try:
-        write(local, content, 0o644)
+        write(local, content, 0o600 if _secret(path_of(source)) else 0o644)
     except OSError as problem:
         raise Failure(f"cannot write {local}: {problem.strerror}") from problem
+
+
+def _secret(path: bytes) -> bool:
+    """Whether a board's file may hold its key or a network's password."""
+    return path.startswith((b"/trust/", b"/state/")) or path == b"/wifi.json"
 
 
 def _local(path: Path) -> bytes:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,16 +52,16 @@ def run(
 def _run(board: str, code: bytes) -> None:
     with session.opened(target.find(board)) as repl:
         try:
-            repl.follow(code, show)
+            repl.follow(code, shown())
         except Raised as raised:
-            sys.stderr.write(raised.trace.replace("\r\n", "\n"))
+            console.passage(raised.trace, error=True)
             raise Failure(raised.text, "the traceback above says where") from None
 
 
-def show(said: bytes) -> None:
-    """Pass on what a board prints, byte for byte but for its line ends."""
-    sys.stdout.buffer.write(said.replace(b"\r\n", b"\n"))
-    sys.stdout.buffer.flush()
+def shown() -> Callable[[bytes], None]:
+    """A function that shows what a board prints, with this computer's line ends."""
+    put = console.output()
+    return lambda said: put(said.replace(b"\r\n", b"\n"))
 
 
 def reset(board: BOARD) -> None:
@@ -98,6 +98,7 @@ def logs(
         _reports(found.record.board.id, follow)
         return
     end = time.monotonic() + _GLANCE_SECONDS
+    show = shown()
     while follow or time.monotonic() < end:
         try:
             show(stream.read(1.0))

@@ -18,6 +18,7 @@ from .. import console
 from ..app import config
 from ..app.config import Key, Value
 from ..console import Failure
+from ..printable import printable
 from . import session, target
 from .remote import Remote
 from .repl import Raised, Repl
@@ -130,7 +131,7 @@ def _asked_for(changes: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
         if sign:
             shown[name] = text
         elif sys.stdin.isatty():
-            hidden[name] = getpass(f"{name}: ")
+            hidden[name] = getpass(printable(f"{name}: "))
         else:
             line = sys.stdin.readline()
             if not line:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..console import Failure
+from ..printable import printable
 
 if TYPE_CHECKING:
     from ...signing.board_file import Board
@@ -87,7 +88,7 @@ class Target:
         from getpass import getpass
 
         try:
-            return getpass(f"WebREPL password of {self.name}: ")
+            return getpass(printable(f"WebREPL password of {self.name}: "))
         except EOFError:
             raise Failure(
                 f"the password of {self.name} is not known here",

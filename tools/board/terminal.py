@@ -21,6 +21,7 @@ import typer
 
 from .. import console
 from ..console import Failure
+from ..printable import Printable, printable
 from . import run, target
 from .repl import Raised, Repl, Stream
 from .webrepl import Closed, Taken
@@ -39,6 +40,8 @@ _PASTED = re.compile(rb"\x1b\[200~(.*?)(?:\x1b\[201~|\Z)", re.DOTALL)
 _MINUTES = 30
 """How long a closed board is opened for; `mipy open --minutes` has others."""
 _COUNT_SECONDS = 20.0
+_AS_BEFORE = b"\x1b[0m\x1b[?25h"
+"""No colour, and the cursor to be seen: a program on the board may have left it otherwise."""
 _BEGIN, _END = b"\x1b[200~", b"\x1b[201~"
 _PROMPT = b">>> "
 
@@ -92,7 +95,7 @@ def _opened(found: Target, closed: Closed) -> float | None:
     if not found.board or not debug:
         raise closed
     console.note(closed.text)
-    if not typer.confirm(
+    if not console.confirm(
         f"Have it opened for {_MINUTES} minutes, signed by debug key {debug[0].id}?"
     ):
         raise closed
@@ -133,7 +136,7 @@ def _raw(fd: int) -> Iterator[Keys]:
         yield keys
     finally:
         keys.restore()
-        _show(_PASTE_OFF + b"\r\n")
+        _show(_PASTE_OFF + _AS_BEFORE + b"\r\n")
 
 
 def _show(said: bytes) -> None:
@@ -152,6 +155,7 @@ class Terminal:
         self._stream = stream
         self._keys = keys
         self._tail = b""
+        self._readable = Printable(cursor=True)
 
     def run(self) -> None:
         """Until the key to leave is pressed.
@@ -186,7 +190,8 @@ class Terminal:
         """In the window's title, where it disturbs nothing: how long the board stays open."""
         if self._until:
             left = max(0, round((self._until - time.time()) / 60))
-            _show(f"\x1b]0;{self._target.name}: open for {left} min\x07".encode())
+            title = printable(f"{self._target.name}: open for {left} min")
+            _show(f"\x1b]0;{title}\x07".encode())
 
     def _pressed(self) -> bool:
         keys = os.read(self._keys.fd, 4096)
@@ -217,7 +222,7 @@ class Terminal:
 
     def _hear(self, timeout: float) -> int:
         said = self._stream.read(timeout)
-        _show(said)
+        self._say(said)
         self._tail = (self._tail + said)[-len(_PROMPT) :]
         return len(said)
 
@@ -241,9 +246,9 @@ class Terminal:
         board = Repl(self._stream, self._target.name)
         self._keys.signals(True)
         try:
-            board.paste(code, lambda said: _show(said))
+            board.paste(code, self._say)
         except Raised as raised:
-            _show(raised.trace.replace("\r\n", "\n").replace("\n", "\r\n").encode())
+            self._say(raised.trace.replace("\r\n", "\n").replace("\n", "\r\n").encode())
         except KeyboardInterrupt:
             _show(b"\r\nKeyboardInterrupt\r\n")
         finally:
@@ -268,5 +273,9 @@ class Terminal:
         self._tail = b""
         return True
 
+    def _say(self, said: bytes) -> None:
+        """Show what the board says."""
+        _show(self._readable(said).encode())
+
     def _note(self, text: str) -> None:
-        _show(f"\r\n\x1b[2m{text}\x1b[0m\r\n".encode())
+        _show(f"\r\n\x1b[2m{printable(text)}\x1b[0m\r\n".encode())

@@ -299,7 +299,7 @@ def _imagined_before(chip: Chip, wishes: Wishes) -> Record | None:
                 f"an image was made for '{wishes.name}'; nobody says that this is that board",
                 "give --yes if it is, else choose another name with --name",
             )
-        if not typer.confirm(asked, err=True):
+        if not console.confirm(asked):
             raise Failure("it is another board, then", "choose another name with --name")
     return found
 
@@ -354,7 +354,7 @@ def proposed_server() -> str:
     """This machine's address, which somebody at the keyboard may change."""
     found = enrol.server_address()
     if sys.stdin.isatty():
-        found = typer.prompt("The server, as the board reaches it", default=found, err=True)
+        found = console.prompt("The server, as the board reaches it", found)
         enrol.refuse_loopback(found)
     return found
 
@@ -388,13 +388,7 @@ def _wifi_password(ssid: str, file: Path | None) -> str:
             f"the password of '{ssid}' is needed and nobody is at the keyboard",
             f"name a file with --wifi-password-file, or set {WIFI_PASSWORD}",
         )
-    return typer.prompt(
-        f"Password of {ssid} (empty: open)",
-        hide_input=True,
-        default="",
-        show_default=False,
-        err=True,
-    )
+    return console.prompt(f"Password of {ssid} (empty: open)", "", hidden=True)
 
 
 @contextmanager

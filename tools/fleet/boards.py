@@ -144,7 +144,8 @@ def _show_board(board: Mapping[str, Any], events: list[dict[str, Any]]) -> None:
         as_json=False,
     )
     if board["reason"]:
-        console.say(f"last setback  {board['reason']}\n{board['trace']}")
+        console.say(f"last setback  {board['reason']}")
+        console.passage(board["trace"])
     console.table(
         "",
         ("when", "event", "release", "reason"),

@@ -13,6 +13,7 @@ import requests
 from requests.auth import AuthBase
 
 from .. import console, places
+from ..addresses import loopback
 
 DEFAULT_SERVER = "http://127.0.0.1:8266"
 CONNECT_SECONDS = 5
@@ -128,14 +129,17 @@ class Client:
 
     def _send(self, method: str, path: str, body: bytes | None) -> requests.Response:
         try:
-            return requests.request(
-                method,
-                f"{self.url}/api/{path}",
-                data=body,
-                auth=Bearer(self.token),
-                timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
-                allow_redirects=False,
-            )
+            with requests.Session() as session:
+                # A proxy (http_proxy) cannot reach this computer, and must not learn the token.
+                session.trust_env = not loopback(self.url)
+                return session.request(
+                    method,
+                    f"{self.url}/api/{path}",
+                    data=body,
+                    auth=Bearer(self.token),
+                    timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
+                    allow_redirects=False,
+                )
         except requests.Timeout as problem:
             raise console.Failure(
                 f"the server at {self.url} does not answer in time", "try again; see its log"

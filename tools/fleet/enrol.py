@@ -7,7 +7,6 @@ the same labels. The server is told all but the passwords.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import secrets
 import socket
@@ -21,6 +20,7 @@ from ...signing import board_file, envelope
 from ...signing.board_file import Board
 from ...signing.reasons import Refused
 from .. import console, places
+from ..addresses import loopback
 from ..console import Failure
 from ..files import write
 
@@ -264,16 +264,6 @@ def refuse_loopback(url: str) -> None:
             f"for a board, {url} is the board itself",
             f"name the server as others reach it, like http://{lan_address() or 'HOST'}:8266",
         )
-
-
-def loopback(url: str) -> bool:
-    """Whether a URL means the machine that uses it."""
-    host = urlsplit(url).hostname or ""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-    return address.is_loopback or address.is_unspecified
 
 
 def lan_address() -> str | None:

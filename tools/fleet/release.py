@@ -13,6 +13,7 @@ import typer
 
 from .. import console
 from ..console import Failure
+from ..printable import printable
 
 if TYPE_CHECKING:
     from .client import Client
@@ -341,7 +342,9 @@ class _Live:
         colours = {"confirmed": "green", "went back": "red", "open": "yellow"}
         width = max((len(one.board) for one in seen), default=0)
         lines = [
-            Text.assemble(f"{one.board:<{width}}  ", (_words(one), colours[one.outcome]))
+            Text.assemble(
+                printable(f"{one.board:<{width}}  "), (printable(_words(one)), colours[one.outcome])
+            )
             for one in seen
         ]
         self._live.update(Text("\n").join(lines), refresh=True)

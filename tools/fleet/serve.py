@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import sqlite3
 import threading
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import console, places
+from ..printable import printable
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -71,9 +73,22 @@ def serve(
             console.say(f"the first flash from other computers: {flash_page(host)}")
         console.note("Ctrl-C stops the server")
         _allow_many_connections()
+        logging.basicConfig(handlers=[_log_handler()], level=logging.WARNING)
         Server(uvicorn_config(app)).run([listener])
     finally:
         listener.close()
+
+
+def _log_handler() -> logging.Handler:
+    """To standard error, escaped: a message, or a traceback, may hold what a board has sent."""
+
+    class Readable(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return printable(super().format(record), "\n\t")
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Readable("%(levelname)s: %(message)s"))
+    return handler
 
 
 def flash_page(host: str, port: int = TLS_PORT) -> str:

@@ -130,7 +130,8 @@ def private(key: KeyFile) -> RSAPrivateKey:
     """
     try:
         content = key.path.read_bytes()
-        phrase = _passphrase_of(key) if pem.is_encrypted(content) else None
+        label = f"Passphrase of the {key.role} key {key.id}"
+        phrase = _passphrase(label) if pem.is_encrypted(content) else None
         found = pem.from_pem(content, phrase)
         if PublicKey.of(found).id != key.id:
             raise pem.BadKey("another key is in this file")
@@ -273,11 +274,22 @@ def publish_trust(client: Client) -> int:
 # --- passphrases -------------------------------------------------------------------------------
 
 
-def _passphrase_of(key: KeyFile) -> str:
+def _passphrase(label: str, file: Path | None = None, twice: bool = False) -> str:
+    """A passphrase: from `file`, else from the file that MIPY_PASSPHRASE_FILE names, else typed.
+
+    Args:
+        label: the prompt.
+        twice: it is a new one, so have it typed again.
+    """
     named = os.environ.get(PASSPHRASE_FILE)
-    if named:
-        return _read_passphrase(Path(named))
-    return _ask(f"Passphrase of the {key.role} key {key.id}", twice=False)
+    if file or named:
+        return _read_passphrase(file or Path(str(named)))
+    if not sys.stdin.isatty():
+        raise Failure(
+            "a passphrase is needed and nobody is at the keyboard",
+            f"write it into a file, and name the file with {PASSPHRASE_FILE}",
+        )
+    return console.prompt(label, hidden=True, twice=twice)
 
 
 def _read_passphrase(path: Path) -> str:
@@ -288,15 +300,6 @@ def _read_passphrase(path: Path) -> str:
     if not phrase:
         raise Failure(f"{path} is empty", "write the passphrase into it")
     return phrase
-
-
-def _ask(label: str, twice: bool) -> str:
-    if not sys.stdin.isatty():
-        raise Failure(
-            "a passphrase is needed and nobody is at the keyboard",
-            f"name a file that holds it with {PASSPHRASE_FILE} or --passphrase-file",
-        )
-    return typer.prompt(label, hide_input=True, confirmation_prompt=twice, err=True)
 
 
 _PassphraseFile = Annotated[
@@ -334,10 +337,8 @@ def new(
     if role not in ("root", "release") and threshold is not None:
         raise Failure("--threshold goes with one more root or release key", "", 2)
     phrase = None
-    if passphrase_file:
-        phrase = _read_passphrase(passphrase_file)
-    elif passphrase:
-        phrase = _ask("Passphrase for the new keys", twice=True)
+    if passphrase or passphrase_file:
+        phrase = _passphrase("Passphrase for the new keys", passphrase_file, twice=True)
     if role is None:
         from ..app.build import app_folder, facts
 
@@ -452,11 +453,7 @@ def backup(
     trust()  # nothing to keep, or something broken: say so now
     if file.exists():
         raise Failure(f"{file} exists", "name another file; a backup replaces nothing")
-    phrase = (
-        _read_passphrase(passphrase_file)
-        if passphrase_file
-        else _ask("Passphrase for the backup", twice=True)
-    )
+    phrase = _passphrase("Passphrase for the backup", passphrase_file, twice=True)
     contents = {
         path.name: path.read_bytes()
         for path in places.keys_dir().iterdir()
@@ -495,11 +492,7 @@ def restore(
         raise Failure(f"cannot read {file}: {problem.strerror}", "name a backup") from problem
     if not content.startswith(_BACKUP):
         raise Failure(f"{file} is no backup of keys", "`mipy keys backup FILE` makes one")
-    phrase = (
-        _read_passphrase(passphrase_file)
-        if passphrase_file
-        else _ask("Passphrase of the backup", twice=False)
-    )
+    phrase = _passphrase("Passphrase of the backup", passphrase_file)
     contents = unpack(content, phrase)
     folder = places.keys_dir()
     missing = {name: data for name, data in contents.items() if not (folder / name).exists()}

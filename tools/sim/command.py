@@ -8,7 +8,7 @@ import re
 import select
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,7 @@ import typer
 
 from .. import console, places
 from ..console import Failure
+from ..printable import Printable
 from .board import Chip, VirtualBoard
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def _terminal() -> Iterator[None]:
 
 
 def _converse(board: VirtualBoard) -> None:
-    board.start(_print)
+    board.start(_printer())
     pressed = 0.0
     listening = True
     while True:
@@ -209,6 +210,12 @@ def _converse(board: VirtualBoard) -> None:
             board.ctrl_c()
 
 
-def _print(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+def _printer() -> Callable[[str], None]:
+    """Shows what the board prints; escaped on a terminal, but for what edits its lines."""
+    readable, stream = Printable(cursor=True), sys.stdout
+
+    def put(text: str) -> None:
+        stream.write(readable(text.encode()) if stream.isatty() else text)
+        stream.flush()
+
+    return put

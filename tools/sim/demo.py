@@ -30,6 +30,7 @@ from ..fleet import release, serve
 from ..fleet.client import Client
 from ..keys import store as keys
 from ..keys.sign import sign_for_fleet
+from ..printable import printable
 from .board import VirtualBoard
 
 if TYPE_CHECKING:
@@ -123,14 +124,16 @@ class Teller:
         self._bars = bars or screen.is_terminal
 
     def title(self, text: str) -> None:
-        self._screen.print(f"\n{text}", style="bold", markup=False)
+        self._screen.print(f"\n{printable(text)}", style="bold", markup=False)
 
     def say(self, text: str, style: str = "") -> None:
         for line in text.splitlines():
-            self._screen.print(f"   {line}", style=style, markup=False)
+            self._screen.print(f"   {printable(line)}", style=style, markup=False)
 
     def good(self, text: str) -> None:
-        self._screen.print(f"   [green]✓[/] {text}")
+        from rich.markup import escape
+
+        self._screen.print(f"   [green]✓[/] {escape(printable(text))}")
 
     def change(self, old: str, new: str) -> None:
         self.say(f"- {old}", "red")
@@ -461,7 +464,8 @@ class Demo:
         """A good release must not be rejected; waiting longer would not help."""
         bad = self._rejection(wanted)
         if bad and not bad["soft"]:
-            raise Failure(f"the board rejected {wanted.name}: {bad['reason']}\n{bad['trace']}")
+            self._tell.say(bad["trace"], "red")
+            raise Failure(f"the board rejected {wanted.name}: {bad['reason']}")
 
     # --- time and cost
 
@@ -472,9 +476,9 @@ class Demo:
 
         def late() -> None:
             if time.monotonic() > end:
-                last = "\n".join(self._board.console.splitlines()[-8:])
+                self._tell.say("\n".join(self._board.console.splitlines()[-8:]), "red")
                 raise Failure(
-                    f"{what} within {PATIENCE:.0f} seconds; it said last:\n{last}",
+                    f"{what} within {PATIENCE:.0f} seconds; above is what the board said last",
                     "run it again on a machine that is less busy",
                 )
             time.sleep(LOOK_SECONDS)

@@ -312,7 +312,9 @@ def test_a_closed_board_is_offered_to_be_opened(
     keys.make_fleet("demo")
     asked: list[str] = []
     given: list[object] = []
-    monkeypatch.setattr("typer.confirm", lambda text: bool(asked.append(text)) or len(asked) > 1)
+    monkeypatch.setattr(
+        "mipy_ota.tools.console.confirm", lambda text: bool(asked.append(text)) or len(asked) > 1
+    )
     monkeypatch.setattr(opening, "request", lambda *words: given.append(words) or 60.0)
     monkeypatch.setattr("mipy_ota.tools.fleet.client.connect", lambda: "server")
     with pytest.raises(webrepl.Closed):
