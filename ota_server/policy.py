@@ -28,8 +28,9 @@ ROLLBACK_REASONS = frozenset(
     "exception watchdog veto verify timeout power sleep crashes order".split()
 )
 
-# What says more about the way than about the release: offered again, the board paces itself.
-PASSING_REASONS = frozenset("network http mac busy truncated hash size space".split())
+# What a board can only say of content that has the digest it was offered. Every other code speaks
+# of the way or the flash: anybody on the way can cause it, so it never ends an offer.
+RELEASE_REASONS = frozenset("app class mpy arch seq same-seq floor floor-low name rejected".split())
 # In these states a board looks at orders; in the others it would not and they would be lost.
 LISTENING_STATES = frozenset(("ok", "trial"))
 OPENING = "ota-open "
@@ -113,6 +114,7 @@ class Report:
     Attributes:
         facts: what a board tells once a boot, by Board's names.
         jobs: failed and good runs by the job's name, as JSON; None when unchanged.
+        failed: why the last install did not get through, as a reason code; "" when it did.
     """
 
     seq: int
@@ -129,6 +131,7 @@ class Report:
     open: int | None = None
     wrong: int = 0
     pushed: bool = False
+    failed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +235,9 @@ def judge(board: Board, report: Report, known: Bad | None, running: Release | No
         outcome.changes["jobs"] = report.jobs
     if report.bad is not None:
         _judge_bad(board, report.bad, known, outcome)
+    if report.failed and report.failed != board.reason:
+        outcome.changes |= {"reason": report.failed, "trace": ""}
+        outcome.events.append(Event("install-failed", reason=report.failed))
     outcome.events += [Event("unknown-order", text=order) for order in report.unknown]
     if (report.open is None) != (board.open is None):
         outcome.events.append(Event("webrepl-closed" if report.open is None else "webrepl-open"))
@@ -263,7 +269,8 @@ def _judge_state(board: Board, report: Report, running: Release | None, outcome:
 
 
 def _judge_bad(board: Board, bad: Bad, known: Bad | None, outcome: Outcome) -> None:
-    bad = replace(bad, soft=bad.soft or bad.reason in PASSING_REASONS)
+    final = not bad.soft and bad.reason in ROLLBACK_REASONS | RELEASE_REASONS
+    bad = replace(bad, soft=not final)
     # Boards repeat it at each boot. The traceback may be of a later crash: it does not count.
     same = known is not None and (known.reason, known.soft) == (bad.reason, bad.soft)
     if same and board.digest != bad.digest:

@@ -52,10 +52,14 @@ def parse(body: bytes) -> Any:
 def envelope(message: dict[str, Any]) -> tuple[str, str]:
     """Nonce and ticket of an authenticated poll: all that a stale one is answered by.
 
+    A ticket that none of our replies can have had is no ticket: the answer brings a good one.
+
     Raises:
-        BadPoll: either is not what it must be.
+        BadPoll: the nonce is not what it must be.
     """
-    return _matching(message, "n", _NONCE), _text(message, "k", WORD_CHARS)
+    ticket = message.get("k")
+    known = isinstance(ticket, str) and _NONCE.fullmatch(ticket)
+    return _matching(message, "n", _NONCE), ticket if known else ""
 
 
 def report(message: dict[str, Any]) -> Report:
@@ -89,6 +93,7 @@ def report(message: dict[str, Any]) -> Report:
         open=_number(message, "open") if "open" in message else None,
         wrong=_number(message, "wrong") if "wrong" in message else 0,
         pushed=bool(message.get("push", 0)),
+        failed=_reason(message, "fail") if "fail" in message else "",
     )
 
 
@@ -111,11 +116,16 @@ def _bad(value: Any) -> Bad | None:
         return None
     if not isinstance(value, dict):
         raise BadPoll("bad")
-    reason = _text(value, "why", WORD_CHARS)
-    if not _WORD.fullmatch(reason):
-        raise BadPoll("why")
+    reason = _reason(value, "why")
     trace = printable(str(value.get("trace", "")), TRACE_CHARS)
     return Bad(_matching(value, "m", _HALF_DIGEST), reason, bool(value.get("soft", 0)), trace)
+
+
+def _reason(message: dict[str, Any], key: str) -> str:
+    code = _text(message, key, WORD_CHARS)
+    if not _WORD.fullmatch(code):
+        raise BadPoll(key)
+    return code
 
 
 def _progress(value: Any) -> str:

@@ -39,7 +39,6 @@ HEADER = "ota-manifest 1"
 RESERVED = "manifest"
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_MPY = re.compile(r"(0|[1-9][0-9]?)\.(0|[1-9][0-9]?)")
 
 
 @dataclass(frozen=True)
@@ -204,8 +203,10 @@ def _understand(sealed: Envelope) -> Manifest:
     seq = envelope.number(lines.value("seq"))
     floor = envelope.number(lines.value("floor"))
     mpy = lines.value("mpy")
-    if not _MPY.fullmatch(mpy):
-        raise Refused("syntax", f"'mpy {mpy}' should look like 'mpy 6.3'")
+    if mpy.count(".") != 1:
+        raise Refused("syntax", f"'mpy {mpy[:40]}' should look like 'mpy 6.3'")
+    for part in mpy.split("."):
+        envelope.number(part)
     arch = envelope.word(lines.value("arch")) if lines.peek() == "arch" else None
     entry = envelope.word(lines.value("entry"))
     total = envelope.number(lines.value("total"))

@@ -405,7 +405,11 @@ def test_bad_release_is_reported_and_not_offered_again(people: client.Client, bo
     assert board.poll()["m"] == newer
 
 
-@pytest.mark.parametrize("why, soft", [("power", 1), ("truncated", 0), ("space", 0)])
+@pytest.mark.parametrize(
+    "why, soft",
+    [("power", 1), *((why, 0) for why in (*"truncated space key unsigned syntax".split(),
+                                         *"trust-sig trust-version revoked a-later-one".split()))],
+)  # fmt: skip
 def test_passing_trouble_is_no_reason_to_stop_offering(
     people: client.Client, board: FakeBoard, why: str, soft: int
 ):
@@ -998,6 +1002,25 @@ def test_server_takes_the_examples(server: Running, people: client.Client):
     fake.close()
 
 
+@pytest.mark.parametrize("ticket", [7, None, "x" * 17, "\u2028", "g" * 16, ["0" * 16], "x" * 600])
+def test_odd_ticket_is_no_ticket(board: FakeBoard, ticket: Any):
+    """Somebody with the board's key has sealed it into a reply: the board is not lost by that."""
+    body = json.loads(board.message()) | {"k": ticket}
+    reply = board.accept(board.send(json.dumps(body).encode()))
+    assert reply["stale"] == 1
+    assert "stale" not in board.poll()
+
+
+def test_failed_install_is_told(people: client.Client, board: FakeBoard):
+    """Once, though the board repeats it at each start."""
+    for _ in range(3):
+        board.boot(fail="http")
+    assert people.board("sim-01")["reason"] == "http"
+    failed = [e["reason"] for e in people.events("sim-01") if e["kind"] == "install-failed"]
+    assert failed == ["http"]
+    assert board.send(board.message(fail="a\nb")).status == 400
+
+
 def test_every_path_and_reason_is_in_the_protocol(tmp_path: Path):
     for route in make_app(tmp_path, token="x").routes:
         path = re.sub(r"\{.*", "", getattr(route, "path", ""))
@@ -1005,7 +1028,7 @@ def test_every_path_and_reason_is_in_the_protocol(tmp_path: Path):
             assert path in PROTOCOL
     section = PROTOCOL.split("## Reason codes")[1]
     assert set(reasons.SENTENCES) <= set(re.findall(r"[a-z-]+", section))
-    assert set(reasons.SENTENCES) >= policy.PASSING_REASONS | policy.ROLLBACK_REASONS
+    assert set(reasons.SENTENCES) >= policy.RELEASE_REASONS | policy.ROLLBACK_REASONS
 
 
 # --- mipy serve ---

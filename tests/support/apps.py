@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import random
 import re
 import tempfile
 import textwrap
@@ -125,17 +126,22 @@ def turning(source: str) -> str:
     return BEGIN + f"if 'turn' in os.listdir('/data'):\n{indented}" + LOOP
 
 
-@cache
 def with_runtime(setup: str) -> Mapping[str, bytes]:
     """The slot of an app on the runtime; `setup` is the body of its setup(app)."""
+    return beside_the_runtime(
+        f"{BEGIN}import runtime\ndef setup(app):\n{textwrap.indent(setup, '    ')}"
+        "runtime.run(setup)\n"
+    )
+
+
+@cache
+def beside_the_runtime(main: str) -> Mapping[str, bytes]:
+    """The slot of an app that brings the runtime, whether `main` runs it or not."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "app.toml").write_text(f'name = "{fleet.APP}"\nclasses = ["{fleet.CLASS}"]\n')
         (folder / "config.py").write_bytes((places.sources("app_slots") / "config.py").read_bytes())
-        (folder / "main.py").write_text(
-            f"{BEGIN}import runtime\ndef setup(app):\n{textwrap.indent(setup, '    ')}"
-            "runtime.run(setup)\n"
-        )
+        (folder / "main.py").write_text(main)
         return bundle.read(build.make(folder, fleet.CLASS, 1))[1]
 
 
@@ -277,3 +283,9 @@ def story(
         options = {"speed": 100, **options}
         with fleet.prepared(folder / "board", who, release(first, 1000, cls), **options) as board:
             yield Story(server, board, known, who)
+
+
+@cache
+def noise(size: int) -> bytes:
+    """Bytes that do not deflate."""
+    return random.Random(size).randbytes(size)

@@ -12,6 +12,7 @@ import json
 import secrets
 import socket
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -52,6 +53,11 @@ class Hostile:
         bend: makes the answer to a poll from the exchange; None is "add the offer".
         polls: what was exchanged with the real server.
         asked: paths of all requests.
+        header: a line, with its end, that a proxy adds to each answer's head.
+        closes: each connection after one answer, as some proxies do.
+        alters: gets each path and the plain content behind it, gives what is sent instead; None
+            sends what the real server has.
+        paused: seconds between two bytes of what `trickles` names by its path.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -71,6 +77,11 @@ class Hostile:
         self.content: dict[str, bytes] = {}
         self.whole: dict[str, bytes | Iterable[bytes]] = {}
         self.bend: Bend | None = None
+        self.header = b""
+        self.closes = False
+        self.alters: Callable[[str, bytes], bytes | None] | None = None
+        self.trickles: Callable[[str], bool] | None = None
+        self.paused = 0.1
         self.polls.clear()
         self.asked.clear()
 
@@ -101,11 +112,31 @@ class Hostile:
         # The board hangs up whenever it has seen enough.
         with peer, contextlib.suppress(OSError):
             while request := _request(peer):
-                answer = self._answer(request)
+                answer = self._on_its_way(request, self._answer(request))
                 for part in [answer] if isinstance(answer, bytes) else answer:
                     peer.sendall(part)
-                if not isinstance(answer, bytes):
+                if self.closes or not isinstance(answer, bytes):
                     return
+
+    def _on_its_way(
+        self, request: bytes, answer: bytes | Iterable[bytes]
+    ) -> bytes | Iterable[bytes]:
+        """What a proxy makes of an answer."""
+        if not isinstance(answer, bytes):
+            return answer
+        if self.header:
+            status, _, rest = answer.partition(b"\r\n")
+            answer = status + b"\r\n" + self.header + rest
+        if self.trickles and self.trickles(request.split(b" ", 2)[1].decode()):
+            return self._drops(answer)
+        return answer
+
+    def _drops(self, answer: bytes) -> Iterator[bytes]:
+        head, end, body = answer.partition(b"\r\n\r\n")
+        yield head + end
+        for byte in body:
+            time.sleep(self.paused)
+            yield bytes((byte,))
 
     def _answer(self, request: bytes) -> bytes | Iterable[bytes]:
         path = request.split(b" ", 2)[1].decode()
@@ -116,10 +147,17 @@ class Hostile:
             return answer(deflated(self.content[path]))
         reply = self._forward(request)
         if path != POLL:
-            return reply
+            return self._altered(path, reply)
         exchange = Exchange(request, reply)
         self.polls.append(exchange)
         return self.bend(exchange) if self.bend else self.sealed(exchange, self.offer)
+
+    def _altered(self, path: str, reply: bytes) -> bytes:
+        if not self.alters or b" 200" not in reply[:16]:
+            return reply
+        plain = zlib.decompress(reply.partition(b"\r\n\r\n")[2], -10)
+        altered = self.alters(path, plain)
+        return reply if altered is None else answer(deflated(altered))
 
     def _forward(self, request: bytes) -> bytes:
         with connect(self.upstream) as connection:
