@@ -32,7 +32,7 @@ VERBS = (
     ("keys restore", "keys.store:restore", "Bring the keys back from a backup."),
     ("mip install", "app.mip:install", "Put third-party modules into an app's lib/."),
     ("mip rm", "app.mip:rm", "Remove third-party modules from an app's lib/."),
-    ("build", "app.build:build", "Compile an app into an unsigned release."),
+    ("build", "app.verb:build", "Compile an app into an unsigned release."),
     ("sign", "keys.sign:sign", "Sign a release."),
     ("verify", "keys.sign:verify", "Check a release or trust file as a board would."),
     ("release", "fleet.release:release", "Build, sign and publish; --follow the boards."),

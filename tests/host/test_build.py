@@ -10,6 +10,7 @@ import pytest
 from mipy_ota.signing import bundle, manifest
 from mipy_ota.tools import cli, places
 from mipy_ota.tools.app import build, new
+from mipy_ota.tools.app.project import app_folder, facts
 from mipy_ota.tools.console import Failure
 
 CLS = "esp8266-generic"
@@ -116,7 +117,7 @@ def test_bytecode_names_its_module_and_keeps_its_lines(app):
 
 def test_the_projects_own_app_builds_for_each_of_its_classes():
     folder = places.sources("app_slots")
-    for cls in build.facts(folder).classes:
+    for cls in facts(folder).classes:
         built = build.assemble(folder, cls, 5)
         listed = {file.name for file in built.manifest.files}
         assert {"main.py", "config.py", "runtime/installer.mpy"} <= listed
@@ -308,7 +309,7 @@ def test_new_app_builds_at_once_and_is_named_after_its_folder(mipy, tmp_path):
     code, _, _ = mipy("new", "garden")
     assert code == 0
     folder = tmp_path / "garden"
-    assert build.facts(folder).name == "garden"
+    assert facts(folder).name == "garden"
     assert 'NAME = "garden"' in (folder / "config.py").read_text()
     listed = names(folder)
     assert {"main.py", "config.py", "runtime/installer.mpy"} <= set(listed)
@@ -330,8 +331,8 @@ def test_new_app_appears_whole_or_not_at_all(monkeypatch, tmp_path):
 
 
 def test_in_an_apps_folder_that_app_is_built(app, mipy, monkeypatch, tmp_path):
-    assert build.app_folder(None) == places.sources("app_slots")
+    assert app_folder(None) == places.sources("app_slots")
     folder = app({}, facts='name = "here"\nclasses = ["esp32-x"]\nruntime = false')
     monkeypatch.chdir(folder)
     assert json.loads(mipy("build", "--json")[1])[0]["app"] == "here"
-    assert build.app_folder(tmp_path) == tmp_path
+    assert app_folder(tmp_path) == tmp_path

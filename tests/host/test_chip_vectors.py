@@ -10,7 +10,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from mipy_ota.tools.flash import provision
+from mipy_ota.tools.app import boot_stage
 from tests.support import vectors
 
 # What the root thresholds of the old version and of the new have signed is beyond attack. The rest
@@ -99,7 +99,7 @@ with open("vectors") as f:
 
 def judged(mpy: list[str], folder: Path, cases: list[tuple[bytes, bytes, str, bool]]) -> list[str]:
     """What the chip says of each (file, trust file that counts, dev key, is a trust step)."""
-    stage = provision.compiled_stage(provision.stage_sources(), [_CHIP.encode()])
+    stage = boot_stage.compiled(boot_stage.sources(), [_CHIP.encode()])
     for name, content in stage.items():
         path = folder / name.lstrip("/")
         path.parent.mkdir(exist_ok=True)

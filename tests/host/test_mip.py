@@ -13,7 +13,7 @@ import pytest
 
 from mipy_ota.signing import bundle
 from mipy_ota.tools import cli
-from mipy_ota.tools.app import build, mip
+from mipy_ota.tools.app import build, mip, packages
 from mipy_ota.tools.console import Failure
 from tests.support import ROOT, fleet
 
@@ -81,8 +81,8 @@ def app(tmp_path: Path) -> Path:
     return folder
 
 
-def add(app: Path, site: Site, *packages: str) -> mip.Lock:
-    return mip.add(app, list(packages), site.url + "/pi")
+def add(app: Path, site: Site, *wanted: str) -> packages.Lock:
+    return packages.add(app, list(wanted), site.url + "/pi")
 
 
 def lib(app: Path) -> dict[str, bytes]:
@@ -105,7 +105,7 @@ def test_by_name(app: Path, site: Site) -> None:
     lock = add(app, site, "robust")
     assert lib(app) == {"umqtt/robust.py": ROBUST, "old.py": b"", "helper.py": HELPER}
     assert (lock["robust"].version, lock["helper"].version) == ("1.0", "0.3")
-    assert mip.read_lock(app) == lock
+    assert packages.read_lock(app) == lock
     assert lock["robust"].files["umqtt/robust.py"] == hashlib.sha256(ROBUST).hexdigest()
 
     site.publish("robust", {"umqtt/robust.py": ROBUST + b"#\n"}, version="1.1")
@@ -113,7 +113,7 @@ def test_by_name(app: Path, site: Site) -> None:
     assert lib(app)["umqtt/robust.py"] == ROBUST
     add(app, site, "robust")
     assert lib(app) == {"umqtt/robust.py": ROBUST + b"#\n", "helper.py": HELPER}
-    assert mip.read_lock(app)["robust"].version == "1.1"
+    assert packages.read_lock(app)["robust"].version == "1.1"
 
 
 def test_github(app: Path, site: Site) -> None:
@@ -129,7 +129,7 @@ def test_github(app: Path, site: Site) -> None:
     }
     add(app, site, "github:me/kit@v2", "github:me/kit/sub", "github:me/kit/src/robust.py@v2")
     assert lib(app) == {"robust.py": ROBUST, "h.py": HELPER, "s.py": b"s = 1\n"}
-    assert set(mip.read_lock(app)) == {
+    assert set(packages.read_lock(app)) == {
         "github:me/kit@v2",
         "github:me/kit/sub",
         "github:me/kit/src/robust.py@v2",
@@ -182,7 +182,7 @@ def test_what_is_refused(app: Path, site: Site, tmp_path: Path) -> None:
     short = hashlib.sha256(ROBUST).hexdigest()[:8]
     site.pages[f"/pi/file/{short[:2]}/{short}"] = ROBUST + b"import evil\n"
     refused(app, site, "robust", "another robust.py than it lists")
-    site.pages[f"/pi/file/{short[:2]}/{short}"] = b"x" * (mip.FILE_BYTES + 1)
+    site.pages[f"/pi/file/{short[:2]}/{short}"] = b"x" * (packages.FILE_BYTES + 1)
     refused(app, site, "robust", "has more than")
     for number in range(40):
         publish(f"chain{number}", deps=[[f"chain{number + 1}", "latest"]])

@@ -31,9 +31,8 @@ from mipy_ota.ota_server import store as store_module
 from mipy_ota.ota_server.app import make_app
 from mipy_ota.ota_server.store import Store
 from mipy_ota.signing import bundle, manifest, reasons, trust
-from mipy_ota.tools.app import build
+from mipy_ota.tools.app import modules, tracebacks
 from mipy_ota.tools.console import Failure
-from mipy_ota.tools.flash import provision
 from mipy_ota.tools.fleet import client
 from mipy_ota.tools.fleet.serve import Running, running
 from tests.support import ROOT, vectors
@@ -304,7 +303,7 @@ def test_traceback_of_a_replayed_poll_is_not_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     read: list[str] = []
-    monkeypatch.setattr("mipy_ota.tools.flash.provision.readable", lambda t: read.append(t) or t)
+    monkeypatch.setattr("mipy_ota.tools.app.tracebacks.readable", lambda t: read.append(t) or t)
     with running(tmp_path, interval=2) as server:
         fake = FakeBoard(server.url)
         api = client.Client(server.url, server.token)
@@ -321,14 +320,14 @@ def test_traceback_of_a_replayed_poll_is_not_looked_at(
 
 def test_sources_for_tracebacks_are_read_once(monkeypatch: pytest.MonkeyPatch):
     trace = ' File "runtime.scheduler", line 90, in EIO'
-    first = provision.readable(trace)
+    first = tracebacks.readable(trace)
 
     def read_again(*_: Any, **__: Any) -> str:
         raise AssertionError("a source was read again")
 
     monkeypatch.setattr(Path, "read_text", read_again)
     monkeypatch.setattr("ast.parse", read_again)
-    assert provision.readable(trace) == first
+    assert tracebacks.readable(trace) == first
 
 
 # --- releases ---
@@ -388,7 +387,7 @@ def test_ranges_and_what_is_not_there(people: client.Client, board: FakeBoard):
 def test_bad_release_is_reported_and_not_offered_again(people: client.Client, board: FakeBoard):
     digest, packed = release(SEQ)
     people.publish(packed)
-    lines = build.our_sources()["runtime/scheduler.py"].split("\n")
+    lines = modules.our_sources()["runtime/scheduler.py"].split("\n")
     line = next(i for i, text in enumerate(lines, 1) if "result = fn(*args)" in text)
     # On a board the function has a name of the firmware's (tools/app/names.py).
     trace = (

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from mipy_ota.signing import board_file, bundle, keys, manifest, rsa, trust
 from mipy_ota.signing.rsa import PublicKey
 from mipy_ota.tools import places
-from mipy_ota.tools.app import build, bytecode
+from mipy_ota.tools.app import bytecode, collect, modules
 from mipy_ota.tools.flash import provision
 from mipy_ota.tools.fleet.serve import Running
 from mipy_ota.tools.sim.board import VirtualBoard
@@ -48,7 +48,7 @@ def mpy(name: str, source: str) -> bytes:
 def compiled(files: Mapping[str, str | bytes]) -> dict[str, bytes]:
     """Slot content: text named x.py becomes x.mpy, bytes stay as they are."""
     texts = {name: text for name, text in files.items() if isinstance(text, str)}
-    ours = {name for name, text in texts.items() if build.our_sources().get(name) == text}
+    ours = {name for name, text in texts.items() if modules.our_sources().get(name) == text}
     beside = (c.encode() if isinstance(c, str) else c for n, c in files.items() if n not in ours)
     short = _our_modules(tuple(sorted(beside))) if ours else {}
     slot = {name: content for name, content in files.items() if isinstance(content, bytes)}
@@ -59,7 +59,7 @@ def compiled(files: Mapping[str, str | bytes]) -> dict[str, bytes]:
 
 @cache
 def _our_modules(beside: tuple[bytes, ...]) -> dict[str, str]:
-    return build.our_modules(beside)
+    return modules.our_modules(beside)
 
 
 def release(
@@ -80,7 +80,7 @@ def release(
 
 def runtime() -> dict[str, str | bytes]:
     """The runtime as a release without options has it, as source."""
-    found = build.collect(places.sources("app_slots"), True)
+    found = collect.collect(places.sources("app_slots"), True)
     return {name: path.read_text() for name, path in found.items() if name.startswith("runtime/")}
 
 

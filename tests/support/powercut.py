@@ -42,6 +42,7 @@ from pathlib import Path
 from mipy_ota.signing import board_file, bundle, trust
 from mipy_ota.signing.rsa import PublicKey
 from mipy_ota.tools import places
+from mipy_ota.tools.app import boot_stage
 from mipy_ota.tools.flash import provision
 from mipy_ota.tools.fleet.serve import running
 from mipy_ota.tools.sim.board import Snapshot, Storage, VirtualBoard
@@ -668,12 +669,12 @@ Edits = tuple[tuple[str, str, str], ...]
 
 def patched(edits: Edits) -> dict[str, bytes]:
     """The boot stage's files that `edits` change, as they lie on the flash."""
-    sources = provision.stage_sources()
+    sources = boot_stage.sources()
     for name, old, new in edits:
         assert sources[name].count(old) == 1, f"{name} has {sources[name].count(old)} times: {old}"
         sources[name] = sources[name].replace(old, new)
-    whole = provision.boot_stage()
-    changed = provision.compiled_stage(sources) if edits else {}
+    whole = boot_stage.files()
+    changed = boot_stage.compiled(sources) if edits else {}
     return {path: data for path, data in changed.items() if data != whole[path]}
 
 

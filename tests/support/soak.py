@@ -20,7 +20,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mipy_ota.tools.app import build
+from mipy_ota.tools.app import collect, modules
 from mipy_ota.tools.sim.board import VirtualBoard
 from tests.support import fleet
 from tests.support.broker import Broker, Client, Line, wait
@@ -84,8 +84,8 @@ def app(port: int, main: str = APP, host: str = "127.0.0.1", more: str = "") -> 
             f"NAME = 'kitchen'\nLOG_LEVEL = 1\nSERVER = ''\nPORTAL = 0\n"
             f"MQTT_HOST = '{host}'\nMQTT_PORT = {port}\n{more}"
         )
-        sources = build.collect(folder, True)
-        return build.compiled(sources, "esp8266-generic", True)
+        sources = collect.collect(folder, True)
+        return modules.compiled(sources, "esp8266-generic", True)
 
 
 @dataclass

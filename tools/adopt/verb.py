@@ -28,7 +28,7 @@ from ...signing import board_file, envelope
 from ...signing.manifest import stem
 from ...signing.reasons import Refused
 from .. import console, places
-from ..app import build
+from ..app import build, modules
 from ..board.remote import Facts, Remote, show
 from ..board.repl import Raised, Repl, Stream
 from ..board.target import find
@@ -165,7 +165,7 @@ def _take_code(made: Plan, path: bytes, name: str, content: bytes, cls: str) -> 
 def _compiled(name: str, content: bytes, cls: str) -> tuple[str, bytes]:
     if name.endswith(".mpy"):
         return name, content
-    return f"{stem(name)}.mpy", build.compile_module(content, name, cls)
+    return f"{stem(name)}.mpy", modules.compile_module(content, name, cls)
 
 
 def _as_module(source: bytes) -> bytes:
@@ -407,7 +407,7 @@ def class_of(facts: Facts) -> str:
 
 
 def _check_firmware(facts: Facts) -> None:
-    if facts.version < OLDEST or facts.mpy != build.BYTECODE_MAJOR:
+    if facts.version < OLDEST or facts.mpy != modules.BYTECODE_MAJOR:
         version = ".".join(map(str, facts.version))
         raise Failure(
             f"the board runs MicroPython {version}, 1.22 or newer is needed",

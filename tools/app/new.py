@@ -13,7 +13,7 @@ from ...signing import envelope
 from ...signing.reasons import Refused
 from .. import console, places
 from ..console import Failure
-from .build import FACTS, facts
+from .project import FACTS, facts
 
 _COPIED = ("main.py", "config.py")
 _SOURCES = (".py", ".html", ".js")  # of an example

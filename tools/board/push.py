@@ -19,7 +19,7 @@ import typer
 from ...signing import bundle, manifest
 from ...signing.reasons import SENTENCES, Refused
 from .. import console
-from ..app import build
+from ..app import build, collect, modules, project
 from ..console import Failure
 from ..keys import sign
 from ..keys import store as keys
@@ -59,7 +59,7 @@ def push(board: BOARD, app: App = None) -> None:
 
     Only what has changed travels. A release that fails is left again, as every other.
     """
-    folder = build.app_folder(app)
+    folder = project.app_folder(app)
     console.say(Push(target.find(board), folder).run())
 
 
@@ -67,7 +67,7 @@ def watch(board: BOARD, app: App = None) -> None:
     """Push an app each time one of its files is saved, until Ctrl-C."""
     from watchfiles import watch as changes
 
-    folder = build.app_folder(app)
+    folder = project.app_folder(app)
     found = target.find(board)
     saves = changes(
         folder, raise_interrupt=True, debounce=50, step=20, rust_timeout=100, yield_on_timeout=True
@@ -101,8 +101,8 @@ class Push:
 
     def __init__(self, found: Target, folder: Path) -> None:
         self._target = found
-        self._about = build.facts(folder)
-        self._sources = build.collect(folder, self._about.runtime)
+        self._about = project.facts(folder)
+        self._sources = collect.collect(folder, self._about.runtime)
         self._cls = found.board.cls if found.board else None
         # Before the board is disturbed: what does not compile is not its business.
         self._files = self._compiled(self._cls) if self._cls else {}
@@ -145,7 +145,7 @@ class Push:
         return sent
 
     def _compiled(self, cls: str) -> dict[str, bytes]:
-        return build.compiled(self._sources, cls, compile_all=False)
+        return modules.compiled(self._sources, cls, compile_all=False)
 
     def _facts(self, repl: Repl) -> dict[str, Any]:
         try:

@@ -7,70 +7,14 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Mapping
-from functools import cache
+from collections.abc import Mapping
 from hashlib import sha256
 
 from ...signing import board_file, bundle, manifest
-from ...signing.manifest import stem
-from .. import places
-from ..app import build, bytecode, names
-
-SOURCE_FILES = ("boot.py", "main.py")
-"""Run by the firmware by name, as source; everything else of the boot stage is bytecode."""
+from ..app import boot_stage
 
 _RECORD = struct.Struct("<4sIBBBBBBBBII16s16s16s")
 _NO_SLOT = 255
-
-
-@cache
-def boot_stage() -> Mapping[str, bytes]:
-    """The boot stage as it lies on the flash: absolute path -> content."""
-    folder = places.sources("bootloader")
-    return compiled_stage(stage_sources()) | {
-        f"/bootloader/{path.name}": path.read_bytes() for path in folder.glob("*.html")
-    }
-
-
-def stage_sources() -> dict[str, str]:
-    """Name in bootloader/ -> text, of the boot stage's modules."""
-    folder = places.sources("bootloader")
-    return {path.name: path.read_text("utf-8") for path in folder.glob("*.py")}
-
-
-def readable(trace: str) -> str:
-    """A board's traceback, with the project's functions called what they are in its sources."""
-    return names.restored(trace, *_our_sources())
-
-
-@cache
-def _our_sources() -> tuple[Mapping[str, str], ...]:
-    """Runtime and boot stage, read once: a server makes tracebacks readable at every report."""
-    stage = {f"bootloader/{name}": text for name, text in stage_sources().items()}
-    return build.our_sources(), stage
-
-
-def short_stage(sources: Mapping[str, str], beside: Iterable[bytes] = ()) -> dict[str, str]:
-    """Path -> text of the boot stage's modules, with names that every firmware has (names.py).
-
-    Args:
-        sources: name in bootloader/ -> text, as `stage_sources()` has them.
-        beside: further modules; what they use of it keeps its names, as does what the runtime uses.
-    """
-    modules = {f"bootloader/{name}": text for name, text in sources.items()}
-    others = [*beside, *(modules.pop(f"bootloader/{name}").encode() for name in SOURCE_FILES)]
-    others += [path.read_bytes() for path in places.sources("app_slots").glob("*/*.py")]
-    return names.short(names.without_constants(modules), others)
-
-
-def compiled_stage(sources: Mapping[str, str], beside: Iterable[bytes] = ()) -> dict[str, bytes]:
-    """The boot stage made of `sources`, as it lies on the flash; see `short_stage`."""
-    modules = short_stage(sources, beside)
-    return {
-        **{f"/{name}": sources[name].encode() for name in SOURCE_FILES},
-        **{f"/{stem(file)}.mpy": bytecode.compiled(text.encode(), file)
-           for file, text in sorted(modules.items())},
-    }  # fmt: skip
 
 
 def record(
@@ -108,7 +52,7 @@ def board_files(
         Refused: `release` is not a whole bundle.
     """
     raw = board.encode()
-    files = dict(boot_stage())
+    files = dict(boot_stage.files())
     files["/bootloader/trust"] = trust
     for copy in "01":
         files[f"/trust/{copy}/trust"] = trust

@@ -59,16 +59,16 @@ def release(
     With --follow: exit code 0 when every board has confirmed it, 3 when one went back, 4 when
     the time ran out. Ctrl-C stops watching; the release and the boards go on.
     """
-    from ..app import build
+    from ..app import build, project
     from ..keys import store as keys
     from .client import connect
 
-    app_dir = build.app_folder(folder)
-    classes = build.classes_of(app_dir, cls)
+    app_dir = project.app_folder(folder)
+    classes = project.classes_of(app_dir, cls)
     server = connect()
     with console.busy("registering the fleet's keys"):
         keys.publish_trust(server)
-    app, known = build.facts(app_dir).name, server.releases()
+    app, known = project.facts(app_dir).name, server.releases()
     published = []
     with console.progress() as bar:
         task = bar.add_task("building", total=3 * len(classes))

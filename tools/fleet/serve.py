@@ -155,7 +155,7 @@ def _app(
     folder: Path, token: str, interval: float | None, moved: str | None, port: int | None
 ) -> Starlette:
     from ...ota_server.app import make_app
-    from ..flash.provision import readable
+    from ..app.tracebacks import readable
 
     try:
         return make_app(

@@ -340,7 +340,7 @@ def new(
     if passphrase or passphrase_file:
         phrase = _passphrase("Passphrase for the new keys", passphrase_file, twice=True)
     if role is None:
-        from ..app.build import app_folder, facts
+        from ..app.project import app_folder, facts
 
         made = make_fleet(app or facts(app_folder(None)).name, passphrase=phrase)
         console.say(f"keys of the fleet '{places.fleet()}', app '{made.app}':")

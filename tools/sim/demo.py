@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...signing import board_file, bundle, manifest
 from .. import console, places
-from ..app import build
+from ..app import boot_stage, build
 from ..console import Failure
 from ..flash import provision
 from ..fleet import release, serve
@@ -348,7 +348,7 @@ class Demo:
         files = provision.board_files(who, keys.trust_files()[0], first.bundle, WIFI)
         self._board.format(files)
         self._board.radio(networks=WIFI)
-        stage = sum(map(len, provision.boot_stage().values()))
+        stage = sum(map(len, boot_stage.files().values()))
         self._tell.say(
             f"a board called {NAME}, flashed once: boot stage of {stage:,} bytes, its trust file,\n"
             f"its board file, and {first.name} in slot a"

@@ -11,7 +11,7 @@ import pytest
 
 from mipy_ota.signing import bundle
 from mipy_ota.signing.manifest import stem
-from mipy_ota.tools.app import build
+from mipy_ota.tools.app import build, modules
 from mipy_ota.tools.sim.board import Chip, VirtualBoard
 from tests.support import ROOT, fleet
 
@@ -27,7 +27,7 @@ def compiled(*folders: str) -> dict[str, bytes]:
     beside = [path.read_bytes() for path in sorted(SCRIPTS.glob("*.py"))]
     return {
         f"{stem(name)}.mpy": fleet.mpy(name, text)
-        for name, text in build.our_modules(beside).items()
+        for name, text in modules.our_modules(beside).items()
         if name.split("/")[0] in folders
     }
 

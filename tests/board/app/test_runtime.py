@@ -19,8 +19,8 @@ from typing import Any, cast
 import pytest
 
 from mipy_ota.signing.manifest import stem
-from mipy_ota.tools.app import build, bytecode
-from mipy_ota.tools.flash import provision
+from mipy_ota.tools.app import boot_stage, build, bytecode, collect
+from mipy_ota.tools.app.modules import our_modules
 from tests.support import ROOT
 
 DEVICE = ROOT / "tests" / "device"
@@ -32,9 +32,9 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The app and the boot stage as bytecode, the stand-ins as source."""
     target = tmp_path_factory.mktemp("modules")
     beside = [source.read_bytes() for source in DEVICE.glob("*.py")]
-    stage = provision.compiled_stage(provision.stage_sources(), beside)
+    stage = boot_stage.compiled(boot_stage.sources(), beside)
     files = {name: content for name, content in stage.items() if name.endswith(".mpy")}
-    for name, text in build.our_modules(beside).items():
+    for name, text in our_modules(beside).items():
         files[f"/{stem(name)}.mpy"] = bytecode.compiled(text.encode(), name)
     for path in (ROOT / "app_slots").glob("*.py"):
         files[f"/{path.stem}.mpy"] = bytecode.compiled(path.read_bytes(), path.name)
@@ -341,7 +341,7 @@ def test_loop(device: Device) -> None:
 def test_sizes(device: Device, modules: Path) -> None:
     """The budget of the core: what stays in memory while an app runs."""
     sizes = {path.stem: path.stat().st_size for path in (modules / "runtime").glob("*.mpy")}
-    files = {Path(name).stem for name in build.collect(ROOT / "app_slots", True)}
+    files = {Path(name).stem for name in collect.collect(ROOT / "app_slots", True)}
     core = files & set(sizes) - build.LENT
     print(sizes, "resident", sum(sizes[name] for name in core))
     assert sum(sizes[name] for name in core) <= 9 * 1024

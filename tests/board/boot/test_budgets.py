@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from mipy_ota.tools import places
-from mipy_ota.tools.flash import provision
+from mipy_ota.tools.app import boot_stage
 from mipy_ota.tools.fleet.serve import Running, running
 from mipy_ota.tools.sim.board import VirtualBoard
 from tests.support import fleet, powercut
@@ -138,7 +138,7 @@ def field(tmp_path: Path) -> Iterator[Field]:
 
 def sizes(package: str) -> dict[str, int]:
     """Bytes of .mpy by module name, of the boot stage or of the runtime."""
-    found = {path[1:]: data for path, data in provision.boot_stage().items()}
+    found = {path[1:]: data for path, data in boot_stage.files().items()}
     found |= fleet.compiled(demo())
     return {
         name.removesuffix(".mpy").replace("/", ".").removesuffix(".__init__"): len(data)

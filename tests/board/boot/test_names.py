@@ -12,8 +12,8 @@ import pytest
 
 from mipy_ota.signing import bundle
 from mipy_ota.tools import places
-from mipy_ota.tools.app import build, bytecode, names
-from mipy_ota.tools.flash import provision
+from mipy_ota.tools.app import boot_stage, build, bytecode, modules, names, tracebacks
+from mipy_ota.tools.console import Failure
 from mipy_ota.tools.sim.micropython import binary
 from tests.support import ROOT
 
@@ -219,9 +219,9 @@ def test_an_apps_own_driver_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_of_the_project_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "our_sources", lambda: {"runtime/log.py": "def f(:\n"})
-    with pytest.raises(build.Failure, match=r"runtime/log\.py, line 1"):
-        build.our_modules([])
+    monkeypatch.setattr(modules, "our_sources", lambda: {"runtime/log.py": "def f(:\n"})
+    with pytest.raises(Failure, match=r"runtime/log\.py, line 1"):
+        modules.our_modules([])
 
 
 def test_lent_names_are_in_every_firmware() -> None:
@@ -239,7 +239,7 @@ def test_lent_names_are_in_every_firmware() -> None:
 
 
 def test_internal_names_are_the_projects_and_nobodys_else() -> None:
-    sources = {**build.our_sources(), **provision.stage_sources()}
+    sources = {**modules.our_sources(), **boot_stage.sources()}
     defined = {name for text in sources.values() for name in re.findall(r"\w+", text)}
     assert defined >= names.INTERNAL
     docs = "".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
@@ -255,7 +255,7 @@ def test_what_the_runtime_asks_of_the_boot_stage_keeps_its_name() -> None:
     """`ota.x` and `ota.stage("y").x` mean what the board has, whose names are not the release's."""
     asked: set[str] = set()
     parts: set[str] = set()
-    for file, text in build.our_sources().items():
+    for file, text in modules.our_sources().items():
         for node in ast.walk(ast.parse(text)):
             match node:
                 case ast.Attribute(value=ast.Name(id="ota"), attr=name):
@@ -273,15 +273,15 @@ def test_what_the_runtime_asks_of_the_boot_stage_keeps_its_name() -> None:
             if isinstance(node, ast.Attribute) and f"{file} {ast.unparse(node.value)}" in parts
         )  # fmt: skip
     assert {"fails", "answered", "start", "ask", "mac"} <= asked
-    for file, text in names.short(build.our_sources()).items():
+    for file, text in names.short(modules.our_sources()).items():
         for name in asked:
             reached = rf"\.{name}\b"
-            had = re.findall(reached, build.our_sources()[file])
+            had = re.findall(reached, modules.our_sources()[file])
             assert len(re.findall(reached, text)) == len(had), (file, name)
 
 
 def test_tracebacks_have_the_own_names_again() -> None:
-    scheduler = build.our_sources()["runtime/scheduler.py"].split("\n")
+    scheduler = modules.our_sources()["runtime/scheduler.py"].split("\n")
     line = next(i for i, text in enumerate(scheduler, 1) if "result = fn(*args)" in text)
     lent = names.FOR_GLOBALS[0]
     trace = (
@@ -289,18 +289,18 @@ def test_tracebacks_have_the_own_names_again() -> None:
         f'  File "main", line 3, in {lent}\n'
         '  File "runtime.scheduler", line 1, in <module>\nKeyError: 1\n'
     )
-    assert provision.readable(trace) == trace.replace(
+    assert tracebacks.readable(trace) == trace.replace(
         f"line {line}, in {lent}", f"line {line}, in attempt"
     )
 
 
 def test_tracebacks_without_lines_have_them_too() -> None:
     """As an ESP8266 prints them, which has no lines of the project's own modules."""
-    lent = re.findall(r"def (\w+)", names.short(build.our_sources())["runtime/mqtt_open.py"])
-    own = re.findall(r"def (\w+)", build.our_sources()["runtime/mqtt_open.py"])
+    lent = re.findall(r"def (\w+)", names.short(modules.our_sources())["runtime/mqtt_open.py"])
+    own = re.findall(r"def (\w+)", modules.our_sources()["runtime/mqtt_open.py"])
     assert len(lent) == len(own) and lent != own
     trace = "".join(f'  File "runtime.mqtt_open", line 1, in {name}\n' for name in lent)
-    assert re.findall(r"in (\w+)\n", provision.readable(trace)) == own
+    assert re.findall(r"in (\w+)\n", tracebacks.readable(trace)) == own
 
 
 def test_what_releases_use_of_the_boot_stage_keeps_its_name() -> None:
@@ -309,10 +309,10 @@ def test_what_releases_use_of_the_boot_stage_keeps_its_name() -> None:
     The list only grows: what was in it once, some release in the field may ask for.
     """
     kept = (ROOT / "tests" / "vectors" / "stage_names.txt").read_text().split()
-    stage = provision.short_stage(provision.stage_sources())
+    stage = boot_stage.short(boot_stage.sources())
     there = {word for text in stage.values() for word in re.findall(r"\w+", text)}
-    asked = {word for text in build.our_sources().values() for word in _of_the_stage(text)}
-    defined = {word for text in provision.stage_sources().values() for word in _defined(text)}
+    asked = {word for text in modules.our_sources().values() for word in _of_the_stage(text)}
+    defined = {word for text in boot_stage.sources().values() for word in _defined(text)}
     assert asked & defined <= set(kept), sorted(asked & defined - set(kept))
     assert set(kept) <= there, sorted(set(kept) - there)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from mipy_ota.tools.app import boot_stage
 from mipy_ota.tools.flash import provision
 from mipy_ota.tools.fleet.serve import running
 from mipy_ota.tools.sim.board import VirtualBoard
@@ -726,7 +727,7 @@ builtins.__import__ = spy
 
 def test_figures(tmp_path: Path) -> None:
     """What it costs, with as many networks as it shows; at the chip's own pace."""
-    stage = provision.boot_stage()
+    stage = boot_stage.files()
     parts = [len(stage[f"/bootloader/{name}.mpy"]) for name in ("portal", "page", "http", "dns")]
     print("portal, .mpy:", sum(parts))
     assert sum(parts) <= 6 * KB

@@ -1,0 +1,111 @@
+"""The modules of a release, as bytecode.
+
+main.py and config.py stay as they are, unless everything is to be compiled. The project's own
+modules get names that every firmware has (names.py). The same input gives the same bytes,
+wherever and whenever it is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ...signing import manifest
+from .. import places
+from ..console import Failure
+from . import bytecode, names
+from .chips import chip_of
+from .collect import SHARED, top
+
+BYTECODE = "6.3"
+BYTECODE_MAJOR = 6
+SOURCE_FILES = ("main.py", "config.py")  # stay readable on the board
+OURS = ("runtime", *SHARED)  # whose names are made short
+# mpy-cross's architectures, by their number in an .mpy header (py/persistentcode.h).
+ARCHITECTURES = (
+    "", "x86", "x64", "armv6", "armv6m", "armv7m", "armv7em", "armv7emsp", "armv7emdp",
+    "xtensa", "xtensawin", "rv32imc", "rv64imc",
+)  # fmt: skip
+
+
+def compiled(sources: Mapping[str, Path], cls: str, compile_all: bool) -> dict[str, bytes]:
+    """Name in the slot -> content, modules compiled.
+
+    Raises:
+        Failure: a module does not compile; it says where.
+    """
+    files = {name: path.read_bytes() for name, path in sources.items()}
+    root = places.sources("app_slots")
+    ours = {name for name, path in sources.items() if top(name) in OURS and root in path.parents}
+    others = [
+        content
+        for name, content in files.items()
+        if name not in ours and name.endswith((".py", ".mpy")) and top(name) != "www"
+    ]
+    short = our_modules(others) if ours else {}
+    for name in sorted(sources):
+        stays = name in SOURCE_FILES and not compile_all
+        if name.endswith(".py") and top(name) != "www" and not stays:
+            text = files.pop(name)
+            if name in ours:
+                text = short[name].encode()
+            runtime = name in ours and top(name) == "runtime"
+            files[f"{manifest.stem(name)}.mpy"] = compile_module(text, name, cls, runtime=runtime)
+    return files
+
+
+def our_sources() -> dict[str, str]:
+    """Name in a slot -> text, of the project's own modules."""
+    root = places.sources("app_slots")
+    return {path.relative_to(root).as_posix(): path.read_text("utf-8")
+            for folder in OURS for path in sorted((root / folder).rglob("*.py"))}  # fmt: skip
+
+
+def our_modules(beside: Iterable[bytes]) -> dict[str, str]:
+    """The same with names that every firmware has (names.py), but for those `beside` may use.
+
+    Raises:
+        Failure: one of them is no Python; it says where.
+    """
+    try:
+        return names.short(our_sources(), beside)
+    except SyntaxError as problem:
+        where = f"{problem.filename}, line {problem.lineno}"
+        raise Failure(f"{where}: {problem.msg}", "mend it") from problem
+
+
+def compile_module(source: bytes, name: str, cls: str, *, runtime: bool = False) -> bytes:
+    """Bytecode of the module `name` for boards of class `cls`; see bytecode.compiled().
+
+    On an ESP8266 each byte counts: there the modules of the `runtime` go without lines.
+    """
+    chip = chip_of(cls)
+    with_lines = not (runtime and cls.startswith("esp8266"))
+    return bytecode.compiled(source, name, chip.march if chip else None, with_lines=with_lines)
+
+
+def version(files: Mapping[str, bytes]) -> tuple[str, str | None]:
+    """Values of the manifest's `mpy` and `arch` lines, from the headers of all .mpy files.
+
+    Raises:
+        Failure: a file is no bytecode, or no one board runs all of it.
+    """
+    native: dict[tuple[str, str], str] = {}
+    for name, content in files.items():
+        if not name.endswith(".mpy"):
+            continue
+        if len(content) < 4 or content[0:1] != b"M" or content[1] != BYTECODE_MAJOR:
+            raise Failure(
+                f"{name} is no bytecode of version {BYTECODE_MAJOR}",
+                "put its source there, or compile it with a newer mpy-cross",
+            )
+        number = content[2] >> 2 & 0x0F
+        if number:
+            arch = ARCHITECTURES[number] if number < len(ARCHITECTURES) else str(number)
+            native[f"{content[1]}.{content[2] & 3}", arch] = name
+    if len(native) > 1:
+        raise Failure(
+            f"{' and '.join(sorted(native.values()))} hold native code that no one board runs",
+            "compile them for the same processor and version",
+        )
+    return next(iter(native), (BYTECODE, None))
