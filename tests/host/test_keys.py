@@ -338,6 +338,22 @@ def test_server_gets_the_versions_it_lacks(fleet):
     assert server.versions == keys.trust_files()
 
 
+def test_a_server_with_another_trust_file_is_told(fleet, capsys):
+    ours = keys.trust_files()[0]
+    fleet("--fleet", "second", "keys", "new", "--app", "weather")
+    for strange in (ours, b"nonsense", b""):
+        server = Server("http://127.0.0.1", "", [strange])
+        with pytest.raises(Failure, match="not this fleet's"):
+            keys.publish_trust(server)
+        assert server.versions == [strange]
+    fleet("keys", "new", "debug")
+    newest = keys.trust_files()
+    (places.keys_dir() / "trust.2").unlink()
+    server = Server("http://127.0.0.1", "", newest)
+    assert keys.publish_trust(server) == 0
+    assert "the server has trust version 2, the newest here is 1" in capsys.readouterr().err
+
+
 # --- sign and verify -----------------------------------------------------------------------------
 
 

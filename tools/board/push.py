@@ -157,10 +157,15 @@ class Push:
                 f"{self._target.name} has no boot stage that takes a push",
                 "flash it: `mipy flash`, or take it into the fleet: `mipy adopt`",
             ) from raised
-        import ast
-
-        names = ("id", "app", "class", "seq", "digest", "slot")
-        return dict(zip(names, ast.literal_eval(said.strip().splitlines()[-1]), strict=True))
+        facts = _understood(said)
+        known = self._target.board
+        if known and (facts["id"], facts["class"]) != (known.id, known.cls):
+            raise Failure(
+                f"the board at {self._target.host or self._target.port} says that it is "
+                f"{facts['id']}, of class {facts['class']}, and not {known.id} of {known.cls}",
+                "give the address or port of the board that is meant; see `mipy boards`",
+            )
+        return facts
 
     def _release(self, facts: dict[str, Any]) -> bytes:
         """The app as a release for this very board, signed.
@@ -206,6 +211,21 @@ class Push:
                 else "see `mipy boards`",
             ) from None
         return missing
+
+
+def _understood(said: str) -> dict[str, Any]:
+    """What `_FACTS` printed; types are checked, since it may have come from anybody."""
+    import ast
+
+    types = {"id": str, "app": str, "class": str, "seq": int, "digest": bytes, "slot": int}
+    try:
+        values = ast.literal_eval(said.strip().splitlines()[-1])
+        facts = dict(zip(types, values, strict=True))
+    except (ValueError, SyntaxError, TypeError, IndexError) as problem:
+        raise Failure("the board does not say what it is", "run it again") from problem
+    if any(type(facts[name]) is not kind for name, kind in types.items()) or facts["slot"] > 1:
+        raise Failure("the board does not say what it is", "run it again")
+    return facts
 
 
 def _dev_key(board_id: str) -> keys.KeyFile:

@@ -96,7 +96,8 @@ def _opened(found: Target, closed: Closed) -> float | None:
         raise closed
     console.note(closed.text)
     if not console.confirm(
-        f"Have it opened for {_MINUTES} minutes, signed by debug key {debug[0].id}?"
+        f"Have {found.name} ({found.board.id}) opened for {_MINUTES} minutes, signed by debug key "
+        f"{debug[0].id}?"
     ):
         raise closed
     return opening.request(connect(), found.board.id, keys.private(debug[0]), _MINUTES)

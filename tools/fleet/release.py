@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -13,15 +14,19 @@ import typer
 
 from .. import console
 from ..console import Failure
+from ..keys import signed
+from ..keys.sign import in_words
 from ..printable import printable
 
 if TYPE_CHECKING:
+    from ...signing.manifest import Manifest
     from .client import Client
 
 WENT_BACK = 3
 """Exit code when a board went back from the release that was followed."""
 OUT_OF_TIME = 4
 """Exit code when boards had neither confirmed nor rejected it in time."""
+_DAY_MINUTES = 24 * 60
 LOOK_SECONDS = 1.0
 MISSED_LOOKS = 10
 """A server that does not answer so often in a row has gone."""
@@ -100,17 +105,24 @@ def reissue(
     timeout: Timeout = 30,
     as_json: Json = False,
 ) -> None:
-    """Publish an earlier release again under a new number, so that boards go back to it."""
+    """Publish an earlier release again under a new number, so that boards go back to it.
+
+    The server hands over its content. It must be the release that this computer has signed; one
+    that was signed elsewhere is shown, and asked about.
+    """
     from ..keys import store as keys
     from .client import connect
 
     server = connect()
     keys.publish_trust(server)
     known = server.releases()
+    found = [(one, server.bundle(one["digest"])) for one in chosen(known, wanted)]
+    for listed, content in found:
+        check_meant(content, listed, wanted)
     published = []
-    for earlier in chosen(known, wanted):
-        seq = free_seq(known, earlier["app"], earlier["class"])
-        published.append(server.publish(_signed(renumbered(server.bundle(earlier["digest"]), seq))))
+    for listed, content in found:
+        seq = free_seq(known, listed["app"], listed["class"])
+        published.append(server.publish(_signed(renumbered(content, seq))))
     _finish(server, published, follow, timeout, as_json)
 
 
@@ -139,10 +151,17 @@ def rollback(
 
 
 def free_seq(known: Iterable[Mapping[str, Any]], app: str, cls: str) -> int:
-    """The seq of a release made now, or the next that the server takes after those it knows."""
+    """The seq of a release made now, or the next that the server takes after those it knows.
+
+    Whatever the server says, it is at most a day ahead: a higher one would keep boards from
+    everything that follows.
+    """
     from ..app.build import minutes
 
-    taken = [one["seq"] for one in known if (one["app"], one["class"]) == (app, cls)]
+    latest = minutes() + _DAY_MINUTES
+    ours = [(one["app"], one["class"], one["seq"]) for one in known]
+    ours += [(one.app, one.cls, one.seq) for one in signed.known()]
+    taken = [seq for *of, seq in ours if of == [app, cls] and seq < latest]
     return max(minutes(), max(taken, default=0) + 1)
 
 
@@ -160,11 +179,57 @@ def chosen(known: Iterable[Mapping[str, Any]], wanted: str) -> list[Mapping[str,
     ]
     if not found:
         raise Failure(f"there is no release '{wanted}' on the server", "see `mipy status`")
-    if len({one["class"] for one in found}) != len(found):
+    if len({(one["app"], one["class"]) for one in found}) != len(found):
         raise Failure(
             f"'{wanted}' names {len(found)} releases", "give the seq or digest of one of them"
         )
     return found
+
+
+def check_meant(content: bytes, listed: Mapping[str, Any], wanted: str) -> None:
+    """See that a release from the server is the one that was asked for, before it is signed again.
+
+    Args:
+        content: the bundle.
+        listed: what the server says of it.
+        wanted: as for `chosen`.
+
+    Raises:
+        Failure: it is another one, or was not signed here and nobody has confirmed it.
+    """
+    found = _verified(content)[0]
+    names = (str(found.seq), found.note)
+    says = (listed["digest"], listed["app"], listed["class"], listed["seq"], listed["note"])
+    if says != (found.digest, found.app, found.cls, found.seq, found.note) or not (
+        wanted in names or found.digest.startswith(wanted)
+    ):
+        raise Failure(
+            f"the server was asked for '{wanted}' and sends {in_words(found)}",
+            "do not trust this server; build the release again from its sources",
+        )
+    same = [
+        one
+        for one in signed.known()
+        if (one.app, one.cls) == (found.app, found.cls)
+        and (wanted in (str(one.seq), one.note) or one.digest.startswith(wanted))
+    ]
+    if any(one.digest != found.digest for one in same):
+        raise Failure(
+            f"'{wanted}' names {len({found.digest, *(one.digest for one in same)})} releases that "
+            "were signed here",
+            "give the seq or digest of one of them",
+        )
+    if same or wanted == found.digest:
+        return
+    console.note(f"not signed on this computer: {in_words(found)}")
+    if not sys.stdin.isatty():
+        raise Failure(
+            f"'{wanted}' was not signed on this computer, and nobody is here to say that it is "
+            "what the server sends",
+            f"if it is, name it by its whole digest: {found.digest}",
+        )
+    if not console.confirm("Is this the release that is to be signed again?"):
+        raise Failure("nothing was signed", "build the release again from its sources")
 
 
 def renumbered(release: bytes, seq: int) -> bytes:
@@ -176,6 +241,18 @@ def renumbered(release: bytes, seq: int) -> bytes:
     Raises:
         Failure: it is not what this fleet has signed.
     """
+    from ...signing import bundle
+
+    found, files = _verified(release)
+    return bundle.write(replace(found, seq=seq, signatures=()).encode(), files)
+
+
+def _verified(release: bytes) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest and the files of a release that this fleet has signed.
+
+    Raises:
+        Failure: it has not, or they do not fit.
+    """
     from ...signing import bundle, manifest
     from ...signing.reasons import Refused
     from ..keys import store as keys
@@ -184,8 +261,7 @@ def renumbered(release: bytes, seq: int) -> bytes:
         raw, files = bundle.read(release)
         found = manifest.verify(raw, keys.trust()).manifest
         bundle.check(found, files)
-        renewed = replace(found, seq=seq, signatures=())
-        return bundle.write(renewed.encode(), files)
+        return found, files
     except Refused as refused:
         raise Failure(
             f"the server's copy of this release is refused ({refused.code}): {refused}",

@@ -13,6 +13,7 @@ from ...signing.rsa import PublicKey
 from .. import console
 from ..console import Failure
 from ..files import write
+from . import signed
 from . import store as keys
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def sign_for_fleet(release: bytes) -> bytes:
         )
     for key in usable[: current.release_threshold]:
         release = sign_bundle(release, keys.private(key))
+    signed.keep(bundle.read(release)[0])
     return release
 
 
@@ -66,17 +68,28 @@ def sign(
     try:
         if key or dev:
             chosen = keys.find(key, ("dev",) if dev else ("release", "dev"))
-            signed = sign_bundle(content, keys.private(chosen))
+            done = sign_bundle(content, keys.private(chosen))
+            if chosen.role == "release":
+                signed.keep(bundle.read(done)[0])
         else:
-            signed = sign_for_fleet(content)
+            done = sign_for_fleet(content)
     except Refused as refused:
         raise Failure(f"{file} is not signed: {refused}", "build it again") from refused
     try:
-        write(file, signed)
+        write(file, done)
     except OSError as problem:
         raise Failure(f"cannot write {file}: {problem.strerror}") from problem
-    made = manifest.parse(bundle.read(signed)[0])
-    console.say(f"{file}: signed by {', '.join(one.key_id for one in made.signatures)}")
+    made = manifest.parse(bundle.read(done)[0])
+    console.say(f"{file}: {in_words(made)}")
+    console.say(f"signed by {', '.join(one.key_id for one in made.signatures)}")
+
+
+def in_words(made: manifest.Manifest) -> str:
+    """What a release is, in a line."""
+    return (
+        f"{made.app} for {made.cls}, seq {made.seq}, floor {made.floor}, note '{made.note}', "
+        f"{len(made.files)} files, digest {made.digest[:8]}"
+    )
 
 
 def verify(
