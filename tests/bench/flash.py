@@ -21,9 +21,9 @@ from mipy_ota.tools.board.remote import Remote
 from mipy_ota.tools.board.repl import BAUD, Repl, Serial
 from mipy_ota.tools.flash import chip, firmware, plan, provision
 from mipy_ota.tools.keys import sign
-from mipy_ota.tools.sim.board import VirtualBoard
 from mipy_ota.tools.sim.port import Port
 from tests.support import fleet, stock
+from tests.support.boards import Board
 
 BITS = 10
 
@@ -80,7 +80,7 @@ def in_one_go(folder: Path, parts: list[tuple[int, bytes]]) -> tuple[int, int]:
 
 def one_by_one(folder: Path, files: dict[str, bytes]) -> tuple[int, int, int]:
     """Bytes up and down, and commands, of writing `files` over the REPL."""
-    with VirtualBoard(folder, "esp32") as board, Port(board) as port:
+    with Board(folder, "esp32") as board, Port(board) as port:
         board.format({})
         board.start(port.hear)
         with closing(Counted(Serial(port.path))) as line:

@@ -18,10 +18,10 @@ from mipy_ota.tools.app import build
 from mipy_ota.tools.board import push, run, session, target
 from mipy_ota.tools.board.remote import Remote
 from mipy_ota.tools.board.webrepl import WebRepl
-from tests.support import workbench
+from tests.support import loopback, workbench
 
 ROUNDS = 3
-ADDRESS = "127.0.0.66"
+ADDRESS = loopback.address()
 
 
 def main() -> int:

@@ -24,11 +24,11 @@ from websockets.sync.server import ServerConnection, serve
 from mipy_ota.ota_server import relay, terminal
 from mipy_ota.tools.fleet.serve import Running, running
 from mipy_ota.tools.sim.board import Chip, VirtualBoard
-from tests.support import browser, fake_board, fleet
+from tests.support import browser, fake_board, fleet, loopback
 from tests.support.websocket_client import Client
 
 PASSWORD = "secret-99"
-ADDRESS, ELSEWHERE, CHIP_ADDRESS = "127.0.0.84", "127.0.0.85", "127.0.0.86"
+ADDRESS, ELSEWHERE, CHIP_ADDRESS = (loopback.address() for _ in range(3))
 WELCOME = "\r\nWebREPL connected\r\n>>> "
 SECONDS = 60
 Talk = Callable[[ServerConnection], None]

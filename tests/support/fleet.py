@@ -18,6 +18,7 @@ from mipy_ota.tools.app import bytecode, collect, modules
 from mipy_ota.tools.flash import provision
 from mipy_ota.tools.fleet.serve import Running
 from mipy_ota.tools.sim.board import VirtualBoard
+from tests.support.boards import Board
 
 APP = "demo"
 CLASS = "esp8266-generic"
@@ -150,7 +151,7 @@ def identity(name: str = "b1", servers: tuple[str, ...] = (), dev: str = "") -> 
 
 def prepared(folder: Path, who: board_file.Board, release: bytes | None, **options) -> VirtualBoard:
     """A virtual board with all its files, and a network in reach."""
-    board = VirtualBoard(folder, **options)
+    board = Board(folder, **options)
     board.format(provision.board_files(who, first_trust(), release, WIFI))
     board.radio(networks=WIFI)
     return board

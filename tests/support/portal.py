@@ -18,7 +18,8 @@ import requests
 from mipy_ota.signing import board_file
 from mipy_ota.tools.flash import provision
 from mipy_ota.tools.sim.board import VirtualBoard
-from tests.support import fleet
+from tests.support import fleet, loopback
+from tests.support.boards import Board
 
 PASSWORD = "portal-secret"
 OPEN = "portal: mipy-"
@@ -30,6 +31,8 @@ while True:
     time.sleep(1)
 """
 HOST = "192.168.4.1"  # of every board's access point
+ADDRESS = loopback.address()
+"""Of every board here that is given none."""
 ANDROID = ("GET /generate_204 HTTP/1.1\r\nUser-Agent: Dalvik/2.1.0 (Linux; U; Android 14; Pixel 7)"
            "\r\nHost: connectivitycheck.gstatic.com\r\nConnection: Keep-Alive\r\n"
            "Accept-Encoding: gzip\r\n\r\n")  # fmt: skip
@@ -59,7 +62,7 @@ def board(
 ) -> Iterator[VirtualBoard]:
     """A board with a plain app that runs, and a phone on its access point as soon as it opens."""
     release = fleet.release({"main.py": GOOD}, 1000)
-    with VirtualBoard(folder, **{"speed": 5, "address": "127.0.0.31", **options}) as made:
+    with Board(folder, **{"speed": 5, "address": ADDRESS, **options}) as made:
         flash = provision.board_files(who or identity(), fleet.first_trust(), release, known)
         made.format({**flash, **(files or {})})
         made.radio(networks=networks, clients=1)

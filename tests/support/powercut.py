@@ -47,6 +47,7 @@ from mipy_ota.tools.flash import provision
 from mipy_ota.tools.fleet.serve import running
 from mipy_ota.tools.sim.board import Snapshot, Storage, VirtualBoard
 from tests.support import fleet
+from tests.support.boards import Board
 
 SPEED = 200
 BLOCKS = 160
@@ -695,7 +696,7 @@ class Bench:
         self._fleet = fleet.Fleet(server)
         self._who = fleet.identity(self._name(), (server.url,))
         self._fleet.enrol(self._who)
-        self._board = VirtualBoard(
+        self._board = Board(
             folder / "board", speed=SPEED, blocks=BLOCKS, storage=storage, heap=HEAP
         )
         self._stack.callback(self._board.close)

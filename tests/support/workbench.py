@@ -18,6 +18,7 @@ from mipy_ota.tools.keys import sign
 from mipy_ota.tools.keys import store as keys
 from mipy_ota.tools.sim.board import VirtualBoard
 from mipy_ota.tools.sim.port import Port
+from tests.support.boards import Board
 
 APP = "demo"
 CLASS = "esp8266-generic"
@@ -45,9 +46,6 @@ def setup(app):
 runtime.run(setup)
 """
 FUNCTION = "def f%d(x):\n    return x * %d + 1\n\n\n"
-
-# Two files are tested at a time: what listens has an address of its own in each.
-HOME = f"127.0.{os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:]}.92"
 
 
 @dataclass
@@ -91,7 +89,7 @@ def desk(
     dev: bool = True,
     speed: int = 10,
     runtime: bool = False,
-    address: str = HOME,
+    address: str = "",
 ) -> Iterator[Desk]:
     """A running board with the app's first release.
 
@@ -122,7 +120,7 @@ def desk(
             first = sign.sign_for_fleet(build.make(app, CLASS, build.minutes()))
             client.add_trust(keys.trust_files()[0])
             client.publish(first)
-            with VirtualBoard(folder / "board", address=address, speed=speed) as board:
+            with Board(folder / "board", address=address, speed=speed) as board:
                 board.format(provision.board_files(who, keys.trust_files()[0], first, WIFI))
                 board.radio(networks=WIFI)
                 port = Port(board)

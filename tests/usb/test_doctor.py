@@ -17,10 +17,11 @@ from mipy_ota.tools.doctor import Finding
 from mipy_ota.tools.fleet import enrol, serve
 from mipy_ota.tools.fleet.client import Client, connect
 from mipy_ota.tools.keys import store as keys
-from mipy_ota.tools.sim.board import VirtualBoard
 from mipy_ota.tools.sim.port import Port
+from tests.support import loopback
+from tests.support.boards import Board
 
-NOT_HERE = "127.0.0.172"
+NOT_HERE = loopback.address()
 """Loopback as well, but a server on 127.0.0.1 does not listen there."""
 
 
@@ -252,7 +253,7 @@ def test_group_of_serial_ports(
 
 
 def test_board_on_a_port(tmp_path: Path) -> None:
-    with VirtualBoard(tmp_path / "board", blocks=64) as board, Port(board) as port:
+    with Board(tmp_path / "board", blocks=64) as board, Port(board) as port:
         board.format({"/main.py": b"import time\nwhile True:\n    time.sleep(1)\n"})
         board.start(port.hear)
         said = found("board", port.path)

@@ -33,8 +33,8 @@ from mipy_ota.tools.fleet import client, enrol, label, sticker
 from mipy_ota.tools.fleet.serve import Running, running
 from mipy_ota.tools.keys import sign
 from mipy_ota.tools.keys import store as keys
-from mipy_ota.tools.sim.board import VirtualBoard
 from tests.support import ROOT, fleet, stock
+from tests.support.boards import Board
 
 PLAIN = {"main.py": "import ota, time\nwhile True:\n    ota.check()\n    time.sleep(1)\n"}
 MACS = {"esp8266": "240ac4ce2bc1", "esp32": "240ac4e29526", "esp32c3": "240ac41f677d"}
@@ -250,16 +250,15 @@ def few_lines(cls: str) -> Callable[[int], bytes]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "address", "app", "starts"),
+    ("kind", "app", "starts"),
     [
-        ("esp8266", "127.0.0.61", few_lines("esp8266-generic"), "ota: a 5 /prepare"),
-        ("esp32", "127.0.0.62", few_lines("esp32-generic"), "ota: a 5 /prepare"),
-        ("esp32", "127.0.0.63", whole_app, "ota: a 5 main"),
+        ("esp8266", few_lines("esp8266-generic"), "ota: a 5 /prepare"),
+        ("esp32", few_lines("esp32-generic"), "ota: a 5 /prepare"),
+        ("esp32", whole_app, "ota: a 5 main"),
     ],
 )
 def test_a_board_starts_from_what_was_flashed(
     kind: Literal["esp8266", "esp32"],
-    address: str,
     app: Callable[[int], bytes],
     starts: str,
     rom: Callable[..., Rom],
@@ -276,7 +275,7 @@ def test_a_board_starts_from_what_was_flashed(
     place = firmware.load(images(kind)).place(4 << 20)
     release = tmp_path / "5.ota"
     release.write_bytes(app(5))
-    with VirtualBoard(tmp_path / "board", kind, address, speed=20) as virtual:
+    with Board(tmp_path / "board", kind, speed=20) as virtual:
         virtual.format({})
         virtual.radio(networks={**fleet.WIFI})
 

@@ -14,6 +14,7 @@ from mipy_ota.signing.manifest import stem
 from mipy_ota.tools.app import build, modules
 from mipy_ota.tools.sim.board import Chip, VirtualBoard
 from tests.support import ROOT, fleet
+from tests.support.boards import Board
 
 APP = ROOT / "app_slots"
 SCRIPTS = ROOT / "tests" / "device" / "drivers"
@@ -42,7 +43,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
     boards: list[VirtualBoard] = []
 
     def go(script: str, extra: str = "", chip: Chip = "esp8266") -> str:
-        board = VirtualBoard(tmp_path / script, chip, heap=120_000, blocks=BLOCKS)
+        board = Board(tmp_path / script, chip, heap=120_000, blocks=BLOCKS)
         boards.append(board)
         modules = compiled("drivers", "utilities", "runtime")
         board.format(
@@ -332,7 +333,7 @@ try:
 except ValueError as e:
     print(e)
 """
-    with VirtualBoard(tmp_path, blocks=BLOCKS) as board:
+    with Board(tmp_path, blocks=BLOCKS) as board:
         board.format({"/main.py": main.encode()})
         assert board.life().console.splitlines() == [
             r"[] b'\xff\xff' 512",

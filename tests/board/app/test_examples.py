@@ -253,7 +253,7 @@ def test_relay(tmp_path: Path, broker: Broker, watcher: Client) -> None:
         return wait(lambda: watcher.payloads(topic)[-1:] == [state])
 
     # An ESP8266 has the room for MQTT or for the page.
-    with story(tmp_path, made, chip="esp32", speed=2, address="127.0.0.46") as it:
+    with story(tmp_path, made, chip="esp32", speed=2) as it:
         board = started(it)
         assert told(b"OFF"), board.console
         watcher.publish(topic + "/set", "ON", qos=1)
@@ -278,7 +278,7 @@ def test_relay_without_broker(tmp_path: Path) -> None:
     """Page and button on an ESP8266."""
     made = files(tmp_path, "relay", 0)
     made["config.py"] = made["config.py"].replace(b'MQTT_HOST = "127.0.0.1"', b'MQTT_HOST = ""')
-    with story(tmp_path, made, speed=2, address="127.0.0.46") as it:
+    with story(tmp_path, made, speed=2) as it:
         board = started(it, "wifi: 127")
         it.until(lambda r: r["state"] == "ok")
         assert "/values.json" in shown(board)

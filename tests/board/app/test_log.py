@@ -12,6 +12,7 @@ import pytest
 from mipy_ota.tools import places
 from mipy_ota.tools.sim.board import Life, VirtualBoard
 from tests.support import fleet
+from tests.support.boards import Board
 from tests.support.soak import app
 
 MAIN = """
@@ -48,7 +49,7 @@ for i in range(14):
 
 @pytest.fixture
 def board(tmp_path: Path) -> Iterator[VirtualBoard]:
-    with VirtualBoard(tmp_path / "board") as made:
+    with Board(tmp_path / "board") as made:
         yield made
 
 

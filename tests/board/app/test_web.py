@@ -20,13 +20,13 @@ import requests
 from mipy_ota.signing import bundle
 from mipy_ota.tools.app import build
 from mipy_ota.tools.sim.board import VirtualBoard
-from tests.support import ROOT, fleet
+from tests.support import ROOT, fleet, loopback
 from tests.support.phone import Phone, needed
 from tests.support.portal import raw
 
 PICTURES = ROOT / "docs" / "images"
 RELAY, BUTTON = 5, 0
-HOME = "127.0.0.41"
+HOME = loopback.address()
 MAIN = """\
 import gc
 
@@ -209,17 +209,17 @@ def test_from_elsewhere(served: VirtualBoard) -> None:
     for wrong in ({}, {"t": ""}, {"t": "0" * 16}):
         assert post(served, "/relay", to="on", **wrong).status_code == 403
     assert served.level(RELAY) == 0
-    foreign = ["evil.example", "127.0.0.41.evil.example:80", "local.evil.example", "x.locals"]
+    foreign = ["evil.example", f"{HOME}.evil.example:80", "local.evil.example", "x.locals"]
     # Longer than what is kept of a line.
     foreign += ["a" * 59 + ".evil.example", "a" * 53 + ".local.evil.example", "1" * 70]
     for host in foreign:
         assert get(served, headers={"host": host}).status_code == 403, host
-    for host in ("127.0.0.41", "10.0.0.7:80", "kitchen", "Kitchen.local", "kitchen.lan:8080"):
+    for host in (HOME, "10.0.0.7:80", "kitchen", "Kitchen.local", "kitchen.lan:8080"):
         assert get(served, headers={"host": host}).status_code == 200, host
 
 
 def test_password(tmp_path: Path) -> None:
-    with board(tmp_path, "grüße: 7", "127.0.0.42") as it:
+    with board(tmp_path, "grüße: 7", loopback.address()) as it:
         for path in ("/", "/values.json", "/live.js", "/nothing"):
             reply = get(it, path)
             assert reply.status_code == 401 and "Basic" in reply.headers["www-authenticate"]
@@ -295,7 +295,7 @@ def test_mutated_requests(served: VirtualBoard) -> None:
     known = token(served)
     body = f"t={known[:-1]}&to=on"
     seeds = (
-        b"GET / HTTP/1.1\r\nhost: 127.0.0.41\r\nauthorization: Basic YTpi\r\n\r\n",
+        f"GET / HTTP/1.1\r\nhost: {HOME}\r\nauthorization: Basic YTpi\r\n\r\n".encode(),
         b"POST /relay HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%s"
         % (len(body), body.encode()),
     )

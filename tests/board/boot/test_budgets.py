@@ -20,12 +20,13 @@ from mipy_ota.tools import places
 from mipy_ota.tools.app import boot_stage
 from mipy_ota.tools.fleet.serve import Running, running
 from mipy_ota.tools.sim.board import VirtualBoard
-from tests.support import fleet, powercut
+from tests.support import fleet, loopback, powercut
+from tests.support.boards import Board
 
 SPEED = 20
 ESP8266 = 38_912  # bytes of heap
 KB = 1024
-BOARD = "127.0.0.2"
+BOARD = loopback.address()
 
 # Prints the name of every module as it is loaded.
 SPY = b"""
@@ -99,7 +100,7 @@ class Field:
         """A board that has booted once, which takes in its Wi-Fi, and is switched off."""
         name = f"b{len(self._boards)}"
         release = fleet.release(files, seq)
-        options = {"speed": SPEED, **options}
+        options = {"speed": SPEED, "address": BOARD, **options}
         board = self.fleet.board(self._folder / name, release, name, **options)
         self._boards.append(board)
         while board.life(timeout=30, until="free").cause == "reset":
@@ -212,7 +213,7 @@ def free(board: VirtualBoard) -> int:
 
 def test_heap_held(field: Field, figures: Figures, tmp_path: Path) -> None:
     """At the app's first line, against a board that has nothing but that line."""
-    with VirtualBoard(tmp_path / "bare", speed=SPEED) as bare:
+    with Board(tmp_path / "bare", speed=SPEED) as bare:
         bare.format({"/main.py": FREE.encode()})
         most = int(bare.life(timeout=30).console.split()[1])
     for name, files in (("runtime", demo()), ("plain", plain())):

@@ -42,9 +42,7 @@ class House:
         self.who: board_file.Board = portal.identity((server.url,))
         self.fleet.enrol(self.who)
         release = fleet.release(KINDS[kind], 1000)
-        self.board: VirtualBoard = fleet.prepared(
-            folder, self.who, release, address="127.0.0.141", speed=SPEED, chip=chip
-        )
+        self.board: VirtualBoard = fleet.prepared(folder, self.who, release, speed=SPEED, chip=chip)
         self.board.radio(clients=1)
         self.board.start()
         self.heard(server)

@@ -251,9 +251,7 @@ def test_name_that_does_not_resolve(tmp_path: Path) -> None:
     with story(tmp_path) as it:
         who = fleet.identity("b2", (nowhere, it.server.url))
         it.fleet.enrol(who)
-        with fleet.prepared(
-            tmp_path / "b2", who, apps.release(GOOD, 1000), speed=100, address="127.0.0.3"
-        ) as board:
+        with fleet.prepared(tmp_path / "b2", who, apps.release(GOOD, 1000), speed=100) as board:
             board.start()
             assert board.wait(lambda _: it.fleet.get("/api/boards/b2")["state"] == "ok", 120)
             assert board.wait(f"server {nowhere}")

@@ -20,7 +20,8 @@ from mipy_ota.tools.app import boot_stage
 from mipy_ota.tools.flash import provision
 from mipy_ota.tools.fleet.serve import running
 from mipy_ota.tools.sim.board import VirtualBoard
-from tests.support import ROOT, fleet, portal
+from tests.support import ROOT, fleet, loopback, portal
+from tests.support.boards import Board
 from tests.support.phone import Phone, needed
 from tests.support.portal import IOS, PROBES, Form, opened, question, raw, resolve
 
@@ -45,6 +46,7 @@ SEED = int(os.environ.get("PORTAL_SEED", "1"))
 KB = 1024
 FETCH = f"GET / HTTP/1.1\r\nHost: {portal.HOST}\r\n\r\n".encode()
 CHIPS = ("esp8266", "esp32")
+SERVED = loopback.address()
 
 
 @pytest.fixture
@@ -57,16 +59,14 @@ def made(tmp_path: Path) -> Iterator[VirtualBoard]:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualBoard]:
     """One board for the tests that leave its portal as it is."""
-    with portal.board(
-        tmp_path_factory.mktemp("served"), AIR, address="127.0.0.32", speed=1
-    ) as board:
+    with portal.board(tmp_path_factory.mktemp("served"), AIR, address=SERVED, speed=1) as board:
         yield board
 
 
 @pytest.fixture(scope="module")
 def phone() -> Iterator[Phone]:
     """One for all boards at their usual address."""
-    with Phone("127.0.0.31") as made:
+    with Phone(portal.ADDRESS) as made:
         yield made
 
 
@@ -187,7 +187,7 @@ def test_a_page_from_elsewhere(served: VirtualBoard) -> None:
     """A host of another's whose name was made the board's address (DNS rebinding): no token."""
     form = opened(served)
     form.get()
-    for host in ("evil.example", "evil.example:80", "192.168.4.1.evil.example", "", "127.0.0.32"):
+    for host in ("evil.example", "evil.example:80", "192.168.4.1.evil.example", "", SERVED):
         reply = raw(served.address, f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
         assert reply.startswith(b"HTTP/1.1 302 ") and b"value=" not in reply, host
         posted = requests.post(
@@ -501,7 +501,7 @@ def test_mutated_requests(tmp_path: Path) -> None:
     """Damaged requests and queries by the thousand: afterwards the phone is served as before."""
     rng = random.Random(SEED)
     air = {"home": "secret-word", "shed": "shed-secret"}
-    with portal.board(tmp_path, air, address="127.0.0.33", speed=5, files=PROBE_HEAP) as board:
+    with portal.board(tmp_path, air, speed=5, files=PROBE_HEAP) as board:
         form = opened(board)
         heaps = [heap(board, form)]
         seeds = requested(form)
@@ -699,7 +699,7 @@ def test_recovery_has_a_portal(tmp_path: Path) -> None:
         who = portal.identity((server.url,))
         known.enrol(who)
         known.publish(fleet.release({"main.py": portal.GOOD}, 1000))
-        with VirtualBoard(tmp_path / "board", speed=10, address="127.0.0.34") as board:
+        with Board(tmp_path / "board", speed=10) as board:
             board.format(provision.board_files(who, fleet.first_trust(), None, {"old": "x" * 8}))
             board.radio(networks=HOME, clients=1)
             board.start()

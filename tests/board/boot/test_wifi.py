@@ -15,6 +15,7 @@ from mipy_ota.tools import places
 from mipy_ota.tools.flash import provision
 from mipy_ota.tools.sim.board import Life, Storage, VirtualBoard
 from tests.support import fleet, portal, workbench
+from tests.support.boards import Board
 
 # In place of the boot stage's main.py: calls single functions of it.
 MAIN = b"""\
@@ -51,7 +52,7 @@ HOSTILE = {
 def made(folder: Path, main: bytes, **options: Any) -> VirtualBoard:
     """A board on which `main` runs instead of the boot stage."""
     who = dataclasses.replace(fleet.identity(), name="kitchen_1")
-    board = VirtualBoard(folder, **{"speed": 20, **options})
+    board = Board(folder, **{"speed": 20, **options})
     board.format({**provision.board_files(who, fleet.first_trust()), "/main.py": main})
     return board
 
@@ -102,10 +103,10 @@ def test_the_same_again_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_another_chip_reads_nothing(tmp_path: Path) -> None:
-    with made(tmp_path / "one", NEW, address="127.0.0.2") as board:
+    with made(tmp_path / "one", NEW) as board:
         assert shown(board.life(), "then") == [(b"new", b"secret-new")]
         copies = {path: board.read(path) for path in ("/state/0/w", "/state/1/w")}
-    with made(tmp_path / "two", SHOW, address="127.0.0.3") as other:
+    with made(tmp_path / "two", SHOW) as other:
         for path, data in copies.items():
             other.write(path, data)
         assert shown(other.life()) == []
@@ -154,7 +155,7 @@ def test_hostile_wifi_json(tmp_path: Path) -> None:
 
 def test_a_truncated_wifi_json_stops_no_boot(tmp_path: Path) -> None:
     release = fleet.release({"main.py": "print('app runs')"}, 1000)
-    with VirtualBoard(tmp_path, speed=50) as board:
+    with Board(tmp_path, speed=50) as board:
         files = provision.board_files(fleet.identity(), fleet.first_trust(), release)
         board.format({**files, "/wifi.json": b'{"home'})
         board.start()
@@ -197,7 +198,7 @@ def test_over_the_cable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     release = fleet.release({"main.py": "import time\nwhile True:\n    time.sleep(1)\n"}, 1000)
     said = []
     monkeypatch.setattr("mipy_ota.tools.console.say", said.append)
-    with VirtualBoard(tmp_path / "board", speed=20) as board:
+    with Board(tmp_path / "board", speed=20) as board:
         board.format(provision.board_files(fleet.identity(), fleet.first_trust(), release))
         port = Port(board)
         try:
@@ -300,7 +301,7 @@ def app(
     """A board with a small app on the runtime that tells what it finds."""
     release = fleet.release({**fleet.runtime(), "config.py": config, "main.py": main}, 1000)
     who = dataclasses.replace(fleet.identity(), name="kitchen_1", portal=portal)
-    board = VirtualBoard(folder, **{"speed": 20, **options})
+    board = Board(folder, **{"speed": 20, **options})
     board.format({**provision.board_files(who, fleet.first_trust(), release, known)})
     board.write("/boot.py", boot)
     board.radio(networks={"home": "secret-word"})

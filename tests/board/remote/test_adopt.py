@@ -23,11 +23,10 @@ from mipy_ota.tools.fleet import enrol, serve
 from mipy_ota.tools.keys import store as keys
 from mipy_ota.tools.sim.board import Snapshot, VirtualBoard
 from mipy_ota.tools.sim.port import Port
+from tests.support.boards import Board
 
 APP = "demo"
 CLASS = "esp8266-generic"
-MAC = "02:7f:00:00:02:01"
-"""Of a virtual board at 127.0.0.2."""
 WIFI = {"home": "secret-word"}
 BLOCKS = 320
 WAIT = 90
@@ -125,9 +124,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def board(tmp_path: Path, home: Path) -> Iterator[VirtualBoard]:
+def board(tmp_path: Path, home: Path) -> Iterator[Board]:
     """A board with an old program, off, that will know this machine's server."""
-    with VirtualBoard(tmp_path / "board", blocks=BLOCKS, speed=20) as made:
+    with Board(tmp_path / "board", blocks=BLOCKS, speed=20) as made:
         made.radio(networks={**WIFI})
         put(made, PROGRAM)
         yield made
@@ -369,19 +368,19 @@ def test_names_in_a_backup_come_back(home: Path) -> None:
 
 
 def test_adopted_board_keeps_its_files_updates_and_is_given_back(
-    board: VirtualBoard, tmp_path: Path
+    board: Board, tmp_path: Path
 ) -> None:
     before = PROGRAM | ODD
     password = tmp_path / "password"
     password.write_text(WIFI["home"])
-    identity(MAC)
+    identity(board.mac)
     put(board, before)
     with Port(board) as port:
         board.start(port.hear)
         assert board.wait(OLD)
         adopt.adopt(port.path, name="shed", wifi="home", wifi_password_file=password)
         assert board.wait(lambda one: one.console.count(OLD) == 2, WAIT), board.console
-        assert enrol.find("shed").mac == MAC
+        assert enrol.find("shed").mac == board.mac
         board.stop()
         after = tree(board)
         for path, content in before.items():
@@ -439,7 +438,7 @@ while not sta.isconnected():
     time.sleep_ms(50)
 webrepl.start(password="over-air")
 """
-    with VirtualBoard(tmp_path / "board", "esp32", blocks=BLOCKS, speed=5) as board:
+    with Board(tmp_path / "board", "esp32", blocks=BLOCKS, speed=5) as board:
         board.radio(networks={**WIFI})
         put(board, PROGRAM | {"/boot.py": boot})
         board.start()
@@ -467,7 +466,10 @@ def publish(files: Mapping[str, bytes]) -> None:
     server.publish(sign.sign_for_fleet(built.bundle))
 
 
-def test_dry_run_changes_nothing(board: VirtualBoard, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_changes_nothing(
+    board: VirtualBoard, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enrol, "lan_address", lambda: "192.0.2.7")
     with Port(board) as port:
         board.start(port.hear)
         adopt.adopt(port.path, dry_run=True)
@@ -592,7 +594,7 @@ def test_power_cut_at_any_operation_leaves_a_board_that_starts(
 ) -> None:
     """Each step begins from the flash that the steps before it left."""
     ends = MAIN.replace(b"while True:\n        time.sleep(1)", b"return")
-    with VirtualBoard(tmp_path / "board", blocks=BLOCKS, speed=50) as board:
+    with Board(tmp_path / "board", blocks=BLOCKS, speed=50) as board:
         board.radio(networks={**WIFI})
         put(board, {**PROGRAM, "/main.py": ends})
         snapshot = board.save()

@@ -22,9 +22,9 @@ import pytest
 from mipy_ota.tools.board import session, target
 from mipy_ota.tools.board.repl import Repl
 from mipy_ota.tools.console import Failure
-from tests.support import bridged, workbench
+from tests.support import bridged, loopback, workbench
 
-ADDRESS = "127.0.0.64"
+ADDRESS = loopback.address()
 SECONDS = 120
 NAME = workbench.NAME
 
@@ -179,7 +179,7 @@ def test_logs_go_on_over_a_reset(desk: workbench.Desk) -> None:
 
 
 def test_logs_of_a_closed_board_are_its_reports(tmp_path: Path) -> None:
-    with workbench.desk(tmp_path, dev=False, address="127.0.0.65") as desk:
+    with workbench.desk(tmp_path, dev=False, address=loopback.address()) as desk:
         assert desk.board.wait(lambda _: desk.server.board("b1")["address"], SECONDS)
         with running("logs", "-f", NAME) as lines:
             comes(lines, "is closed")

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from mipy_ota.tools.sim.board import Chip, VirtualBoard
+from tests.support import loopback
+from tests.support.boards import Board
 from tests.support.websocket_client import Client
 
-ADDRESS = "127.0.0.161"
+ADDRESS = loopback.address()
 MAIN = b"""
 import network, time, webrepl
 sta = network.WLAN(0)
@@ -33,7 +35,7 @@ while True:
 @pytest.fixture(scope="module", params=["esp8266", "esp32"])
 def board(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
     chip: Chip = request.param
-    with VirtualBoard(tmp_path_factory.mktemp(chip), chip, ADDRESS, speed=10) as made:
+    with Board(tmp_path_factory.mktemp(chip), chip, ADDRESS, speed=10) as made:
         made.format({"/main.py": MAIN})
         made.radio(networks={"home": "secret-word"})
         made.start()

@@ -22,6 +22,7 @@ from mipy_ota.tools.board.remote import Remote
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.sim.board import VirtualBoard
 from tests.support import bridged
+from tests.support.boards import Board
 
 PASSWORD = "hush-9"
 WIFI = {"home": "secret-word"}
@@ -52,7 +53,7 @@ class Known(target.Target):
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualBoard]:
     """An ESP32 that prints, with WebREPL open."""
-    with VirtualBoard(tmp_path_factory.mktemp("board"), "esp32") as made:
+    with Board(tmp_path_factory.mktemp("board"), "esp32") as made:
         made.format({"/main.py": MAIN.encode(), "/data/.keep": b""})
         made.radio(networks=WIFI)
         made.start()

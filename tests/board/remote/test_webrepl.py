@@ -25,11 +25,11 @@ from mipy_ota.tools.console import Failure
 from mipy_ota.tools.fleet import client
 from mipy_ota.tools.fleet.serve import Running, running
 from mipy_ota.tools.sim.board import Chip, VirtualBoard
-from tests.support import fleet
+from tests.support import fleet, loopback
 from tests.support.websocket_client import HEAD, Client
 
 PASSWORD = "pass-4711"
-ADDRESS = "127.0.0.162"
+ADDRESS = loopback.address()
 SPEED = 10
 # Writes to flash all the time, as a log does.
 PLAIN = """

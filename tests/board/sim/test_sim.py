@@ -19,6 +19,7 @@ from mipy_ota.tools.flash import image
 from mipy_ota.tools.sim.board import VirtualBoard
 from mipy_ota.tools.sim.micropython import binary
 from tests.support import ROOT
+from tests.support.boards import Board
 
 BLOCKS = 64
 
@@ -29,7 +30,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., VirtualBoard]]:
 
     def build(main: str = "", boot: str = "", **options: object) -> VirtualBoard:
         options.setdefault("blocks", BLOCKS)
-        board = VirtualBoard(tmp_path / f"board{len(boards)}", **options)  # type: ignore[arg-type]
+        board = Board(tmp_path / f"board{len(boards)}", **options)  # type: ignore[arg-type]
         board.format({"/boot.py": boot.encode(), "/main.py": main.encode()})
         boards.append(board)
         return board
@@ -485,10 +486,10 @@ except OSError as e:
 s.close()
 """
     )
-    board = make(main, address="127.0.0.7")
+    board = make(main)
     assert board.life().console == "refused 113\n"
     board.radio(networks={"home": "secret"})
-    assert board.life().console == "b'127.0.0.7\\n'\n101 10 \n110\n"
+    assert board.life().console == f"b'{board.address}\\n'\n101 10 \n110\n"
     assert (board.stats.sent, board.stats.received) == (4 + 101, 10 + 101)
 
 
@@ -520,7 +521,7 @@ except OSError as e:
     )
     board = make(main, speed=5)
     board.radio(networks={"home": ""})
-    assert board.life().console == "b'127.0.0.2\\n'\nb'abc'\n111\n"
+    assert board.life().console == f"b'{board.address}\\n'\nb'abc'\n111\n"
 
 
 def test_a_connection_hangs_when_the_air_goes(make: Make, echo: int) -> None:
@@ -561,10 +562,10 @@ c, a = s.accept()
 c.write(c.readline() + a[0].encode())
 c.close()
 """
-    board = make(main, address="127.0.0.9")
+    board = make(main)
     board.start()
     assert board.wait("listening")
-    with socket.create_connection(("127.0.0.9", 8080), timeout=5) as peer:
+    with socket.create_connection((board.address, 8080), timeout=5) as peer:
         peer.sendall(b"hello\n")
         assert peer.makefile("rb").read() == b"hello\n127.0.0.1"
 
@@ -601,7 +602,7 @@ print('I am', s.readline().decode())
 while True: time.sleep(1)
 """
     )
-    boards = [make(main, address=f"127.0.0.{n}", speed=10) for n in range(20, 26)]
+    boards = [make(main, speed=10) for _ in range(6)]
     for board in boards:
         board.radio(networks={"home": ""})
         board.start()

@@ -1,0 +1,38 @@
+"""Loopback addresses of this process's own: two test runs, or two workers of one, never share any.
+
+All of 127.0.0.0/8 is this machine. A process takes the first free one of 254 blocks, 127.N.0.0/16,
+and holds it by a socket until it ends.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+from functools import cache
+
+_HOLDER = 20_127  # the port, on a block's first address, by which it is held
+
+
+def address() -> str:
+    """An address that was never handed out before; all its ports are free."""
+    block, numbers, _ = _block()
+    number = next(numbers)
+    return f"127.{block}.{number >> 8}.{number & 255}"
+
+
+@cache
+def _block() -> tuple[int, itertools.count[int], socket.socket]:
+    for block in range(1, 255):
+        holder = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            holder.bind((f"127.{block}.0.1", _HOLDER))
+        except OSError:
+            holder.close()
+            continue
+        return block, itertools.count(2), holder
+    raise OSError("every block of loopback addresses is taken")
+
+
+# A forked process shares the socket, not the count: it takes a block of its own.
+os.register_at_fork(after_in_child=_block.cache_clear)
