@@ -67,7 +67,7 @@ class Site:
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     made = Site()
-    monkeypatch.setattr(mip, "HOSTS", {"github": made.url + "/gh/{}/{}/{}/{}"})
+    monkeypatch.setattr(packages, "HOSTS", {"github": made.url + "/gh/{}/{}/{}/{}"})
     yield made
     made.close()
 
