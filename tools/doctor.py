@@ -24,6 +24,7 @@ from . import console, places
 from .board.target import is_address, is_port
 from .console import Failure
 from .fleet import enrol
+from .keys import backup
 from .keys import store as keys
 from .printable import printable
 
@@ -226,7 +227,7 @@ def fleet_keys() -> Iterator[Finding]:
     for key in known:
         if key.path.stat().st_mode & 0o077:
             yield Finding("fail", "keys", f"others can read {key.path}", f"chmod 600 {key.path}")
-    missing = sorted({key.path.name for key in known} - keys.backed_up())
+    missing = sorted({key.path.name for key in known} - backup.backed_up())
     if missing:
         yield Finding(
             "warn",

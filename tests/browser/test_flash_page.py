@@ -14,7 +14,7 @@ from mipy_ota.ota_server import flash_page
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.flash import firmware, plan, port
 from mipy_ota.tools.fleet import enrol, serve
-from mipy_ota.tools.keys import store as keys
+from mipy_ota.tools.keys import changes
 from tests.support import browser, fleet, stock
 from tests.support.browser import complaints, opened
 
@@ -89,7 +89,7 @@ def whole_flash(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
     """Images as `mipy flash --image` makes them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIPY_HOME", str(tmp_path_factory.mktemp("home")))
-        keys.make_fleet("demo")
+        changes.make_fleet("demo")
 
         def made(kind: str, megabytes: int = 4) -> bytes:
             variant = "FLASH_1M" if megabytes == 1 else ""

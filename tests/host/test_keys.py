@@ -17,7 +17,8 @@ from mipy_ota.signing.rsa import PublicKey
 from mipy_ota.tools import cli, files, places
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.fleet.client import Client
-from mipy_ota.tools.keys import sign
+from mipy_ota.tools.fleet.trust_upload import publish_trust
+from mipy_ota.tools.keys import backup, passphrase, sign
 from mipy_ota.tools.keys import store as keys
 from tests.support import vectors
 
@@ -34,7 +35,7 @@ def mipy(monkeypatch, tmp_path, capsys):
     """Runs `mipy` in an empty folder: exit code, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MIPY_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv(keys.PASSPHRASE_FILE, raising=False)
+    monkeypatch.delenv(passphrase.PASSPHRASE_FILE, raising=False)
     monkeypatch.setenv("MIPY_FLEET", "default")
 
     def run(*words):
@@ -211,8 +212,8 @@ def test_passphrase_locks_every_key(mipy, phrase, monkeypatch):
     assert mipy(*words)[0] == 0
     assert all(b"ENCRYPTED" in key.path.read_bytes() for key in keys.entries())
     code, _, err = mipy("keys", "new", "release")
-    assert code == 1 and keys.PASSPHRASE_FILE in err
-    monkeypatch.setenv(keys.PASSPHRASE_FILE, str(phrase))
+    assert code == 1 and passphrase.PASSPHRASE_FILE in err
+    monkeypatch.setenv(passphrase.PASSPHRASE_FILE, str(phrase))
     assert mipy("keys", "new", "release")[0] == 0
     phrase.write_text("wrong")
     code, _, err = mipy("keys", "new", "release")
@@ -271,9 +272,9 @@ def test_wrong_passphrase_or_damage_opens_nothing(fleet, phrase, tmp_path):
     assert code == 1 and "passphrase is wrong" in err
     for broken in (packed[:-1], packed[:20], packed[:-40] + b"x" + packed[-39:]):
         with pytest.raises(Failure, match="damaged"):
-            keys.unpack(broken, "correct horse")
+            backup.unpack(broken, "correct horse")
     with pytest.raises(Failure, match="no key"):
-        keys.unpack(keys.pack({"../evil": b""}, "p"), "p")
+        backup.unpack(backup.pack({"../evil": b""}, "p"), "p")
     (tmp_path / "no").write_bytes(b"hello")
     code, _, err = fleet("--fleet", "s", "keys", "restore", "no", "--passphrase-file", phrase)
     assert code == 1 and "no backup" in err
@@ -295,11 +296,11 @@ def test_nobody_at_the_keyboard_is_told_how(fleet, phrase, monkeypatch, words):
     fleet("--fleet", "locked", *locked)
     monkeypatch.setenv("MIPY_FLEET", "default")
     code, _, err = fleet(*words)
-    assert code == 1 and keys.PASSPHRASE_FILE in err
-    monkeypatch.setenv(keys.PASSPHRASE_FILE, str(phrase))
+    assert code == 1 and passphrase.PASSPHRASE_FILE in err
+    monkeypatch.setenv(passphrase.PASSPHRASE_FILE, str(phrase))
     assert fleet(*words)[0] == 0
     if words[-1] == "new.keys":
-        assert keys.unpack(Path("new.keys").read_bytes(), "correct horse")
+        assert backup.unpack(Path("new.keys").read_bytes(), "correct horse")
     if "--passphrase" in words:
         assert all(b"ENCRYPTED" in key.path.read_bytes() for key in keys.entries())
 
@@ -330,11 +331,11 @@ class Server(Client):
 
 def test_server_gets_the_versions_it_lacks(fleet):
     server = Server("http://127.0.0.1", "")
-    assert keys.publish_trust(server) == 1
+    assert publish_trust(server) == 1
     fleet("keys", "new", "release")
     fleet("keys", "new", "debug")
-    assert keys.publish_trust(server) == 2
-    assert keys.publish_trust(server) == 0
+    assert publish_trust(server) == 2
+    assert publish_trust(server) == 0
     assert server.versions == keys.trust_files()
 
 
@@ -344,13 +345,13 @@ def test_a_server_with_another_trust_file_is_told(fleet, capsys):
     for strange in (ours, b"nonsense", b""):
         server = Server("http://127.0.0.1", "", [strange])
         with pytest.raises(Failure, match="not this fleet's"):
-            keys.publish_trust(server)
+            publish_trust(server)
         assert server.versions == [strange]
     fleet("keys", "new", "debug")
     newest = keys.trust_files()
     (places.keys_dir() / "trust.2").unlink()
     server = Server("http://127.0.0.1", "", newest)
-    assert keys.publish_trust(server) == 0
+    assert publish_trust(server) == 0
     assert "the server has trust version 2, the newest here is 1" in capsys.readouterr().err
 
 

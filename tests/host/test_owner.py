@@ -213,9 +213,9 @@ SIGNERS = {
     "tools/fleet/release.py:_signed",  # built here, or checked by check_meant
     "tools/keys/sign.py:sign_bundle",
     "tools/keys/sign.py:sign_for_fleet",
-    "tools/keys/sign.py:sign",  # a file that was named; shown
-    "tools/keys/store.py:make_fleet",
-    "tools/keys/store.py:_following",  # made of the fleet's own trust files and of what was typed
+    "tools/keys/verify.py:sign",  # a file that was named; shown
+    "tools/keys/changes.py:make_fleet",
+    "tools/keys/changes.py:_following",  # made of the fleet's own trust files and of what was typed
     "tools/sim/demo.py:Demo._send",
     "tools/fleet/tls.py:_make",  # a certificate by a key made for it
 }

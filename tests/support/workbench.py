@@ -14,7 +14,7 @@ from mipy_ota.tools.app import build
 from mipy_ota.tools.flash import plan, provision
 from mipy_ota.tools.fleet import enrol, serve
 from mipy_ota.tools.fleet.client import Client
-from mipy_ota.tools.keys import sign
+from mipy_ota.tools.keys import changes, sign
 from mipy_ota.tools.keys import store as keys
 from mipy_ota.tools.sim.board import VirtualBoard
 from mipy_ota.tools.sim.port import Port
@@ -104,7 +104,7 @@ def desk(
             "MIPY_TOKEN_FILE": str(folder / "server" / "token"),
         }
         with mock.patch.dict(os.environ, surroundings):
-            keys.make_fleet(APP)
+            changes.make_fleet(APP)
             who = enrol.make(
                 "b1",
                 APP,

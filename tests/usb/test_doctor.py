@@ -16,6 +16,8 @@ from mipy_ota.tools import doctor, places
 from mipy_ota.tools.doctor import Finding
 from mipy_ota.tools.fleet import enrol, serve
 from mipy_ota.tools.fleet.client import Client, connect
+from mipy_ota.tools.fleet.trust_upload import publish_trust
+from mipy_ota.tools.keys import changes, verbs
 from mipy_ota.tools.keys import store as keys
 from mipy_ota.tools.sim.port import Port
 from tests.support import loopback
@@ -67,22 +69,22 @@ def test_every_problem_has_a_remedy_and_json_holds_all(capsys: pytest.CaptureFix
 
 def test_all_well_ends_with_zero(server: serve.Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enrol, "lan_address", lambda: "127.0.0.1")
-    keys.make_fleet("demo")
-    keys.publish_trust(connect())
+    changes.make_fleet("demo")
+    publish_trust(connect())
     assert [one for one in doctor.examine() if one.level == "fail"] == []
     doctor.doctor()
 
 
 def test_backup_and_permissions_of_keys(home: Path) -> None:
-    keys.make_fleet("demo")
+    changes.make_fleet("demo")
     (before,) = found("key backup")
     assert before.level == "warn" and "root-" in before.text
     phrase = home / "phrase"
     phrase.write_text("a long enough phrase\n")
     phrase.chmod(0o600)
-    keys.backup(home / "keys.bak", phrase)
+    verbs.backup(home / "keys.bak", phrase)
     assert found("key backup")[0].level == "ok"
-    keys.add_key("dev")
+    changes.add_key("dev")
     assert "dev-" in found("key backup")[0].text
     keys.entries()[0].path.chmod(0o644)
     assert any("chmod 600" in one.hint for one in found("keys"))
@@ -124,7 +126,7 @@ def test_missing_interpreter_is_not_fetched(
 
 
 def test_board_by_name(server: serve.Running) -> None:
-    keys.make_fleet("demo")
+    changes.make_fleet("demo")
     made = enrol.make("b1", "demo", "esp8266-generic", name="shed", servers=("http://127.0.0.1:1",))
     enrol.tell_server(enrol.keep(enrol.Record(made, "02:00:00:00:00:01", "esp8266")))
     said = found("board", "shed")
@@ -136,7 +138,7 @@ def test_board_by_name(server: serve.Running) -> None:
 def test_folder_that_is_called_as_the_board(
     server: serve.Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys.make_fleet("demo")
+    changes.make_fleet("demo")
     made = enrol.make("b1", "demo", "esp8266-generic", name="shed")
     enrol.tell_server(enrol.keep(enrol.Record(made, "02:00:00:00:00:01", "esp8266")))
     (tmp_path / "shed").mkdir()
@@ -145,7 +147,7 @@ def test_folder_that_is_called_as_the_board(
 
 
 def test_board_by_address(server: serve.Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys.make_fleet("demo")
+    changes.make_fleet("demo")
     made = enrol.make("b1", "demo", "esp8266-generic", name="shed")
     enrol.tell_server(enrol.keep(enrol.Record(made, "02:00:00:00:00:01", "esp8266")))
     (listed,) = connect().boards()
@@ -157,7 +159,7 @@ def test_board_by_address(server: serve.Running, monkeypatch: pytest.MonkeyPatch
 def test_port_of_a_boards_server(
     server: serve.Running, monkeypatch: pytest.MonkeyPatch, url: str, port: int
 ) -> None:
-    keys.make_fleet("demo")
+    changes.make_fleet("demo")
     made = enrol.make("b1", "demo", "esp8266-generic", servers=(url,))
     enrol.tell_server(enrol.keep(enrol.Record(made, "02:00:00:00:00:01", "esp8266")))
     asked: list[int] = []

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ...signing import manifest
-from .. import console
+from .. import console, options
 from ..console import Failure
 from ..files import write
 from .build import Built, assemble, minutes
@@ -16,27 +16,18 @@ from .project import app_folder, classes_of, facts
 
 
 def build(
-    folder: Annotated[
-        Path | None, typer.Argument(metavar="DIR", help="The app; here, else app_slots/.")
-    ] = None,
-    cls: Annotated[
-        list[str] | None,
-        typer.Option("--class", metavar="CLASS", help="Class of boards; all of app.toml's."),
-    ] = None,
+    folder: options.AppFolder = None,
+    cls: options.Classes = None,
     seq: Annotated[
         int | None, typer.Option(min=0, help="Number of the release; minutes since 2020.")
     ] = None,
-    floor: Annotated[
-        int | None, typer.Option(min=0, help="Boards refuse anything below it afterwards.")
-    ] = None,
-    note: Annotated[str, typer.Option(help="One line for people, like a version.")] = "-",
-    compile_all: Annotated[
-        bool, typer.Option("--compile-all", help="Compile main.py and config.py too.")
-    ] = False,
+    floor: options.Floor = None,
+    note: options.Note = "-",
+    compile_all: options.CompileAll = False,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Where to put it.")
     ] = Path("build"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Compile an app into an unsigned release, one for each class of boards."""
     app_dir = app_folder(folder)

@@ -7,20 +7,21 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from .. import console
+from ...signing import bundle, manifest
+from ...signing.reasons import Refused
+from .. import console, options
+from ..app import build, project
 from ..console import Failure
 from ..keys import signed
-from ..keys.sign import in_words
+from ..keys import store as keys
+from ..keys.sign import in_words, sign_for_fleet
 from ..printable import printable
-
-if TYPE_CHECKING:
-    from ...signing.manifest import Manifest
-    from .client import Client
+from .client import Client, connect
+from .trust_upload import publish_trust
 
 WENT_BACK = 3
 """Exit code when a board went back from the release that was followed."""
@@ -31,7 +32,6 @@ LOOK_SECONDS = 1.0
 MISSED_LOOKS = 10
 """A server that does not answer so often in a row has gone."""
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Follow = Annotated[
     bool, typer.Option("--follow", help="Wait until every board has confirmed or gone back.")
 ]
@@ -41,38 +41,25 @@ Timeout = Annotated[
 
 
 def release(
-    folder: Annotated[
-        Path | None, typer.Argument(metavar="DIR", help="The app; here, else app_slots/.")
-    ] = None,
-    cls: Annotated[
-        list[str] | None,
-        typer.Option("--class", metavar="CLASS", help="Class of boards; all of app.toml's."),
-    ] = None,
-    floor: Annotated[
-        int | None, typer.Option(min=0, help="Boards refuse anything below it afterwards.")
-    ] = None,
-    note: Annotated[str, typer.Option(help="One line for people, like a version.")] = "-",
-    compile_all: Annotated[
-        bool, typer.Option("--compile-all", help="Compile main.py and config.py too.")
-    ] = False,
+    folder: options.AppFolder = None,
+    cls: options.Classes = None,
+    floor: options.Floor = None,
+    note: options.Note = "-",
+    compile_all: options.CompileAll = False,
     follow: Follow = False,
     timeout: Timeout = 30,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Build, sign and publish a release, one for each class of boards.
 
     With --follow: exit code 0 when every board has confirmed it, 3 when one went back, 4 when
     the time ran out. Ctrl-C stops watching; the release and the boards go on.
     """
-    from ..app import build, project
-    from ..keys import store as keys
-    from .client import connect
-
     app_dir = project.app_folder(folder)
     classes = project.classes_of(app_dir, cls)
     server = connect()
     with console.busy("registering the fleet's keys"):
-        keys.publish_trust(server)
+        publish_trust(server)
     app, known = project.facts(app_dir).name, server.releases()
     published = []
     with console.progress() as bar:
@@ -103,18 +90,15 @@ def reissue(
     ],
     follow: Follow = False,
     timeout: Timeout = 30,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Publish an earlier release again under a new number, so that boards go back to it.
 
     The server hands over its content. It must be the release that this computer has signed; one
     that was signed elsewhere is shown, and asked about.
     """
-    from ..keys import store as keys
-    from .client import connect
-
     server = connect()
-    keys.publish_trust(server)
+    publish_trust(server)
     known = server.releases()
     found = [(one, server.bundle(one["digest"])) for one in chosen(known, wanted)]
     for listed, content in found:
@@ -127,19 +111,17 @@ def reissue(
 
 
 def rollback(
-    board: Annotated[str, typer.Argument(metavar="BOARD", help="Its name or id.")],
+    board: options.ListedBoard,
     cancel: Annotated[
         bool, typer.Option("--cancel", help="Take back what it has not followed yet.")
     ] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Send a board back to its other slot, at its next poll.
 
     It goes if the release there verifies and is not below the floor. The release it leaves is
     not offered to it again. A board that cannot go is asked five times, and its history says so.
     """
-    from .client import connect
-
     server = connect()
     given = server.order(board, "cancel" if cancel else "rollback")
     if as_json:
@@ -156,13 +138,11 @@ def free_seq(known: Iterable[Mapping[str, Any]], app: str, cls: str) -> int:
     Whatever the server says, it is at most a day ahead: a higher one would keep boards from
     everything that follows.
     """
-    from ..app.build import minutes
-
-    latest = minutes() + _DAY_MINUTES
+    latest = build.minutes() + _DAY_MINUTES
     ours = [(one["app"], one["class"], one["seq"]) for one in known]
     ours += [(one.app, one.cls, one.seq) for one in signed.known()]
     taken = [seq for *of, seq in ours if of == [app, cls] and seq < latest]
-    return max(minutes(), max(taken, default=0) + 1)
+    return max(build.minutes(), max(taken, default=0) + 1)
 
 
 def chosen(known: Iterable[Mapping[str, Any]], wanted: str) -> list[Mapping[str, Any]]:
@@ -241,22 +221,16 @@ def renumbered(release: bytes, seq: int) -> bytes:
     Raises:
         Failure: it is not what this fleet has signed.
     """
-    from ...signing import bundle
-
     found, files = _verified(release)
     return bundle.write(replace(found, seq=seq, signatures=()).encode(), files)
 
 
-def _verified(release: bytes) -> tuple[Manifest, dict[str, bytes]]:
+def _verified(release: bytes) -> tuple[manifest.Manifest, dict[str, bytes]]:
     """The manifest and the files of a release that this fleet has signed.
 
     Raises:
         Failure: it has not, or they do not fit.
     """
-    from ...signing import bundle, manifest
-    from ...signing.reasons import Refused
-    from ..keys import store as keys
-
     try:
         raw, files = bundle.read(release)
         found = manifest.verify(raw, keys.trust()).manifest
@@ -270,9 +244,6 @@ def _verified(release: bytes) -> tuple[Manifest, dict[str, bytes]]:
 
 
 def _signed(unsigned: bytes) -> bytes:
-    from ...signing.reasons import Refused
-    from ..keys.sign import sign_for_fleet
-
     try:
         return sign_for_fleet(unsigned)
     except Refused as refused:

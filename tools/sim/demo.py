@@ -28,6 +28,8 @@ from ..console import Failure
 from ..flash import provision
 from ..fleet import release, serve
 from ..fleet.client import Client
+from ..fleet.trust_upload import publish_trust
+from ..keys import changes
 from ..keys import store as keys
 from ..keys.sign import sign_for_fleet
 from ..printable import printable
@@ -224,8 +226,8 @@ class Demo:
     def begin(self) -> Release:
         """Keys, release 1, and a board that runs it."""
         with self._step("1. Keys, a first release, a board", "first start"):
-            keys.make_fleet("demo", server=self._server.url)
-            keys.publish_trust(self._client)
+            changes.make_fleet("demo", server=self._server.url)
+            publish_trust(self._client)
             kinds = ", ".join(f"{key.role} {key.id[:8]}" for key in keys.entries())
             self._tell.say(f"keys for this run alone, RSA-3072: {kinds}")
             shutil.copytree(places.sources("app_slots"), self._app)

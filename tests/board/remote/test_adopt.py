@@ -20,7 +20,8 @@ from mipy_ota.tools.board.repl import Raised, Repl, Serial
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.flash import image
 from mipy_ota.tools.fleet import enrol, serve
-from mipy_ota.tools.keys import store as keys
+from mipy_ota.tools.fleet.trust_upload import publish_trust
+from mipy_ota.tools.keys import changes
 from mipy_ota.tools.sim.board import Snapshot, VirtualBoard
 from mipy_ota.tools.sim.port import Port
 from tests.support.boards import Board
@@ -119,7 +120,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.setenv("MIPY_HOME", str(tmp_path / "home"))
         monkeypatch.setenv("MIPY_SERVER", server.url)
         monkeypatch.setenv("MIPY_TOKEN_FILE", str(tmp_path / "server" / "token"))
-        keys.make_fleet(APP)
+        changes.make_fleet(APP)
         yield tmp_path
 
 
@@ -461,7 +462,7 @@ def publish(files: Mapping[str, bytes]) -> None:
     from mipy_ota.tools.keys import sign
 
     server = client.connect()
-    keys.publish_trust(server)
+    publish_trust(server)
     built = build.packed(APP, CLASS, build.minutes(), files)
     server.publish(sign.sign_for_fleet(built.bundle))
 

@@ -303,14 +303,14 @@ def test_a_closed_board_is_offered_to_be_opened(
     """Where a debug key is at hand, and only if somebody says yes."""
     from mipy_ota.tools.board import opening
     from mipy_ota.tools.fleet import enrol
-    from mipy_ota.tools.keys import store as keys
+    from mipy_ota.tools.keys import changes
 
     monkeypatch.setenv("MIPY_HOME", str(tmp_path))
     closed = webrepl.Closed("kitchen is closed")
     board = Known("kitchen", record=enrol.Record(enrol.make("b1", "demo", "esp32-generic")))
     with pytest.raises(webrepl.Closed):
         terminal._opened(board, closed)  # no key
-    keys.make_fleet("demo")
+    changes.make_fleet("demo")
     asked: list[str] = []
     given: list[object] = []
     monkeypatch.setattr(

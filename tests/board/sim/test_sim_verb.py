@@ -19,8 +19,8 @@ from mipy_ota.tools.app import build
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.fleet import enrol, serve
 from mipy_ota.tools.fleet.client import Client
-from mipy_ota.tools.keys import sign
-from mipy_ota.tools.keys import store as keys
+from mipy_ota.tools.fleet.trust_upload import publish_trust
+from mipy_ota.tools.keys import changes, sign
 from mipy_ota.tools.sim import command
 from tests.support import ROOT
 
@@ -105,12 +105,12 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     monkeypatch.setenv("MIPY_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("MIPY_FLEET", raising=False)
     monkeypatch.setenv("TERM", "dumb")
-    keys.make_fleet("plain")
+    changes.make_fleet("plain")
     with serve.running(tmp_path / "server", interval=5) as server:
         monkeypatch.setenv("MIPY_SERVER", server.url)
         monkeypatch.setenv("MIPY_TOKEN_FILE", str(tmp_path / "server" / "token"))
         client = Client(server.url, server.token)
-        keys.publish_trust(client)
+        publish_trust(client)
         yield client
 
 
