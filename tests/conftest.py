@@ -2,10 +2,13 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
+from mipy_ota.signing import rsa
 from mipy_ota.tools.sim import micropython
+from tests.support import testkeys
 
 # A shell that starts this in the background has Ctrl-C ignored, and every child would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -17,6 +20,14 @@ IN_CI = os.environ.get("CI") == "true"
 def mpy() -> list[str]:
     """The words that start MicroPython, 32-bit wherever it can be had."""
     return micropython.binary()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fleet_keys() -> Iterator[None]:
+    """Fleets get keys that were made before."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rsa, "new_key", testkeys.pooled)
+        yield
 
 
 def _skipped(config: pytest.Config) -> int:

@@ -11,13 +11,14 @@ from typing import Any
 import requests
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from mipy_ota.signing import board_file, bundle, keys, manifest, rsa, trust
+from mipy_ota.signing import board_file, bundle, keys, manifest, trust
 from mipy_ota.signing.rsa import PublicKey
 from mipy_ota.tools import places
 from mipy_ota.tools.app import bytecode, collect, modules
 from mipy_ota.tools.flash import provision
 from mipy_ota.tools.fleet.serve import Running
 from mipy_ota.tools.sim.board import VirtualBoard
+from tests.support import testkeys
 from tests.support.boards import Board
 
 APP = "demo"
@@ -25,10 +26,9 @@ CLASS = "esp8266-generic"
 WIFI = {"home": "secret-word"}
 
 
-@cache
 def key(name: str) -> RSAPrivateKey:
-    """A key that lives as long as the test run; "root", "release", or any other name."""
-    return rsa.new_key()
+    """A test key; "root", "release", or any other name."""
+    return testkeys.key(name)
 
 
 @cache

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric import padding
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA1
 
 from mipy_ota.signing import envelope, manifest, rsa, trust
 from mipy_ota.signing.envelope import Signature
 from mipy_ota.signing.rsa import PublicKey
 from mipy_ota.signing.trust import Trust
-from tests.support import ROOT
+from tests.support import ROOT, testkeys
 
 BODIES = ROOT / "tests" / "vectors" / "manifests.json"
 APP = "weather"
@@ -46,10 +46,9 @@ class Step:
     code: str
 
 
-@functools.cache
 def key(name: str) -> RSAPrivateKey:
-    """The key of that name. "release" has 3072 bits, the others 2048, which is quicker to make."""
-    return generate_private_key(rsa.EXPONENT, 3072 if name == "release" else 2048)
+    """The key of that name. "release" has 3072 bits, the others 2048."""
+    return testkeys.key(name, 3072 if name == "release" else 2048)
 
 
 def public(name: str) -> PublicKey:

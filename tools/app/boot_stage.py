@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 
 from ...signing.manifest import stem
 from .. import places
-from . import bytecode, names
+from . import bytecode, cached, names
 
 SOURCE_FILES = ("boot.py", "main.py")
 """Run by the firmware by name, as source; everything else of the boot stage is bytecode."""
@@ -38,7 +39,10 @@ def short(texts: Mapping[str, str], beside: Iterable[bytes] = ()) -> dict[str, s
     modules = {f"bootloader/{name}": text for name, text in texts.items()}
     others = [*beside, *(modules.pop(f"bootloader/{name}").encode() for name in SOURCE_FILES)]
     others += [path.read_bytes() for path in places.sources("app_slots").glob("*/*.py")]
-    return names.short(names.without_constants(modules), others)
+    return cached.texts(
+        (*names.VERSION, json.dumps(sorted(modules.items())).encode(), *others),
+        lambda: names.short(names.without_constants(modules), others),
+    )
 
 
 def compiled(texts: Mapping[str, str], beside: Iterable[bytes] = ()) -> dict[str, bytes]:

