@@ -77,12 +77,28 @@ lock: $(READY) ## Pin the newest packages that pyproject.toml and *.in allow.
 
 # --- checks ---------------------------------------------------------------------------------------
 
-.PHONY: test
-test: browser setup lint ## Lint, type-check and test everything.
-	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+# The tests wait more than they compute, hence more of them at a time than there are processors.
+WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
+PYTEST  := $(BIN)/python -m pytest
 
-.PHONY: browser
-browser:
+.PHONY: test
+test: packages setup $(STUBS) ## Lint, type-check and test everything.
+	@$(MAKE) --no-print-directory --jobs 2 lint test-all
+
+.PHONY: check
+check: $(READY) $(STUBS) ## The fast lane, under a minute: lint, types and the tests in tests/host.
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint test-host
+
+.PHONY: test-all
+test-all:
+	@MAKEFLAGS= $(PYTEST) -n $(WORKERS) --dist worksteal $(ARGS)
+
+.PHONY: test-host
+test-host:
+	@MAKEFLAGS= $(PYTEST) -q $(ARGS) tests/host
+
+.PHONY: packages
+packages:
 	@scripts/apt-install.sh chromium=chromium chromedriver=chromium-driver npm=npm \
 	  /usr/sbin/mosquitto=mosquitto
 

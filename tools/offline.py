@@ -31,7 +31,7 @@ FIRMWARE = (
     "ESP32_GENERIC_S3",
 )
 """What boards in a classroom have."""
-_NOT_KEPT = shutil.ignore_patterns("lock", ".*", "sim")
+_NOT_KEPT = shutil.ignore_patterns("lock", ".*", "sim", "build")
 """Of the cache: what holds only while a process runs, and what is made again in a second."""
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mipy_ota.signing import bundle, manifest, trust
+from mipy_ota.signing import bundle, manifest, rsa, trust
 from mipy_ota.signing.reasons import Refused
 from mipy_ota.signing.rsa import PublicKey
 from mipy_ota.tools import cli, files, places
@@ -21,6 +21,13 @@ from mipy_ota.tools.fleet.trust_upload import publish_trust
 from mipy_ota.tools.keys import backup, passphrase, sign
 from mipy_ota.tools.keys import store as keys
 from tests.support import vectors
+
+
+@pytest.fixture(autouse=True)
+def quick_keys(monkeypatch):
+    """Keys of 2048 bits: each is proved at each of its many readings here."""
+    made = iter(range(1000))
+    monkeypatch.setattr(rsa, "new_key", lambda: vectors.key(f"pool {next(made)}"))
 
 
 @pytest.fixture
