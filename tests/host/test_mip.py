@@ -112,8 +112,91 @@ def test_by_name(app: Path, site: Site) -> None:
     add(app, site, "robust@1.0")
     assert lib(app)["umqtt/robust.py"] == ROBUST
     add(app, site, "robust")
-    assert lib(app) == {"umqtt/robust.py": ROBUST + b"#\n", "helper.py": HELPER}
+    assert lib(app) == {"umqtt/robust.py": ROBUST + b"#\n"}  # nothing needs the helper now
     assert packages.read_lock(app)["robust"].version == "1.1"
+
+
+def needs(site: Site, name: str, *deps: list[str], version: str = "1.0") -> None:
+    """A package of one file, named after it and its version, with dependencies."""
+    content = f"VERSION = {name!r}, {version!r}\n".encode()
+    site.publish(name, {f"{name}.py": content}, version=version, deps=list(deps))
+
+
+def versions(app: Path) -> dict[str, str]:
+    return {name: package.version for name, package in packages.read_lock(app).items()}
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_two_that_pin_different_versions_are_told(app: Path, site: Site, order: tuple) -> None:
+    """Whether they come at once, or one is there already."""
+    needs(site, "third", version="2.0")
+    needs(site, "third", version="1.0")
+    needs(site, "a", ["third", "1.0"])
+    needs(site, "b", ["third", "2.0"])
+    text = "[ab] wants third [12].0, [ab] wants [12].0"
+    before = lib(app)
+    with pytest.raises(Failure, match=text):
+        add(app, site, *order)
+    assert lib(app) == before
+    add(app, site, order[0])
+    refused(app, site, order[1], text)
+    refused(app, site, f"third@{'2.0' if order[0] == 'a' else '1.0'}", "you want third")
+
+
+@pytest.mark.parametrize("order", [("any", "one"), ("one", "any")])
+def test_any_version_gives_way_to_a_certain_one(app: Path, site: Site, order: tuple) -> None:
+    needs(site, "third", version="1.0")
+    needs(site, "third", version="2.0")  # the newest
+    needs(site, "any", ["third", "latest"])
+    needs(site, "one", ["third", "1.0"])
+    add(app, site, *order)
+    assert versions(app)["third"] == "1.0" and b"1.0" in lib(app)["third.py"]
+
+
+def test_what_a_person_pinned_stays(app: Path, site: Site) -> None:
+    needs(site, "third", version="1.0")
+    needs(site, "third", version="2.0")
+    needs(site, "any", ["third", "latest"])
+    needs(site, "two", ["third", "2.0"])
+    add(app, site, "third@1.0")
+    add(app, site, "any")
+    assert versions(app) == {"third": "1.0", "any": "1.0"}
+    refused(app, site, "two", "two wants third 2.0, you once wanted 1.0")
+    add(app, site, "third@2.0", "two")
+    assert versions(app)["third"] == "2.0"
+
+
+def test_what_was_brought_goes_with_the_last_that_needs_it(
+    app: Path, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs(site, "deep")
+    needs(site, "third", ["deep", "latest"])
+    needs(site, "a", ["third", "latest"])
+    needs(site, "b", ["third", "latest"])
+    add(app, site, "a", "b")
+    mip.rm(["a"], app)
+    assert set(lib(app)) == {"b.py", "third.py", "deep.py"}
+    with pytest.raises(Failure, match="third needs deep"):
+        mip.rm(["deep"], app)
+    mip.rm(["b"], app)
+    assert not lib(app) and not (app / mip.LOCK).exists()
+    assert "deep is gone, nothing needs it" in capsys.readouterr().out
+
+    add(app, site, "third")
+    add(app, site, "a")
+    mip.rm(["a"], app)  # a person asked for the other one
+    assert set(lib(app)) == {"third.py", "deep.py"}
+
+
+def test_line_ends_that_git_changed(app: Path, site: Site) -> None:
+    site.publish("robust", {"robust.py": ROBUST.replace(b"\n", b"\r\n"), "x.bin": b"\0\r\n"})
+    add(app, site, "robust")
+    assert lib(app) == {"robust.py": ROBUST, "x.bin": b"\0\r\n"}
+    made = build.make(app, CLS, 1)
+    (app / "lib" / "robust.py").write_bytes(ROBUST.replace(b"\n", b"\r\n"))
+    assert build.make(app, CLS, 1) == made
+    mip.rm(["robust"], app)
+    assert not lib(app)
 
 
 def test_github(app: Path, site: Site) -> None:

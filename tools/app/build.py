@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 from ...signing import bundle, limits, manifest
 from ...signing.reasons import Refused
 from ..console import Failure
-from . import config
+from . import checks
 from .chips import chip_of
-from .collect import collect
+from .collect import collect, left_out
 from .modules import compiled, version
 from .project import FACTS, facts
 
@@ -38,11 +38,12 @@ def minutes() -> int:
 
 @dataclass(frozen=True)
 class Built:
-    """A release: its bundle, its manifest, and what somebody should know."""
+    """A release: its bundle, its manifest, what somebody should know, and what stayed at home."""
 
     bundle: bytes
     manifest: manifest.Manifest
     warnings: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def make(
@@ -81,13 +82,12 @@ def assemble(
         Failure: the app cannot be a release; it says why.
     """
     about = facts(app_dir)
-    sources = collect(app_dir, about.runtime)
-    # Without the runtime config.py is a module like any other.
-    warnings = config.check(sources) if about.runtime else []
+    sources = collect(app_dir, about.runtime, about.public)
+    warnings = checks.check(app_dir, about, sources, cls)
     files = compiled(sources, cls, compile_all)
     floor = about.floor if floor is None else floor
     built = packed(about.name, cls, seq, files, floor, note)
-    return replace(built, warnings=(*warnings, *built.warnings))
+    return replace(built, warnings=(*warnings, *built.warnings), left_out=tuple(left_out(app_dir)))
 
 
 def packed(
@@ -98,7 +98,7 @@ def packed(
     Raises:
         Failure: they cannot be a release; it says why.
     """
-    mpy, arch = version(files)
+    mpy, arch = version(files, cls)
     try:
         raw = manifest.make(app, cls, seq, files, floor=floor, mpy=mpy, arch=arch, note=note)
     except Refused as refused:

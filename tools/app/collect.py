@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ...signing import manifest
 from .. import places
 from ..console import Failure
-from . import packages
+from . import leaks, packages, source
 
 SHARED = ("drivers", "utilities")  # what is not imported stays at home
 # In any case: the loop and the installer, and what stands in the place of the firmware's mip.
@@ -24,34 +24,21 @@ NOT_FOR_BOARDS = re.compile(
     r"app\.toml|mip\.lock|README.*|LICENSE.*|build|tests|Makefile", re.IGNORECASE
 )
 
-# Nothing secret may be in a release: whoever listens can read it.
-SECRETS = (
-    (
-        re.compile(r"wifi\.json"),
-        "Wi-Fi passwords go to each board through its portal; move the file out of the app",
-    ),
-    (
-        re.compile(r".*\.(pem|key)"),
-        "private keys belong to `mipy keys` (new, restore); move the file out of the app",
-    ),
-    (
-        re.compile(r"webrepl_cfg\.py"),
-        "each board has its own WebREPL password in its board file; delete this file",
-    ),
-    (
-        re.compile(r"\.env(\..*)?"),
-        "settings without secrets belong into config.py; move the file out of the app",
-    ),
-)
 
-
-def collect(app_dir: Path, with_runtime: bool) -> dict[str, Path]:
+def collect(app_dir: Path, with_runtime: bool, public: Iterable[str] = ()) -> dict[str, Path]:
     """Name in the slot (still as source) -> file, of everything the app needs.
+
+    Args:
+        app_dir: the app's folder.
+        with_runtime: whether the release is to hold the runtime.
+        public: files that are no secret although they are called like one.
 
     Raises:
         Failure: something secret, something ambiguous or something missing.
     """
     own = dict(_walk(app_dir))
+    for name, path in own.items():
+        leaks.well_known(path, name, public)
     if "main.py" not in own:
         raise Failure(f"{app_dir} is no app: it has no main.py", "start one with `mipy new DIR`")
     root = places.sources("app_slots")
@@ -60,11 +47,11 @@ def collect(app_dir: Path, with_runtime: bool) -> dict[str, Path]:
     offered = {name: path for name, path in project.items() if top(name) in SHARED}
     chosen = {name: path for name, path in chosen.items() if top(name) != "runtime"}
     if with_runtime:
-        source = own if any(top(name) == "runtime" for name in own) else project
-        offered |= {name: path for name, path in source.items() if top(name) == "runtime"}
+        base = own if any(top(name) == "runtime" for name in own) else project
+        offered |= {name: path for name, path in base.items() if top(name) == "runtime"}
         taken = {_module(name) for name in chosen}
         chosen |= {
-            name: source[name] for name in RUNTIME if name in source and _module(name) not in taken
+            name: base[name] for name in RUNTIME if name in base and _module(name) not in taken
         }
     for name in [name for name in own if top(name) in SHARED]:
         offered = {
@@ -84,10 +71,10 @@ def _walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
     except OSError as problem:
         raise Failure(f"cannot read {folder}: {problem.strerror}", "name an app's folder") from None
     for path in entries:
-        for pattern, hint in SECRETS:
-            if pattern.fullmatch(path.name.lower()):
-                raise Failure(f"{path} must not be in a release", hint)
-        if path.name.startswith(".") or path.name == "__pycache__" or path.suffix == ".pyc":
+        if path.name.startswith("."):
+            leaks.well_known(path, prefix + path.name)
+            continue
+        if path.name == "__pycache__" or path.suffix == ".pyc":
             continue
         if not prefix and NOT_FOR_BOARDS.fullmatch(path.name):
             continue
@@ -97,6 +84,21 @@ def _walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
             yield from _walk(path, f"{prefix}{path.name}/")
         else:
             yield prefix + path.name, path
+
+
+def left_out(app_dir: Path) -> list[str]:
+    """Folders at an app's top that are not for boards, but for one that builds went to."""
+    return sorted(
+        path.name
+        for path in app_dir.iterdir()
+        if path.is_dir() and NOT_FOR_BOARDS.fullmatch(path.name)
+        if any(file.suffix != ".ota" for file in path.iterdir())
+    )
+
+
+def is_module(name: str) -> bool:
+    """Whether a file of a slot, still as source, is Python that a board runs."""
+    return name.endswith(".py") and top(name) != "www"
 
 
 def top(name: str) -> str:
@@ -117,7 +119,7 @@ def _imported(chosen: Mapping[str, Path], offered: Mapping[str, Path]) -> dict[s
     while unread:
         found: dict[str, Path] = {}
         for name, path in unread.items():
-            if not name.endswith(".py") or top(name) == "www":
+            if not is_module(name):
                 continue
             for module in sorted(_imports(path)):
                 if module.split(".")[0] in shared:
@@ -144,13 +146,8 @@ def _provide(module: str, path: Path, offered: Mapping[str, Path]) -> dict[str, 
 
 def _imports(path: Path) -> set[str]:
     """Modules that a source file imports, wherever in it."""
-    try:
-        tree = ast.parse(path.read_bytes(), str(path))
-    except (SyntaxError, ValueError) as problem:
-        line = getattr(problem, "lineno", 0)
-        raise Failure(f"{path}, line {line}: {problem.args[0]}", "mend it") from problem
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(source.parsed(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:

@@ -27,6 +27,7 @@ from math import isfinite
 from pathlib import Path
 
 from ..console import Failure
+from . import source
 
 Value = bool | int | float | str
 
@@ -218,7 +219,7 @@ def check(sources: Mapping[str, Path]) -> list[str]:
         Failure: config.py lacks a setting that is used, or has it with another type or rule.
     """
     modules = {
-        name: path.read_bytes().decode("utf-8", "replace")
+        name: source.read(path).decode()
         for name, path in sorted(sources.items())
         if name.endswith(".py") and not name.startswith("www/")
     }
@@ -232,7 +233,7 @@ def check(sources: Mapping[str, Path]) -> list[str]:
         wanted |= wants
     warnings = []
     for name in modules:
-        for key, line, early in _uses(ast.parse(sources[name].read_bytes())):
+        for key, line, early in _uses(ast.parse(modules[name])):
             if key not in keys:
                 line_for_it = wanted[key].text if key in wanted else f"{key} = ..."
                 raise Failure(

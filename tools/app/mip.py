@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,18 @@ import typer
 
 from .. import console
 from ..console import Failure
-from .packages import INDEX, LOCK, add, names, read_lock, write_lock
+from .packages import (
+    INDEX,
+    LOCK,
+    Package,
+    add,
+    names,
+    reached,
+    read_lock,
+    sha,
+    wanted,
+    write_lock,
+)
 
 App = Annotated[Path, typer.Option("--app", metavar="DIR", help="The app; the current folder.")]
 
@@ -37,22 +47,38 @@ def rm(
     packages: Annotated[list[str], typer.Argument(metavar="PACKAGE...", help="As in mip.lock.")],
     app: App = Path("."),
 ) -> None:
-    """Remove packages from the app's lib/; files that were changed since stay."""
+    """Remove packages from the app's lib/, with what only they need.
+
+    Files that were changed since stay.
+    """
     lock = read_lock(app)
+    before = dict(lock)
     for name in packages:
         if name not in lock:
             raise Failure(
                 f"{name} is not in {app / LOCK}", f"there: {', '.join(sorted(lock)) or 'nothing'}"
             )
-        gone = lock.pop(name)
-        for file, sha in gone.files.items():
-            path = app / "lib" / file
-            if file in names(lock) or not path.is_file():
-                continue
-            if hashlib.sha256(path.read_bytes()).hexdigest() != sha:
-                console.warn(f"lib/{file} was changed and stays")
-                continue
-            path.unlink()
-            if path.parent != app / "lib" and not any(path.parent.iterdir()):
-                path.parent.rmdir()
+        lock[name].asked = None
+    left = reached(lock, wanted(lock))
+    if needed := left.intersection(packages):
+        name = min(needed)
+        who = min(other for other in left if name in lock[other].needs)
+        raise Failure(f"{who} needs {name}", f"remove both, or {who} alone")
+    lock = {name: lock[name] for name in left}
+    for name in sorted(before.keys() - left):
+        _remove_files(app, before[name], names(lock))
+        console.say(f"{name} is gone" + ("" if name in packages else ", nothing needs it"))
     write_lock(app, lock)
+
+
+def _remove_files(app: Path, gone: Package, kept: set[str]) -> None:
+    for file, came in gone.files.items():
+        path = app / "lib" / file
+        if file in kept or not path.is_file():
+            continue
+        if sha(file, path.read_bytes()) != came:
+            console.warn(f"lib/{file} was changed and stays")
+            continue
+        path.unlink()
+        if path.parent != app / "lib" and not any(path.parent.iterdir()):
+            path.parent.rmdir()

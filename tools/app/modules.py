@@ -13,12 +13,13 @@ from pathlib import Path
 from ...signing import manifest
 from .. import places
 from ..console import Failure
-from . import bytecode, names
+from . import bytecode, names, source
 from .chips import chip_of
-from .collect import SHARED, top
+from .collect import SHARED, is_module, top
 
 BYTECODE = "6.3"
 BYTECODE_MAJOR = 6
+SMALL_INT_BITS = 31  # of a chip; an .mpy file that needs more is refused there
 SOURCE_FILES = ("main.py", "config.py")  # stay readable on the board
 OURS = ("runtime", *SHARED)  # whose names are made short
 # mpy-cross's architectures, by their number in an .mpy header (py/persistentcode.h).
@@ -34,7 +35,10 @@ def compiled(sources: Mapping[str, Path], cls: str, compile_all: bool) -> dict[s
     Raises:
         Failure: a module does not compile; it says where.
     """
-    files = {name: path.read_bytes() for name, path in sources.items()}
+    files = {
+        name: source.read(path) if is_module(name) else path.read_bytes()
+        for name, path in sources.items()
+    }
     root = places.sources("app_slots")
     ours = {name for name, path in sources.items() if top(name) in OURS and root in path.parents}
     others = [
@@ -44,13 +48,15 @@ def compiled(sources: Mapping[str, Path], cls: str, compile_all: bool) -> dict[s
     ]
     short = our_modules(others) if ours else {}
     for name in sorted(sources):
-        stays = name in SOURCE_FILES and not compile_all
-        if name.endswith(".py") and top(name) != "www" and not stays:
-            text = files.pop(name)
-            if name in ours:
-                text = short[name].encode()
-            runtime = name in ours and top(name) == "runtime"
-            files[f"{manifest.stem(name)}.mpy"] = compile_module(text, name, cls, runtime=runtime)
+        if not is_module(name):
+            continue
+        text = short[name].encode() if name in ours else files[name]
+        runtime = name in ours and top(name) == "runtime"
+        # Of what stays readable, too: a board would refuse it as mpy-cross does.
+        made = compile_module(text, name, cls, runtime=runtime)
+        if compile_all or name not in SOURCE_FILES:
+            del files[name]
+            files[f"{manifest.stem(name)}.mpy"] = made
     return files
 
 
@@ -74,22 +80,23 @@ def our_modules(beside: Iterable[bytes]) -> dict[str, str]:
         raise Failure(f"{where}: {problem.msg}", "mend it") from problem
 
 
-def compile_module(source: bytes, name: str, cls: str, *, runtime: bool = False) -> bytes:
+def compile_module(text: bytes, name: str, cls: str, *, runtime: bool = False) -> bytes:
     """Bytecode of the module `name` for boards of class `cls`; see bytecode.compiled().
 
     On an ESP8266 each byte counts: there the modules of the `runtime` go without lines.
     """
     chip = chip_of(cls)
     with_lines = not (runtime and cls.startswith("esp8266"))
-    return bytecode.compiled(source, name, chip.march if chip else None, with_lines=with_lines)
+    return bytecode.compiled(text, name, chip.march if chip else None, with_lines=with_lines)
 
 
-def version(files: Mapping[str, bytes]) -> tuple[str, str | None]:
+def version(files: Mapping[str, bytes], cls: str) -> tuple[str, str | None]:
     """Values of the manifest's `mpy` and `arch` lines, from the headers of all .mpy files.
 
     Raises:
-        Failure: a file is no bytecode, or no one board runs all of it.
+        Failure: a file is no bytecode, or boards of class `cls` do not run it.
     """
+    chip = chip_of(cls)
     native: dict[tuple[str, str], str] = {}
     for name, content in files.items():
         if not name.endswith(".mpy"):
@@ -99,9 +106,19 @@ def version(files: Mapping[str, bytes]) -> tuple[str, str | None]:
                 f"{name} is no bytecode of version {BYTECODE_MAJOR}",
                 "put its source there, or compile it with a newer mpy-cross",
             )
+        if content[3] > SMALL_INT_BITS:
+            raise Failure(
+                f"{name} is compiled for words of more than 32 bits",
+                "put its source there, or compile it without -msmall-int-bits",
+            )
         number = content[2] >> 2 & 0x0F
         if number:
             arch = ARCHITECTURES[number] if number < len(ARCHITECTURES) else str(number)
+            if chip and arch != chip.march:
+                raise Failure(
+                    f"{name} holds native code for {arch}; {cls} has {chip.march}",
+                    "put its source there, or one compiled for that",
+                )
             native[f"{content[1]}.{content[2] & 3}", arch] = name
     if len(native) > 1:
         raise Failure(

@@ -1,9 +1,9 @@
 """Third-party modules in an app's `lib/`: mip's packages, and the lock that names their hashes.
 
 What mpremote copies onto a board goes into the app's folder here, as source, and travels with the
-next release. `mip.lock` beside it says of each file which package brought it and its SHA-256;
-`mipy build` takes nothing else for it. Format of packages and of the index: "Package management"
-in MicroPython's documentation.
+next release. `mip.lock` beside it says of each file which package brought it and its SHA-256, and
+of each package what it needs; `mipy build` takes nothing else for it. Format of packages and of the
+index: "Package management" in MicroPython's documentation.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -37,15 +37,27 @@ SECONDS = 20.0  # of silence
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _URL = re.compile(r"https?://|(github|gitlab):")
 _PATH = re.compile(r"/|\.(py|mpy|json)$|^[.~]")
+# Whose line ends git may change between two computers; they are LF here and in the hashes.
+_TEXT = (".py", ".json", ".txt", ".md", ".html", ".css", ".js")
 
 
 @dataclass
 class Package:
-    """What a lock says of a package: where it was taken from, and SHA-256 by name in lib/."""
+    """What a lock says of a package.
+
+    Attributes:
+        source: where it was taken from.
+        version: which one came.
+        files: SHA-256 by name in lib/.
+        needs: the packages that it depends on -> the version it insists on, "" for any.
+        asked: the version that a person asked for, "" for the newest; None: another one needs it.
+    """
 
     source: str
     version: str
     files: dict[str, str] = field(default_factory=dict)
+    needs: dict[str, str] = field(default_factory=dict)
+    asked: str | None = None
 
 
 Lock = dict[str, Package]
@@ -61,7 +73,13 @@ def read_lock(app_dir: Path) -> Lock:
     try:
         table = json.loads(path.read_text("utf-8"))
         lock = {
-            name: Package(entry["source"], entry["version"], dict(entry["files"]))
+            name: Package(
+                entry["source"],
+                entry["version"],
+                dict(entry["files"]),
+                dict(entry.get("needs", {})),
+                entry.get("asked", ""),
+            )
             for name, entry in table.items()
         }
         for package in lock.values():
@@ -85,6 +103,30 @@ def write_lock(app_dir: Path, lock: Lock) -> None:
     write(app_dir / LOCK, text.encode())
 
 
+def _as_text(name: str, content: bytes) -> bytes:
+    return content.replace(b"\r\n", b"\n") if name.endswith(_TEXT) else content
+
+
+def sha(name: str, content: bytes) -> str:
+    return hashlib.sha256(_as_text(name, content)).hexdigest()
+
+
+def reached(lock: Lock, roots: Iterable[str]) -> set[str]:
+    """`roots` and all that they need, in turn."""
+    reached: set[str] = set()
+    left = list(roots)
+    while left:
+        name = left.pop()
+        if name in lock and name not in reached:
+            reached.add(name)
+            left += lock[name].needs
+    return reached
+
+
+def wanted(lock: Lock) -> list[str]:
+    return [name for name, package in lock.items() if package.asked is not None]
+
+
 def check(app_dir: Path) -> None:
     """See that the files in lib/ which packages brought are as they came.
 
@@ -92,13 +134,13 @@ def check(app_dir: Path) -> None:
         Failure: one is not.
     """
     for package, entry in read_lock(app_dir).items():
-        for name, sha in entry.files.items():
+        for name, came in entry.files.items():
             path = app_dir / "lib" / name
             try:
-                found = hashlib.sha256(path.read_bytes()).hexdigest()
+                found = sha(name, path.read_bytes())
             except OSError:
                 found = ""
-            if found != sha:
+            if found != came:
                 raise Failure(
                     f"lib/{name} is {'not as it came' if found else 'gone'}, with {package}",
                     f"`mipy mip install {package}` brings it back, `mipy mip rm {package}` "
@@ -119,25 +161,65 @@ def _inside(name: str, source: object) -> str:
         ) from refused
 
 
-class Fetcher:
-    """Collects a package with all that it needs; nothing is written meanwhile."""
+class _Pinned(Exception):
+    """A package was taken at its newest before somebody insisted on a version."""
 
-    def __init__(self, index: str) -> None:
+
+class Fetcher:
+    """Collects packages with all that they need; nothing is written meanwhile.
+
+    Args:
+        index: where names are looked up.
+        standing: packages that stay as they are; what they insist on counts.
+    """
+
+    def __init__(self, index: str, standing: Lock) -> None:
         self.index = index.rstrip("/")
         self.lock: Lock = {}
         self.contents: dict[str, bytes] = {}
+        # Package -> (version, who insists on it)
+        self._pins: dict[str, tuple[str, str]] = {}
+        for name, package in standing.items():
+            if package.asked:
+                self._pin(name, package.asked, "you once")
+            for needed, version in package.needs.items():
+                self._pin(needed, version, name)
 
-    def take(self, wanted: str) -> None:
-        """Get the package `wanted`: NAME[@VERSION], a URL, github:..., gitlab:..., or a path.
+    def take(self, wanted: list[str]) -> None:
+        """Get packages, each NAME[@VERSION], a URL, github:..., gitlab:..., or a path.
 
         Raises:
-            Failure: it is not to be had, or is no package.
+            Failure: one is not to be had, is no package, or two insist on different versions.
         """
+        while True:
+            self.lock, self.contents = {}, {}
+            try:
+                for package in wanted:
+                    self._take(package)
+                return
+            except _Pinned:
+                continue  # each time with one pin more
+
+    def _take(self, wanted: str) -> None:
         if not _URL.match(wanted) and _PATH.search(wanted):
+            name, version = wanted, ""
             self._local(wanted)
+        else:
+            name, _, version = wanted.partition("@")
+            name = self._remote(name, version, "you")
+        self.lock[name].asked = version
+
+    def _pin(self, name: str, version: str, who: str) -> None:
+        if not version:
             return
-        name, _, version = wanted.partition("@")
-        self._remote(name, version)
+        pinned, other = self._pins.setdefault(name, (version, who))
+        if pinned != version:
+            raise Failure(
+                f"{who} {_wants(who)} {name} {version}, {other} {_wants(other)} {pinned}",
+                "install versions that agree, or remove one of the two",
+            )
+        if name in self.lock and self.lock[name].version != version:
+            raise _Pinned
 
     def _entry(self, name: str, source: str, version: str) -> Package | None:
         if name in self.lock:
@@ -153,9 +235,10 @@ class Fetcher:
             raise Failure(
                 f"{package.source}: {name} has more than {FILE_BYTES} bytes", "it is not for boards"
             )
+        content = _as_text(name, content)
         if self.contents.setdefault(name, content) != content:
             raise Failure(f"two packages have different files {name}", "install only one of them")
-        package.files[name] = hashlib.sha256(content).hexdigest()
+        package.files[name] = sha(name, content)
 
     # --- from this computer
 
@@ -189,7 +272,7 @@ class Fetcher:
             if not path.is_relative_to(facts.parent.resolve()):
                 raise Failure(f"{facts} names {place}, outside its folder", "tell its author")
             self._add(package, name, _file(path))
-        self._needs(table, facts)
+        self._needs(package, str(facts), table, facts)
 
     def _single(self, wanted: str, name: str, content: bytes) -> None:
         if package := self._entry(wanted, wanted, ""):
@@ -197,26 +280,28 @@ class Fetcher:
 
     # --- over the network
 
-    def _remote(self, name: str, version: str) -> None:
+    def _remote(self, name: str, version: str, who: str) -> str:
+        """Take a package that is not on this computer; returns what the lock calls it."""
+        label = f"{name}@{version}" if version and _URL.match(name) else name
         if not _URL.match(name):
             if not _NAME.fullmatch(name):
                 raise Failure(f"{name!r} is no package's name", "see `mipy mip install --help`")
+            self._pin(name, version, who)
+            version = version or self._pins.get(name, ("", ""))[0]
             where = f"{self.index}/package/py/{name}/{version or 'latest'}.json"
             package = self._entry(name, self.index, version)
         elif name.endswith((".py", ".mpy")):
-            label = f"{name}@{version}" if version else name
             self._single(
                 label, PurePosixPath(name.split("?")[0]).name, self._get(_rewritten(name, version))
             )
-            return
+            return label
         else:
             where = name if name.endswith(".json") else name.rstrip("/") + "/package.json"
-            label = f"{name}@{version}" if version else name
             package = self._entry(label, where, version)
         if not package:
-            return
+            return label
         table = _parsed(where, self._get(_rewritten(where, version)))
-        package.version = str(table.get("version", version))
+        package.version = version or str(table.get("version", ""))
         for target, short in _pairs(table, "hashes", where):
             content = self._get(f"{self.index}/file/{short[:2]}/{short}")
             if len(short) < 8 or not hashlib.sha256(content).hexdigest().startswith(short):
@@ -225,13 +310,15 @@ class Fetcher:
         for target, place in _pairs(table, "urls", where):
             near = place if _URL.match(place) else _joined(where, place)
             self._add(package, target, self._get(_rewritten(near, version)))
-        self._needs(table, where)
+        self._needs(package, label, table, where)
+        return label
 
-    def _needs(self, table: dict[str, Any], where: object) -> None:
+    def _needs(self, package: Package, label: str, table: dict[str, Any], where: object) -> None:
         for name, version in _pairs(table, "deps", where):
             if name.startswith((".", "/", "~")):
                 raise Failure(f"{where} depends on the path {name}", "tell its author")
-            self._remote(name, "" if version == "latest" else version)
+            version = "" if version == "latest" else version
+            package.needs[self._remote(name, version, label)] = version
 
     def _get(self, url: str) -> bytes:
         import requests
@@ -252,6 +339,10 @@ class Fetcher:
                 return content
         except (requests.RequestException, ValueError) as problem:
             raise Failure(f"cannot get {url}: {_short(problem)}", "check the network") from problem
+
+
+def _wants(who: str) -> str:
+    return "want" if who == "you" else "wanted" if who.startswith("you ") else "wants"
 
 
 def _short(problem: Exception) -> str:
@@ -320,19 +411,25 @@ def add(app_dir: Path, packages: list[str], index: str = INDEX) -> Lock:
     """
     facts(app_dir)
     lock = read_lock(app_dir)
-    fetcher = Fetcher(index)
-    for package in packages:
-        fetcher.take(package)
-    kept = {name: entry for name, entry in lock.items() if name not in fetcher.lock}
+    asked = {package.partition("@")[0] for package in packages} | set(packages)
+    standing = reached(lock, [name for name in wanted(lock) if name not in asked])
+    fetcher = Fetcher(index, {name: lock[name] for name in standing - asked})
+    fetcher.take(packages)
+    kept = {name: lock[name] for name in standing if name not in fetcher.lock}
     _check_room(app_dir, fetcher, lock, kept)
+    made = kept | fetcher.lock
+    for name in fetcher.lock:
+        if made[name].asked is None and name in lock:
+            made[name].asked = lock[name].asked
+    made = {name: made[name] for name in reached(made, wanted(made))}
     try:
-        for name in names(lock) - names(kept) - set(fetcher.contents):
+        for name in names(lock) - names(made):
             (app_dir / "lib" / name).unlink(missing_ok=True)
         for name, content in fetcher.contents.items():
             path = app_dir / "lib" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path, content)
-        write_lock(app_dir, kept | fetcher.lock)
+        write_lock(app_dir, made)
     except OSError as problem:
         raise Failure(f"cannot write {app_dir}: {problem.strerror}", "make room") from problem
     return fetcher.lock
@@ -347,12 +444,12 @@ def _check_room(app_dir: Path, fetcher: Fetcher, lock: Lock, kept: Lock) -> None
     owners = {name: package for package, entry in kept.items() for name in entry.files}
     for name, content in fetcher.contents.items():
         path = app_dir / "lib" / name
-        sha = hashlib.sha256(content).hexdigest()
-        if name in owners and lock[owners[name]].files[name] != sha:
+        digest = sha(name, content)
+        if name in owners and lock[owners[name]].files[name] != digest:
             raise Failure(
                 f"lib/{name} belongs to {owners[name]}", f"`mipy mip rm {owners[name]}` first"
             )
         if name in names(lock) or not path.exists():
             continue
-        if path.read_bytes() != content:
+        if sha(name, path.read_bytes()) != digest:
             raise Failure(f"lib/{name} is there already, with other content", "move it away")

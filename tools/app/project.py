@@ -14,12 +14,23 @@ FACTS = "app.toml"
 
 @dataclass(frozen=True)
 class Facts:
-    """An app's app.toml."""
+    """An app's app.toml.
+
+    Attributes:
+        name: the app's.
+        classes: of boards that it is built for.
+        runtime: whether it stands on the project's.
+        floor: releases below it are refused once one is confirmed.
+        modules: those that the boards' firmware has beyond the stock one.
+        public: files that may be read by anybody although they look like secrets (leaks.py).
+    """
 
     name: str
     classes: tuple[str, ...]
     runtime: bool = True
     floor: int = 0
+    modules: tuple[str, ...] = ()
+    public: tuple[str, ...] = ()
 
 
 def facts(folder: Path) -> Facts:
@@ -37,17 +48,30 @@ def facts(folder: Path) -> Facts:
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
         raise Failure(f"cannot read {path}: {problem}", "mend it") from problem
-    kinds = {"name": str, "classes": list, "runtime": bool, "floor": int}
+    kinds = {
+        "name": str, "classes": list, "runtime": bool, "floor": int, "modules": list,
+        "public": list,
+    }  # fmt: skip
     for key, value in table.items():
         if key not in kinds or type(value) is not kinds[key]:
             raise Failure(
                 f"{path}: '{key} = {value!r}' has no meaning",
-                'it may say name = "...", classes = ["..."], runtime = true or false, floor = 0',
+                'it may say name = "...", classes = ["..."], runtime = true or false, floor = 0, '
+                'modules = ["..."], public = ["..."]',
             )
-    classes = table.get("classes", [])
-    if "name" not in table or not all(isinstance(cls, str) for cls in classes):
-        raise Failure(f"{path}: name and classes are texts", 'write name = "..." into it')
-    return Facts(table["name"], tuple(classes), table.get("runtime", True), table.get("floor", 0))
+    lists = {key: table.get(key, []) for key in ("classes", "modules", "public")}
+    if "name" not in table or not all(isinstance(x, str) for some in lists.values() for x in some):
+        raise Failure(
+            f"{path}: name, classes, modules and public are texts", 'write name = "..." into it'
+        )
+    return Facts(
+        table["name"],
+        tuple(lists["classes"]),
+        table.get("runtime", True),
+        table.get("floor", 0),
+        tuple(lists["modules"]),
+        tuple(lists["public"]),
+    )
 
 
 def app_folder(named: Path | None) -> Path:

@@ -77,6 +77,8 @@ def _show(built: Built, path: Path) -> None:
         ("file", "  bytes"),
         [*rows, (f"{len(made.files)} files", f"{made.total:>7}")],
     )
+    if built.left_out:
+        console.note(f"not in it: {', '.join(f'{name}/' for name in built.left_out)}")
     console.say(f"{path} (not signed yet: `mipy sign {path}`)")
 
 
@@ -94,4 +96,5 @@ def _as_data(built: Built, path: Path) -> dict[str, Any]:
         "total": made.total,
         "files": {file.name: file.size for file in made.files},
         "warnings": list(built.warnings),
+        "left_out": list(built.left_out),
     }

@@ -19,7 +19,7 @@ import typer
 from ...signing import bundle, manifest
 from ...signing.reasons import SENTENCES, Refused
 from .. import console
-from ..app import build, collect, modules, project
+from ..app import build, checks, collect, modules, project
 from ..console import Failure
 from ..keys import sign
 from ..keys import store as keys
@@ -102,7 +102,8 @@ class Push:
     def __init__(self, found: Target, folder: Path) -> None:
         self._target = found
         self._about = project.facts(folder)
-        self._sources = collect.collect(folder, self._about.runtime)
+        self._folder = folder
+        self._sources = collect.collect(folder, self._about.runtime, self._about.public)
         self._cls = found.board.cls if found.board else None
         # Before the board is disturbed: what does not compile is not its business.
         self._files = self._compiled(self._cls) if self._cls else {}
@@ -145,6 +146,8 @@ class Push:
         return sent
 
     def _compiled(self, cls: str) -> dict[str, bytes]:
+        for warning in checks.check(self._folder, self._about, self._sources, cls):
+            console.warn(warning)
         return modules.compiled(self._sources, cls, compile_all=False)
 
     def _facts(self, repl: Repl) -> dict[str, Any]:

@@ -263,7 +263,7 @@ def test_in_an_app(tmp_path: Path, name: str) -> None:
     source = globals()[name]
     folder = tmp_path / "app"
     (folder / "lib").mkdir(parents=True)
-    (folder / "app.toml").write_text('name = "demo"\n')
+    (folder / "app.toml").write_text('name = "demo"\nmodules = ["_bus"]\n')
     (folder / "main.py").write_text(source + _REPORT)
     (folder / "config.py").write_text((APP / "config.py").read_text())
     (folder / "lib" / "fakes.py").write_text((SCRIPTS / "fakes.py").read_text())

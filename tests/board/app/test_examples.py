@@ -84,6 +84,8 @@ def files(folder: Path, name: str, port: int, plugs: str = "", **values: int) ->
     (app / "config.py").write_text(text)
     main = (app / "main.py").read_text()
     (app / "main.py").write_text(plugs + main.replace("def setup(app):\n", FREE, 1))
+    with (app / "app.toml").open("a") as facts:
+        facts.write('modules = ["_bus"]\n')  # the virtual board's
     return bundle.read(build.make(app, fleet.CLASS, 1))[1]
 
 
