@@ -224,6 +224,7 @@ def test_parts_are_served_with_their_licences(server: Running) -> None:
 @pytest.mark.parametrize(
     ("reported", "polls_from"),
     [(ELSEWHERE, ADDRESS), (ADDRESS, ELSEWHERE), ("kitchen.test", ADDRESS), ("", ADDRESS)],
+    ids=("reported", "polled from", "a name", "nothing reported"),
 )
 def test_nobody_points_it_at_another_host(server: Running, reported: str, polls_from: str) -> None:
     """Neither by what a board reports, nor by passing on its polls."""
