@@ -1,12 +1,12 @@
 """The server put together: device routes, people's routes, limits, background writing."""
 
-import asyncio
 import contextlib
 import logging
 import secrets
-import sqlite3
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,7 +18,8 @@ from . import discovery, flash_page
 from .device_api import DeviceApi
 from .limits import IDLE_SECONDS, GuardedProtocol
 from .people_api import PeopleApi, Problem
-from .store import Store
+from .sqlite_storage import SqliteStorage
+from .storage import Storage, StorageError
 from .terminal import Terminals
 
 TOKEN_BYTES = 32
@@ -34,6 +35,28 @@ _WORDS = {
 }
 
 
+@dataclass(frozen=True)
+class Server:
+    """The ASGI application: boards' requests go past Starlette.
+
+    Attributes:
+        people: pages and API.
+        devices: what boards ask.
+        storage: what both stand on.
+    """
+
+    people: Starlette
+    devices: DeviceApi
+    storage: Storage
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one connection's request."""
+        if scope["type"] == "http" and scope["path"].startswith("/d/"):
+            await self.devices(scope, receive, send)
+        else:
+            await self.people(scope, receive, send)
+
+
 def make_app(
     data_dir: Path,
     *,
@@ -42,7 +65,7 @@ def make_app(
     moved: str | None = None,
     port: int | None = None,
     readable: Callable[[str], str] = str,
-) -> Starlette:
+) -> Server:
     """The ASGI application.
 
     Args:
@@ -54,28 +77,26 @@ def make_app(
         readable: what is made of boards' tracebacks.
 
     Raises:
-        RuntimeError, sqlite3.Error, OSError: the folder cannot be used; see `Store`.
+        RuntimeError, SQLAlchemyError, OSError: the folder cannot be used; see `SqliteStorage`.
     """
-    store = Store(data_dir)
-    devices = DeviceApi(store, every, moved, readable)
-    people = PeopleApi(store, token or read_token(data_dir / "token"))
-    terminals = Terminals(store, people, devices.peers)
+    storage = SqliteStorage(data_dir)
+    devices = DeviceApi(storage, every, moved, readable)
+    people = PeopleApi(storage, token or read_token(data_dir / "token"))
+    terminals = Terminals(storage, people)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        writing = asyncio.create_task(devices.flush_for_ever())
-        calls = None if port is None else await discovery.listen(store, port)
+        await storage.start()
+        calls = None if port is None else await discovery.listen(storage, port)
         try:
             yield
         finally:
             if calls:
                 calls.close()
-            writing.cancel()
-            store.close()
+            await storage.close()
 
     app = Starlette(
         routes=[
-            *devices.routes(),
             *people.routes(),
             *terminals.routes(),
             *flash_page.routes(),
@@ -86,15 +107,14 @@ def make_app(
             Problem: _problem,
             ClientDisconnect: _gone,
             OSError: _storage,
-            sqlite3.Error: _storage,
+            StorageError: _storage,
             Exception: _defect,
         },
     )
-    app.state.store = store
-    return app
+    return Server(app, devices, storage)
 
 
-def uvicorn_config(app: Starlette, protocol: type[GuardedProtocol] = GuardedProtocol) -> Config:
+def uvicorn_config(app: Any, protocol: type[GuardedProtocol] = GuardedProtocol) -> Config:
     """uvicorn's settings: heads as small as they get, no access log, bounded waiting."""
     return Config(
         app,

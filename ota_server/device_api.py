@@ -1,66 +1,69 @@
-"""The boards' side of the server, as docs/protocol.md has it."""
+"""The boards' side of the server, as docs/protocol.md has it.
+
+Plain ASGI ahead of Starlette's routing: at a thousand polls a second that, too, would count.
+"""
 
 import asyncio
 import hmac
-import json
 import logging
 import random
 import re
-import secrets
-import sqlite3
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+import orjson
 
 from . import policy, poll_message
-from .limits import read_body, refuse
-from .policy import Bad, Board, Order, Report
+from .content import Content, deflate
+from .policy import Bad, Board, Known, Report
 from .poll_message import TRACE_CHARS, BadPoll
-from .store import Store, deflate
+from .storage import Storage, StorageError
 
 POLL_BYTES = 1024
 HEAD_BYTES = 1024
 POLL_SECONDS = 10.0
-FLUSH_SECONDS = 1.0
-"""How long what need not survive a crash may stay in memory."""
-GROUP_SECONDS = 0.003
-"""How long a report waits for others to share its disk flush."""
-FLUSH_BOARDS = 500
 READABLE_CHARS = 2 * TRACE_CHARS
 """A traceback grows when its functions get their own names again; not beyond this."""
+DECISION_SECONDS = 3600.0
+"""For so long a report that says the same is answered the same, without looking at the rules."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_RANGE = re.compile(r"bytes=(\d{1,10})-")
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_RANGE = re.compile(rb"bytes=(\d{1,10})-")
+_STATUS_CLOSING = frozenset((408, 411, 413, 431))
+# What every poll says; one that says nothing else may be routine.
+_ALWAYS = frozenset("id n k seq m state heap up".split())
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Tickets:
-    """What a board may put into its next message that counts; either is used up with the other.
+class Refuse(Exception):
+    """An answer without a body.
 
-    Attributes:
-        counted: ticket of the last reply to a report that counted.
-        carried: orders in that reply.
-        stale: the one that every stale poll since then has been given. The same for all: whoever
-            sends an old message again shall not void what the board was told.
+    Args:
+        status: of HTTP.
+        headers: beside `content-length` and `connection`.
     """
 
-    counted: str | None = None
-    carried: tuple[int, ...] = ()
-    stale: str | None = None
+    def __init__(self, status: int, *headers: tuple[bytes, bytes]) -> None:
+        super().__init__(status)
+        self.status = status
+        self.headers = list(headers)
+        if status in _STATUS_CLOSING:  # the request was not read to its end
+            self.headers.append((b"connection", b"close"))
 
 
 class DeviceApi:
-    """Answers boards.
+    """Answers boards: everything under `/d/`.
 
     Args:
-        store: shared with the people's side.
+        storage: shared with the people's side.
         every: seconds between polls, for all boards; None leaves it to the policy.
         moved: address of the server that boards are to ask from now on.
         readable: what is made of a traceback before anybody sees it.
@@ -68,196 +71,214 @@ class DeviceApi:
 
     def __init__(
         self,
-        store: Store,
+        storage: Storage,
         every: float | None = None,
         moved: str | None = None,
         readable: Callable[[str], str] = str,
     ) -> None:
-        self._store = store
+        self._storage = storage
         self._every = every
         self._moved = moved
         self._readable = readable
-        self._issued: dict[str, Tickets] = {}  # by board
-        self._commit: asyncio.Future[None] | None = None
-        self.peers: dict[str, str] = {}
-        """Where the last poll that counted came from, by board; empty when the server starts."""
+        self._contents = {"manifests": storage.manifests, "files": storage.files}
 
-    def routes(self) -> list[Route]:
-        """The device routes, under `/d/v1`."""
-        return [
-            Route("/d/v1/poll", self.poll, methods=["POST"]),
-            Route("/d/v1/manifests/{digest}", self.manifest),
-            Route("/d/v1/files/{digest}", self.file),
-            Route("/d/v1/trust/{version}", self.trust),
-        ]
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        try:
+            status, headers, body = await self._answer(scope, receive)
+        except Refuse as refused:
+            status, headers, body = refused.status, refused.headers, b""
+        except (StorageError, OSError) as problem:
+            log.error("cannot use the data folder: %s", problem)
+            status, headers, body = 503, [], b""
+        headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
-    async def poll(self, request: Request) -> Response:
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        path, method = scope["path"], scope["method"]
+        if path == "/d/v1/poll":
+            if method != "POST":
+                raise Refuse(405, (b"allow", b"POST"))
+            return await self._poll(scope, receive)
+        if method != "GET":
+            raise Refuse(405, (b"allow", b"GET"))
+        parts = path.split("/")
+        if parts[:3] != ["", "d", "v1"] or len(parts) != 5:
+            raise Refuse(404)
+        return await self._content(scope, *parts[3:])
+
+    # --- polls ---
+
+    async def _poll(self, scope: Scope, receive: Receive) -> Answer:
         """One poll: report in, decision out."""
-        head = sum(len(name) + len(value) + 4 for name, value in request.scope["headers"])
+        head, length, mac = 0, b"", b""
+        for name, value in scope["headers"]:
+            head += len(name) + len(value) + 4
+            if name == b"ota-mac":
+                mac = value
+            elif name == b"content-length":
+                length = value
         if head > HEAD_BYTES:
-            raise refuse(431)
-        body = bytearray()
-        await read_body(request, POLL_BYTES, POLL_SECONDS, body.extend)
-        message, board = self._authenticate(bytes(body), request.headers.get("ota-mac", ""))
-        now = time.time()
+            raise Refuse(431)
+        if not length:
+            raise Refuse(411)
+        if int(length) > POLL_BYTES:
+            raise Refuse(413)
+        body = await _body(receive)
+        message, known = await self._authenticated(body, mac)
+        client = scope["client"]
+        return await self._reply(message, known, client[0] if client else "")
+
+    async def _authenticated(self, body: bytes, given: bytes) -> tuple[dict[str, Any], Known]:
+        try:
+            message = poll_message.parse(body)
+            board_id = message["id"]
+            known = await self._storage.known(board_id) if isinstance(board_id, str) else None
+        except (ValueError, RecursionError, LookupError, TypeError):
+            message, known = {}, None
+        # An unknown board costs the same time as a wrong key.
+        key = bytes(32) if known is None else known.board.key
+        good = hmac.digest(key, b"poll1\0" + body, "sha256").hex().encode()
+        if not hmac.compare_digest(good, given) or known is None:
+            raise Refuse(403)
+        return message, known
+
+    async def _reply(self, message: dict[str, Any], known: Known, peer: str) -> Answer:
+        storage, board, now = self._storage, known.board, time.time()
         nonce, ticket = _checked(board, poll_message.envelope, message)
-        issued = self._issued.setdefault(board.id, Tickets())
-        reply: dict[str, Any] = {"k": "", "t": int(now), "every": self._interval(board)}
-        reply["trust"] = self._store.trust_version
+        reply = {
+            "k": "",
+            "t": int(now),
+            "every": policy.interval(board.dev, self._every, random.random()),
+            "trust": storage.catalog.trust_version,
+        }
         if self._moved:
             reply["moved"] = self._moved
-        if ticket in (issued.counted, issued.stale):
-            report = _checked(board, self._report, board, message)
-            # Used up at once: a copy of this poll that arrives meanwhile is stale.
-            del self._issued[board.id]
-            carried = issued.carried if ticket == issued.counted else ()
-            self.peers[board.id] = request.client.host if request.client else ""
-            orders = await self._take(board, report, carried, reply, now)
-            issued = self._issued.setdefault(board.id, Tickets())
-            issued.counted = reply["k"] = secrets.token_hex(8)
-            issued.carried = tuple(order.n for order in orders)
-        else:
+        if known.tickets.admit(ticket):
+            reply["k"] = self._routine(known, message, ticket, peer, now)
+            if reply["k"]:
+                if board.offered:
+                    reply["m"] = board.offered
+            else:
+                await self._take(board, message, ticket, peer, reply, now)
+        if not reply["k"]:
             reply["stale"] = 1
-            issued.stale = reply["k"] = issued.stale or secrets.token_hex(8)
-        return _sealed(board.key, nonce, reply)
+            reply["k"] = await storage.stale(known)
+        sealed = orjson.dumps(reply)
+        mac = hmac.digest(board.key, b"reply1\0" + nonce.encode() + sealed, "sha256").hex()
+        return 200, [(b"ota-mac", mac.encode())], sealed
 
-    def _report(self, board: Board, message: dict[str, Any]) -> Report:
-        told = message.get("app", board.app), message.get("class", board.cls)
-        if told != (board.app, board.cls):
-            raise BadPoll("app or class")
-        return poll_message.report(message)
+    def _routine(
+        self, known: Known, message: dict[str, Any], ticket: str, peer: str, now: float
+    ) -> str:
+        """The next ticket, where the board says what it said before; else ""."""
+        board = known.board
+        if (
+            known.epoch != self._storage.epoch
+            or message.keys() != _ALWAYS
+            or message.get("m") != board.digest
+            or message.get("state") != board.state
+            or message.get("seq") != board.seq
+            or now - known.decided > DECISION_SECONDS
+        ):
+            return ""
+        heap, up = message["heap"], message["up"]
+        if not (poll_message.is_number(heap) and poll_message.is_number(up)):
+            return ""
+        return self._storage.routine(known, ticket, heap, up, peer, now)
+
+    async def _take(
+        self,
+        board: Board,
+        message: dict[str, Any],
+        ticket: str,
+        peer: str,
+        reply: dict[str, Any],
+        now: float,
+    ) -> None:
+        """Count a report whose ticket is good, and add what the board is to do to the reply.
+
+        The ticket of `reply` stays empty where another process or an enrolment came first.
+        """
+        storage = self._storage
+        report = _checked(board, _report, board, message)
+        if report.bad:
+            report = replace(report, bad=await self._with_own_names(report.bad))
+        known = await storage.known(board.id)  # others may have had their turn
+        if known is None or known.board.key != board.key:
+            raise Refuse(403)
+        tickets, board = known.tickets, known.board
+        carried = tickets.carried if ticket == tickets.counted else ()
+        trust = report.facts.get("trust", board.trust)
+        verdict = policy.decide(
+            known,
+            report,
+            carried,
+            storage.releases_of(board.app, board.cls),
+            storage.catalog.reset_between(board.trust, trust),
+            now,
+        )
+        epoch = storage.epoch
+        reply["k"] = await storage.take(known, ticket, verdict, peer, now) or ""
+        if not reply["k"]:
+            return
+        routine = message.keys() == _ALWAYS and not known.orders
+        known.epoch, known.decided = epoch if routine else -1, now
+        if verdict.release:
+            reply["m"] = verdict.release.digest
+        if verdict.orders:
+            reply["do"] = [order.text for order in verdict.orders]
 
     async def _with_own_names(self, bad: Bad) -> Bad:
         # In a thread: the first traceback has the sources read and parsed.
         trace = await asyncio.to_thread(self._readable, bad.trace)
         return replace(bad, trace=trace[:READABLE_CHARS])
 
-    def _authenticate(self, body: bytes, given: str) -> tuple[dict[str, Any], Board]:
-        try:
-            message = poll_message.parse(body)
-            board_id = message["id"]
-            board = self._store.board(board_id) if isinstance(board_id, str) else None
-        except (ValueError, RecursionError, LookupError, TypeError):
-            message, board = {}, None
-        # An unknown board costs the same time as a wrong key.
-        key = bytes(32) if board is None else board.key
-        good = hmac.digest(key, b"poll1\0" + body, "sha256").hex()
-        if not hmac.compare_digest(good.encode(), given.encode("latin-1")) or board is None:
-            raise HTTPException(403)
-        return message, board
-
-    async def _take(
-        self,
-        board: Board,
-        report: Report,
-        carried: tuple[int, ...],
-        reply: dict[str, Any],
-        now: float,
-    ) -> list[Order]:
-        """Count a fresh report, and add what the board is to do to the reply."""
-        store = self._store
-        if report.bad:
-            report = replace(report, bad=await self._with_own_names(report.bad))
-        releases = store.releases_of(board.app, board.cls)
-        running = next((one for one in releases if one.short == report.digest), None)
-        known = store.rejections(board.id)
-        reset = store.reset_between(board.trust, report.facts.get("trust", board.trust))
-        if reset is not None:
-            board = replace(board, high=min(board.high, reset))
-        outcome = policy.judge(
-            board, report, known.get(report.bad.digest) if report.bad else None, running
-        )
-        store.put(board.id, outcome, now)
-        if outcome.durable:
-            await self._committed()
-        orders = self._orders(board, report, carried, now)
-        # A board in recovery has nothing to go back from, and needs whatever there is.
-        going_back = report.state != "recovery" and any(o.text == "rollback" for o in orders)
-        orders = policy.heard(report.state, orders)
-        if not going_back:
-            rejected = {bad.digest for bad in store.rejections(board.id).values() if not bad.soft}
-            board = store.board(board.id) or board
-            latest = policy.latest_seq(now)
-            release = policy.offer(board, report, releases, frozenset(rejected), latest)
-            if release is not None:
-                reply["m"] = release.digest
-        if orders:
-            store.sent(orders)
-            reply["do"] = [order.text for order in orders]
-        return orders
-
-    def _orders(
-        self, board: Board, report: Report, carried: tuple[int, ...], now: float
-    ) -> list[Order]:
-        """Close the orders whose effect this report shows; return those still open."""
-        left = []
-        for order in self._store.open_orders(board.id):
-            result = policy.settled(order, report, order.n in carried)
-            if result is None:
-                left.append(order)
-            else:
-                self._store.end(board.id, order, result, now)
-        return left
-
-    def _interval(self, board: Board) -> int:
-        return policy.interval(board.dev, self._every, random.random())
-
     # --- content ---
 
-    async def manifest(self, request: Request) -> Response:
-        """A manifest with its signatures, by digest."""
-        digest = request.path_params["digest"]
-        return _content(
-            request, _DIGEST.fullmatch(digest) and self._store.manifests.deflated(digest)
-        )
+    async def _content(self, scope: Scope, kind: str, name: str) -> Answer:
+        """A manifest or file by its hash, or a trust file by its version."""
+        stored = None
+        if kind in self._contents and _DIGEST.fullmatch(name):
+            stored = await asyncio.to_thread(Content.deflated, self._contents[kind], name)
+        elif kind == "trust" and _VERSION.fullmatch(name):
+            plain = self._storage.trust(int(name))
+            stored = plain and deflate(plain)
+        if not stored:
+            raise Refuse(404)
+        asked = next((v for n, v in scope["headers"] if n == b"range"), b"")
+        part = _RANGE.fullmatch(asked)
+        if part is None:
+            return 200, [], stored
+        start, size = int(part[1]), len(stored)
+        if start >= size:
+            raise Refuse(416, (b"content-range", b"bytes */%d" % size))
+        shown = b"bytes %d-%d/%d" % (start, size - 1, size)
+        return 206, [(b"content-range", shown)], stored[start:]
 
-    async def file(self, request: Request) -> Response:
-        """A file, by SHA-256 of its content."""
-        digest = request.path_params["digest"]
-        return _content(request, _DIGEST.fullmatch(digest) and self._store.files.deflated(digest))
 
-    async def trust(self, request: Request) -> Response:
-        """A trust file, by version."""
-        version = request.path_params["version"]
-        known = version.isascii() and version.isdigit() and len(version) < 10
-        plain = self._store.trust(int(version)) if known and int(version) else None
-        return _content(request, plain and deflate(plain))
+async def _body(receive: Receive) -> bytes:
+    """A poll's body, of at most the length that was announced."""
+    body = b""
+    try:
+        async with asyncio.timeout(POLL_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Refuse(400)  # a board lost its power; nobody reads this
+                body += message.get("body", b"")
+                if not message.get("more_body"):
+                    return body
+    except TimeoutError as problem:
+        raise Refuse(408) from problem
 
-    # --- to the disk ---
 
-    async def flush_for_ever(self) -> None:
-        """Write what polls have changed, about once a second."""
-        while True:
-            await asyncio.sleep(FLUSH_SECONDS)
-            while self._flush(FLUSH_BOARDS):
-                await asyncio.sleep(0)
-
-    def _flush(self, limit: int | None = None) -> bool:
-        try:
-            return self._store.flush(limit)
-        except sqlite3.Error as problem:
-            # Without a valid ticket every board reports again, with all its facts.
-            self._issued.clear()
-            log.error("cannot write to the database: %s", problem)
-            return False
-
-    async def _committed(self) -> None:
-        """Return when everything put so far is on the disk."""
-        if self._commit is None:
-            loop = asyncio.get_running_loop()
-            self._commit = loop.create_future()
-            loop.call_later(GROUP_SECONDS, self._commit_now, self._commit)
-        await asyncio.shield(self._commit)
-
-    def _commit_now(self, waiting: "asyncio.Future[None]") -> None:
-        self._commit = None
-        try:
-            self._store.flush(0)
-            waiting.set_result(None)
-        except sqlite3.Error as problem:
-            self._issued.clear()
-            log.error("cannot write to the database: %s", problem)
-            waiting.set_exception(HTTPException(503))
+def _report(board: Board, message: dict[str, Any]) -> Report:
+    told = message.get("app", board.app), message.get("class", board.cls)
+    if told != (board.app, board.cls):
+        raise BadPoll("app or class")
+    return poll_message.report(message)
 
 
 def _checked(board: Board, read: Callable[..., Any], *args: Any) -> Any:
@@ -265,23 +286,4 @@ def _checked(board: Board, read: Callable[..., Any], *args: Any) -> Any:
         return read(*args)
     except BadPoll as problem:
         log.warning("board %s: wrong %s in its poll", board.id, problem)
-        raise HTTPException(400) from problem
-
-
-def _sealed(key: bytes, nonce: str, reply: dict[str, Any]) -> Response:
-    body = json.dumps(reply, separators=(",", ":")).encode()
-    mac = hmac.digest(key, b"reply1\0" + nonce.encode() + body, "sha256").hex()
-    return Response(body, headers={"ota-mac": mac})
-
-
-def _content(request: Request, stored: bytes | None) -> Response:
-    if not stored:
-        return Response(status_code=404)
-    asked = _RANGE.fullmatch(request.headers.get("range", ""))
-    if asked is None:
-        return Response(stored)
-    start, size = int(asked[1]), len(stored)
-    if start >= size:
-        return Response(status_code=416, headers={"content-range": f"bytes */{size}"})
-    headers = {"content-range": f"bytes {start}-{size - 1}/{size}"}
-    return Response(stored[start:], 206, headers)
+        raise Refuse(400) from problem

@@ -11,10 +11,12 @@ import re
 import socket
 from typing import Any
 
-from .store import Store
+from .storage import Storage, StorageError
 
 PORT = 8266
 """Where boards call, whatever the server's own port."""
+ANSWERING = 100
+"""Calls under way; more are not answered, and boards call again."""
 
 _CALL = re.compile(rb"find1 ([!-~]{1,64}) ([0-9a-f]{16}) ([0-9a-f]{64})")
 log = logging.getLogger(__name__)
@@ -24,14 +26,15 @@ class Responder(asyncio.DatagramProtocol):
     """Tells boards where the server is.
 
     Args:
-        store: who is enrolled.
+        storage: who is enrolled.
         port: of the server's HTTP side.
     """
 
-    def __init__(self, store: Store, port: int) -> None:
-        self._store = store
+    def __init__(self, storage: Storage, port: int) -> None:
+        self._storage = storage
         self._port = port
         self._transport: Any = None
+        self._answering: set[asyncio.Future[None]] = set()
 
     def connection_made(self, transport: Any) -> None:
         """Called by asyncio."""
@@ -39,14 +42,24 @@ class Responder(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         """Answer a genuine call; stay silent on all else."""
-        reply = self.reply(data, addr)
-        if reply and self._transport:
-            self._transport.sendto(reply, addr)
+        if len(self._answering) < ANSWERING:
+            task = asyncio.ensure_future(self._answer(data, addr))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
 
-    def reply(self, data: bytes, peer: tuple[str, int]) -> bytes | None:
+    async def _answer(self, data: bytes, peer: tuple[str, int]) -> None:
+        try:
+            reply = await self.reply(data, peer)
+        except (StorageError, OSError) as problem:
+            log.warning("cannot answer a board's call: %s", problem)
+            return
+        if reply and self._transport:
+            self._transport.sendto(reply, peer)
+
+    async def reply(self, data: bytes, peer: tuple[str, int]) -> bytes | None:
         """The answer to the datagram `data` of `peer`; None when it is not a board's."""
         call = _CALL.fullmatch(data)
-        board = self._store.board(call[1].decode()) if call else None
+        board = await self._storage.board(call[1].decode()) if call else None
         if not call or not board:
             return None
         right = hmac.digest(board.key, b"find1\0%s %s" % (call[1], call[2]), "sha256")
@@ -64,11 +77,11 @@ def _own_address(peer: tuple[str, int]) -> str:
         return probe.getsockname()[0]
 
 
-async def listen(store: Store, port: int) -> asyncio.DatagramTransport | None:
+async def listen(storage: Storage, port: int) -> asyncio.DatagramTransport | None:
     """Answer calls until the transport is closed; None when nobody can listen here.
 
     Args:
-        store, port: see `Responder`.
+        storage, port: see `Responder`.
     """
     listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     # A broadcast reaches each server of this machine.
@@ -77,7 +90,7 @@ async def listen(store: Store, port: int) -> asyncio.DatagramTransport | None:
         listener.bind(("", PORT))
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_datagram_endpoint(
-            lambda: Responder(store, port), sock=listener
+            lambda: Responder(storage, port), sock=listener
         )
     except OSError as problem:
         listener.close()

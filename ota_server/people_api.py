@@ -7,6 +7,7 @@ import asyncio
 import hmac
 import io
 import json
+import logging
 import re
 import secrets
 import tempfile
@@ -15,10 +16,12 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import parse_qs, urlsplit
 
+import orjson
 from jinja2 import Environment, PackageLoader
+from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -30,10 +33,10 @@ from ..signing import board_file, bundle, limits, manifest, opening
 from ..signing import trust as trust_file
 from ..signing.manifest import Manifest
 from ..signing.reasons import SENTENCES, Refused
-from . import policy
+from . import policy, queries
 from .limits import read_body
-from .policy import Board, Release
-from .store import Conflict, Store
+from .policy import Board, Known, Release, Verdict
+from .storage import Conflict, Storage
 
 JSON_BYTES = 4096
 JSON_SECONDS = 10.0
@@ -53,9 +56,10 @@ _PAGE_POLICY = (
 )
 _PAGE_HEADERS = {
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # with none, browsers send `Origin: null`
     "cache-control": "no-store",
 }
+log = logging.getLogger(__name__)
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -88,12 +92,12 @@ class PeopleApi:
     """Answers people and their tools.
 
     Args:
-        store: shared with the boards' side.
+        storage: shared with the boards' side.
         token: what the caller must know.
     """
 
-    def __init__(self, store: Store, token: str) -> None:
-        self._store = store
+    def __init__(self, storage: Storage, token: str) -> None:
+        self._storage = storage
         self._token = token.encode()
         self._sessions: dict[str, None] = {}
         self._failures: Counter[str] = Counter()  # wrong tokens by address, in this minute
@@ -174,35 +178,34 @@ class PeopleApi:
 
     async def status(self, _: Request) -> Response:
         """The server in a few numbers."""
-        boards = self._store.boards()
-        states: dict[str, int] = {}
-        for board in boards:
-            states[board.state or "never seen"] = states.get(board.state or "never seen", 0) + 1
+        states = await self._storage.read(queries.states)
         return JSONResponse(
             {
                 "version": __version__,
                 "time": int(time.time()),
-                "boards": len(boards),
+                "boards": sum(states.values()),
                 "states": states,
-                "releases": len(self._store.releases()),
-                "trust": self._store.trust_version,
+                "releases": len(self._storage.releases()),
+                "trust": self._storage.catalog.trust_version,
             }
         )
 
     async def boards(self, _: Request) -> Response:
         """All boards."""
-        return JSONResponse([self._board_json(board) for board in self._store.boards()])
+        return await self._storage.read(_boards_json)
 
     async def board(self, request: Request) -> Response:
         """One board."""
-        return JSONResponse(self._board_json(self._board(request)))
+        board = await self._board(request)
+        return await self._storage.read(_boards_json, board.id)
 
     async def events(self, request: Request) -> Response:
         """A board's history; `?after=N` gives what came after event N."""
         after = request.query_params.get("after", "0")
         if not (after.isascii() and after.isdigit() and len(after) < 16):
             raise Problem(400, "after", "'after' must be the number of an event")
-        return JSONResponse(self._store.events(self._board(request).id, int(after)))
+        board = await self._board(request)
+        return JSONResponse(await self._storage.read(queries.history, board.id, int(after)))
 
     async def enrol(self, request: Request) -> Response:
         """Take in a board. Its passwords are not the server's business and not sent."""
@@ -215,28 +218,28 @@ class PeopleApi:
                 f"this server is for the app '{trust.app}', the board is for '{facts.app}'",
                 "serve that app from a data folder of its own",
             )
-        known = self._store.board(facts.id) is not None
-        self._store.enrol(facts)
+        known = await self._storage.enrol(facts)
         return JSONResponse({"id": facts.id, "again": known}, 200 if known else 201)
 
     async def order(self, request: Request) -> Response:
         """Give a board an order: rollback, retry <digest>, hold, follow; cancel ends open ones."""
-        board = self._board(request)
+        board = await self._board(request)
         order = (await _json(request)).get("order")
         retry = _RETRY.fullmatch(order) if isinstance(order, str) else None
         if order in ("hold", "follow"):
-            self._store.follow(board.id, order == "follow", time.time())
+            paused = order == "hold"
+            await self._amend(board, lambda _: policy.pause(paused))
         elif order == "cancel":
-            for one in self._store.open_orders(board.id):
-                self._store.end(board.id, one, "cancelled", time.time())
+            await self._amend(board, policy.cancel)
         elif order == "rollback":
-            self._store.give(board.id, order, time.time())
+            await self._amend(board, lambda known: policy.give(known, "rollback"))
         elif retry:
-            digest = self._rejected(board, retry[1])
-            self._store.give(board.id, f"retry {digest}", time.time())
+            known = await self._storage.known(board.id)
+            text = f"retry {_rejected(known, retry[1])}"
+            await self._amend(board, lambda known: policy.give(known, text))
         elif isinstance(order, str) and order.startswith(policy.OPENING):
             self._check_opening(board, order)
-            self._store.give(board.id, order, time.time())
+            await self._amend(board, lambda known: policy.give(known, order))
         else:
             raise Problem(
                 400,
@@ -262,80 +265,68 @@ class PeopleApi:
                 409, "life", "the board has started again since it was signed", "sign it anew"
             )
 
-    def find(self, name: str) -> Board | None:
+    async def _amend(self, board: Board, make: Callable[[Known], Verdict]) -> None:
+        await self._storage.amend(board.id, make, time.time())
+
+    async def find(self, name: str) -> Board | None:
         """The board of this id or, if only one has it, of this name."""
-        board = self._store.board(name)
+        board = await self._storage.board(name)
         if board is None:
-            named = [board for board in self._store.boards() if board.name == name]
-            board = named[0] if len(named) == 1 else None
+            found = await self._storage.read(queries.find, name)
+            board = await self._storage.board(found) if found else None
         return board
 
-    def _board(self, request: Request) -> Board:
+    async def _board(self, request: Request) -> Board:
         name = request.path_params["id"]
-        board = self.find(name)
+        board = await self.find(name)
         if board is None:
             raise Problem(404, "board", f"there is no board '{name}'", "see `mipy boards`")
         return board
-
-    def _rejected(self, board: Board, start: str) -> str:
-        found = [d for d in self._store.rejections(board.id) if d.startswith(start[:32])]
-        if len(found) != 1:
-            raise Problem(404, "digest", f"the board has not rejected a release '{start}'")
-        return found[0]
-
-    def _board_json(self, board: Board) -> dict[str, Any]:
-        facts = asdict(board)
-        facts["class"] = facts.pop("cls")
-        del facts["key"]
-        facts["jobs"] = json.loads(board.jobs or "{}")
-        facts["rejected"] = [asdict(bad) for bad in self._store.rejections(board.id).values()]
-        facts["orders"] = [order.title for order in self._store.open_orders(board.id)]
-        return facts
 
     # --- releases ---
 
     async def releases(self, _: Request) -> Response:
         """All releases, newest first."""
-        return JSONResponse([_release_json(release) for release in self._store.releases()])
+        return JSONResponse([_release_json(release) for release in self._storage.releases()])
 
     async def publish(self, request: Request) -> Response:
         """Publish the bundle in the body. A bundle that is published already is no error."""
-        with tempfile.TemporaryFile(dir=self._store.folder) as upload:
+        with tempfile.TemporaryFile(dir=self._storage.folder) as upload:
             await read_body(request, limits.BUNDLE_BYTES, UPLOAD_SECONDS, upload.write)
+            trust = self._trust()
+            if trust is None:
+                raise Problem(
+                    409, "trust", "no keys are registered here", "`mipy release` registers them"
+                )
             async with self._publishing:
-                return await run_in_threadpool(self._publish, upload)
+                raw, found, files = await run_in_threadpool(_verified, upload, trust)
+                return await self._publish(raw, found, files)
 
-    def _publish(self, upload: Any) -> Response:
-        trust = self._trust()
-        if trust is None:
-            raise Problem(
-                409, "trust", "no keys are registered here", "`mipy release` registers them"
-            )
-        try:
-            raw, files = bundle.read(upload)
-            found = manifest.verify(raw, trust).manifest
-            if found.app != trust.app:
-                raise Refused("app", f"'{found.app}' instead of '{trust.app}'")
-            bundle.check(found, files)
-        except Refused as refused:
-            raise _refused(refused, "build and sign it again with this fleet's keys") from refused
+    async def _publish(self, raw: bytes, found: Manifest, files: list[bytes]) -> Response:
         release, fresh = self._admit(found)
         if fresh:
-            self._store.publish(release, raw, files.values())
+            try:
+                await self._storage.publish(release, raw, files)
+            except Conflict as conflict:
+                raise Problem(409, "same-seq", str(conflict), "build it again") from conflict
+        else:
+            # Publishing again mends content that was lost or damaged.
+            await run_in_threadpool(self._storage.keep, release.digest, raw, files)
         return JSONResponse(_release_json(release) | {"already": not fresh}, 201 if fresh else 200)
 
     def _admit(self, found: Manifest) -> tuple[Release, bool]:
         """The release that a manifest describes, and whether it is new here."""
-        known = self._store.release(found.digest)
+        known = self._storage.release(found.digest)
         if known is not None:
             if known.withdrawn is not None:
                 raise Problem(409, "withdrawn", "this release was withdrawn", "reissue it")
             return known, False
-        newest = self._store.releases_of(found.app, found.cls)
+        newest = self._storage.releases_of(found.app, found.cls)
         if any(release.seq == found.seq for release in newest):
             raise Problem(409, "same-seq", f"another release has seq {found.seq}", "build it again")
         now = time.time()
-        reset = self._store.reset_between(0, self._store.trust_version)
+        catalog = self._storage.catalog
+        reset = catalog.reset_between(0, catalog.trust_version)
         if reset is not None:
             newest = [one for one in newest if one.withdrawn is None or one.seq <= reset]
         objection = policy.clear_of(found.seq, newest, now)
@@ -361,21 +352,26 @@ class PeopleApi:
         return await run_in_threadpool(self._bundle, release)
 
     def _bundle(self, release: Release) -> Response:
-        raw = self._store.manifests.plain(release.digest) or b""
-        files = {
-            f.name: self._store.files.plain(f.sha256) or b"" for f in manifest.parse(raw).files
-        }
+        raw = self._storage.manifests.plain(release.digest)
+        if raw is None:
+            raise _lost(release)
+        files = {}
+        for file in manifest.parse(raw).files:
+            content = self._storage.files.plain(file.sha256)
+            if content is None:
+                raise _lost(release)
+            files[file.name] = content
         return Response(bundle.write(raw, files), media_type="application/zip")
 
     async def withdraw(self, request: Request) -> Response:
         """Offer a release to no further board; boards that have it keep it."""
         release = self._release(request)
         if release.withdrawn is None:
-            self._store.withdraw(release, time.time())
+            await self._storage.withdraw(release.digest, time.time())
         return JSONResponse(_release_json(self._release(request)))
 
     def _release(self, request: Request) -> Release:
-        release = self._store.release(request.path_params["digest"])
+        release = self._storage.release(request.path_params["digest"])
         if release is None:
             raise Problem(404, "release", "there is no such release", "see `mipy status`")
         return release
@@ -383,12 +379,12 @@ class PeopleApi:
     # --- trust ---
 
     def _trust(self) -> trust_file.Trust | None:
-        raw = self._store.trust()
+        raw = self._storage.trust()
         return None if raw is None else trust_file.parse(raw)
 
     async def trust(self, _: Request) -> Response:
         """The newest trust file."""
-        raw = self._store.trust()
+        raw = self._storage.trust()
         if raw is None:
             raise Problem(404, "trust", "no keys are registered here")
         return Response(raw, media_type="text/plain")
@@ -396,9 +392,9 @@ class PeopleApi:
     async def add_trust(self, request: Request) -> Response:
         """Register a fleet by its trust file 1, or take the version that comes next."""
         raw = await _small_body(request, limits.TRUST_BYTES)
-        newest = self._store.trust()
+        newest = self._storage.trust()
         if newest == raw:
-            return JSONResponse({"version": self._store.trust_version, "already": True})
+            return JSONResponse({"version": self._storage.catalog.trust_version, "already": True})
         try:
             if newest is None:
                 new = trust_file.verify_first(raw)
@@ -408,7 +404,7 @@ class PeopleApi:
             raise _refused(refused, "send the versions one after the other") from refused
         reset = new.reset[0] if new.reset else None
         try:
-            self._store.add_trust(new.version, raw, reset, time.time())
+            await self._storage.add_trust(new.version, raw, reset, time.time())
         except Conflict as conflict:
             raise Problem(409, "trust-version", str(conflict)) from conflict
         return JSONResponse({"version": new.version, "already": False}, 201)
@@ -419,14 +415,16 @@ class PeopleApi:
         """Boards and releases."""
         if not self.knows(request):
             return RedirectResponse("/login", 303)
-        releases = self._store.releases()
-        names = {release.short: release for release in releases}
+        return await self._storage.read(self._page)
+
+    def _page(self, db: Connection) -> Response:
+        releases = self._storage.releases()
         return self.html(
             "boards.html",
-            boards=self._store.boards(),
+            boards=[known.board for known in queries.known(db).values()],
             releases=releases,
-            names=names,
-            trust=self._store.trust_version,
+            names={release.short: release for release in releases},
+            trust=self._storage.catalog.trust_version,
         )
 
     async def login_page(self, _: Request) -> Response:
@@ -526,12 +524,60 @@ def _board_facts(said: dict[str, Any]) -> Board:
     return Board(facts.id, facts.name or "", facts.app, facts.cls, facts.key, dev, time.time())
 
 
+def _boards_json(db: Connection, board_id: str | None = None) -> Response:
+    """One board, or all: made in the thread that reads them."""
+    found = queries.known(db, None if board_id is None else [board_id])
+    if board_id is not None:
+        body = orjson.dumps(_board_json(found[board_id]))
+    else:
+        body = orjson.dumps([_board_json(known) for known in found.values()])
+    return Response(body, media_type="application/json")
+
+
+def _board_json(known: Known) -> dict[str, Any]:
+    facts = asdict(known.board)
+    facts["class"] = facts.pop("cls")
+    del facts["key"]
+    facts["follow"] = not known.board.paused
+    facts["jobs"] = json.loads(known.board.jobs or "{}")
+    facts["rejected"] = [asdict(bad) for bad in known.rejected.values()]
+    facts["orders"] = [order.title for order in known.orders]
+    return facts
+
+
+def _rejected(known: Known | None, start: str) -> str:
+    found = [d for d in (known.rejected if known else ()) if d.startswith(start[:32])]
+    if len(found) != 1:
+        raise Problem(404, "digest", f"the board has not rejected a release '{start}'")
+    return found[0]
+
+
+def _verified(upload: BinaryIO, trust: trust_file.Trust) -> tuple[bytes, Manifest, list[bytes]]:
+    """Manifest, as bytes and read, and files of a bundle that this fleet has signed."""
+    try:
+        raw, files = bundle.read(upload)
+        found = manifest.verify(raw, trust).manifest
+        if found.app != trust.app:
+            raise Refused("app", f"'{found.app}' instead of '{trust.app}'")
+        bundle.check(found, files)
+    except Refused as refused:
+        raise _refused(refused, "build and sign it again with this fleet's keys") from refused
+    return raw, found, list(files.values())
+
+
+def _lost(release: Release) -> Problem:
+    log.error("content of release %s is missing or damaged: publish it again", release.digest)
+    text = f"content of the release {release.digest[:8]} is missing or damaged on the server"
+    return Problem(500, "content", text, "publish its bundle again, or release it anew")
+
+
 def _refused(refused: Refused, hint: str) -> Problem:
     return Problem(422, refused.code, str(refused), hint)
 
 
 def _release_json(release: Release) -> dict[str, Any]:
     facts = asdict(release)
+    facts["channels"] = sorted(release.channels)
     facts["class"] = facts.pop("cls")
     return facts
 

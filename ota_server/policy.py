@@ -1,10 +1,10 @@
 """What a board should run: rules over plain values, with no HTTP, no SQL and no clock in them.
 
-1. A board is offered the newest release of its app and class that is neither withdrawn nor
-   rejected for good by this very board, and that its firmware would accept: above every seq it
-   has confirmed, or the one it confirmed last (a repair).
-2. Nothing is offered while a trial is open, or to a board that is to go back. One that people
-   put on hold is offered a repair in recovery, and nothing else.
+1. A board is offered the newest release of its app, class and channel that is neither withdrawn
+   nor rejected for good by this very board, and that its firmware would accept: above every seq
+   it has confirmed, or the one it confirmed last (a repair).
+2. Nothing is offered while a trial is open, to a board that is to go back, or to a retired one.
+   A paused one is offered a repair in recovery, and nothing else.
 3. A report counts only once: the ticket in it proves that it answers our last reply.
 4. An order is repeated until a report shows its effect, to boards that listen to orders, and a
    few times at most: one that the board cannot follow must not have it reset for ever.
@@ -50,6 +50,8 @@ class Release:
     total: int
     published: float
     withdrawn: float | None = None
+    publisher: str = ""
+    channels: frozenset[str] = frozenset(("stable",))
 
     @property
     def short(self) -> str:
@@ -57,12 +59,19 @@ class Release:
         return self.digest[:32]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Board:
     """One board as last heard of. `digest`, `confirmed`: the first half of a release's digest.
 
-    `open`: for how many seconds its WebREPL was open then, 0 without end, None when it was closed;
-    `wrong`: wrong passwords there since its start; `life`: what it calls its life since then.
+    Attributes:
+        channel: only what is published there is offered to it.
+        paused: nothing is offered to it, but for a repair in recovery.
+        retired: when people took it out of use; it is answered, and offered nothing.
+        peer: where its last poll that counted came from.
+        offered: the release named in the last reply, its whole digest.
+        open: for how many seconds its WebREPL was open then, 0 without end, None when closed.
+        wrong: wrong passwords there since its start.
+        life: what it calls its life since then.
     """
 
     id: str
@@ -72,8 +81,11 @@ class Board:
     key: bytes
     dev: bool
     enrolled: float
-    follow: bool = True
+    channel: str = "stable"
+    paused: bool = False
+    retired: float | None = None
     last_seen: float | None = None
+    peer: str = ""
     seq: int = 0
     digest: str = ""
     state: str = ""
@@ -95,6 +107,7 @@ class Board:
     life: str = ""
     open: int | None = None
     wrong: int = 0
+    offered: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,16 +177,131 @@ class Event:
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What a report changes. Whatever is in `events` or `rejection` must survive a crash."""
+class Tickets:
+    """What a board may put into its next message that counts; either is used up with the other.
+
+    Attributes:
+        counted: ticket of the last reply to a report that counted.
+        carried: numbers of the orders in that reply.
+        stale: the one that every stale poll since then has been given. The same for all: whoever
+            sends an old message again shall not void what the board was told.
+    """
+
+    counted: str = ""
+    carried: tuple[int, ...] = ()
+    stale: str = ""
+
+    def admit(self, ticket: str) -> bool:
+        """Whether a message with this ticket counts."""
+        return ticket != "" and ticket in (self.counted, self.stale)
+
+
+@dataclass(slots=True)
+class Known:
+    """All that is known of a board and bears on the answer to its next poll.
+
+    Attributes:
+        rejected: what it went back from or refused, by the first half of the digest, oldest first.
+        orders: those whose effect has not been seen, oldest first.
+        epoch: of the releases and trust files that the last decision was made with, -1 when an
+            equal report might be answered otherwise.
+        decided: when it was made.
+    """
+
+    board: Board
+    rejected: dict[str, Bad] = field(default_factory=dict)
+    orders: list[Order] = field(default_factory=list)
+    tickets: Tickets = field(default_factory=Tickets)
+    epoch: int = -1
+    decided: float = 0.0
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What a report changes, and what the board is told.
+
+    Attributes:
+        changes: of the Board, by its names.
+        rejection: takes the place of an earlier one of the same digest.
+        ended: orders, and how.
+        forgotten: digests that the board is to be offered again.
+        given: orders that people add.
+        orders: in the reply.
+        release: in the reply.
+        offer: the reply is the first that names this release.
+    """
 
     changes: dict[str, Any]
     events: list[Event] = field(default_factory=list)
     rejection: Bad | None = None
+    ended: list[tuple[Order, str]] = field(default_factory=list)
+    forgotten: list[str] = field(default_factory=list)
+    given: list[Order] = field(default_factory=list)
+    orders: list[Order] = field(default_factory=list)
+    release: Release | None = None
+    offer: bool = False
 
     @property
     def durable(self) -> bool:
-        return bool(self.events or self.rejection)
+        """Whether the reply has to wait until it is on the disk."""
+        return bool(self.events or self.rejection or self.ended or self.orders or self.offer)
+
+
+def decide(
+    known: Known,
+    report: Report,
+    carried: Sequence[int],
+    releases: Sequence[Release],
+    reset: int | None,
+    now: float,
+) -> Verdict:
+    """The answer to a fresh report.
+
+    Args:
+        carried: numbers of the orders in the reply that this report answers.
+        releases: those of the board's app and class, newest first, of all channels.
+        reset: the seq that the trust file which the board has taken brings it down to.
+        now: seconds since 1970.
+    """
+    board = known.board
+    if reset is not None:
+        board = replace(board, high=min(board.high, reset))
+    running = next((one for one in releases if one.short == report.digest), None)
+    last = known.rejected.get(report.bad.digest) if report.bad else None
+    verdict = judge(board, report, last, running)
+    left = _settle(known.orders, report, carried, verdict)
+    # A board in recovery has nothing to go back from, and needs whatever there is.
+    going_back = report.state != "recovery" and any(order.text == "rollback" for order in left)
+    if board.retired is None:
+        verdict.orders = heard(report.state, left)
+    if board.retired is None and not going_back:
+        bads = dict(known.rejected)
+        if verdict.rejection:
+            bads[verdict.rejection.digest] = verdict.rejection
+        rejected = {d for d, bad in bads.items() if not bad.soft and d not in verdict.forgotten}
+        board = replace(board, **verdict.changes)
+        verdict.release = offer(board, report, releases, frozenset(rejected), latest_seq(now))
+    offered = verdict.release.digest if verdict.release else ""
+    verdict.changes["offered"] = offered
+    verdict.offer = offered not in ("", known.board.offered)
+    return verdict
+
+
+def _settle(
+    orders: Sequence[Order], report: Report, carried: Sequence[int], verdict: Verdict
+) -> list[Order]:
+    """Note which orders have ended; returns those still open."""
+    left = []
+    for order in orders:
+        result = settled(order, report, order.n in carried)
+        if result is None:
+            left.append(order)
+            continue
+        verdict.ended.append((order, result))
+        verdict.events.append(Event("order-ended", reason=result, text=order.title))
+        if result == "done" and order.text.startswith("retry "):
+            verdict.forgotten.append(order.text.removeprefix("retry "))
+    return left
 
 
 def offer(
@@ -186,7 +314,7 @@ def offer(
     """The release to name in the reply, or None.
 
     Args:
-        releases: those of the board's app and class, newest first.
+        releases: those of the board's app and class, newest first, of all channels.
         rejected: digests (first half) that this board rejected for good.
         latest: the highest seq that a release can have now; see `latest_seq`.
     """
@@ -200,22 +328,24 @@ def offer(
         if release.withdrawn is not None or release.short in rejected:
             continue
         if release.short == report.digest:
-            return None
+            return None  # even if its channel has an older one: that would be a step back
         repair = release.seq == board.high
-        if not board.follow and not (repair and report.state == "recovery"):
+        if board.channel not in release.channels and not repair:
+            continue
+        if board.paused and not (repair and report.state == "recovery"):
             continue
         return release if release.seq > bar or repair else None
     return None
 
 
-def judge(board: Board, report: Report, known: Bad | None, running: Release | None) -> Outcome:
+def judge(board: Board, report: Report, known: Bad | None, running: Release | None) -> Verdict:
     """What a fresh report means, compared with what was known of the board.
 
     Args:
         known: what is already recorded about the release in `report.bad`.
         running: the release that the board says it runs, if it is one of this server's.
     """
-    outcome = Outcome(
+    verdict = Verdict(
         {
             "seq": report.seq,
             "digest": report.digest,
@@ -230,55 +360,55 @@ def judge(board: Board, report: Report, known: Bad | None, running: Release | No
             **report.facts,
         }
     )
-    _judge_state(board, report, running, outcome)
+    _judge_state(board, report, running, verdict)
     if report.jobs is not None:
-        outcome.changes["jobs"] = report.jobs
+        verdict.changes["jobs"] = report.jobs
     if report.bad is not None:
-        _judge_bad(board, report.bad, known, outcome)
+        _judge_bad(board, report.bad, known, verdict)
     if report.failed and report.failed != board.reason:
-        outcome.changes |= {"reason": report.failed, "trace": ""}
-        outcome.events.append(Event("install-failed", reason=report.failed))
-    outcome.events += [Event("unknown-order", text=order) for order in report.unknown]
+        verdict.changes |= {"reason": report.failed, "trace": ""}
+        verdict.events.append(Event("install-failed", reason=report.failed))
+    verdict.events += [Event("unknown-order", text=order) for order in report.unknown]
     if (report.open is None) != (board.open is None):
-        outcome.events.append(Event("webrepl-closed" if report.open is None else "webrepl-open"))
+        verdict.events.append(Event("webrepl-closed" if report.open is None else "webrepl-open"))
     if report.wrong > board.wrong:
         text = f"{report.wrong} wrong WebREPL passwords since its start"
-        outcome.events.append(Event("wrong-password", text=text))
-    return outcome
+        verdict.events.append(Event("wrong-password", text=text))
+    return verdict
 
 
-def _judge_state(board: Board, report: Report, running: Release | None, outcome: Outcome) -> None:
+def _judge_state(board: Board, report: Report, running: Release | None, verdict: Verdict) -> None:
     if running and report.seq != running.seq and report.digest != board.digest:
         text = f"it says {report.seq} of a release that has {running.seq}"
-        outcome.events.append(Event("wrong-seq", running.seq, report.digest, text=text))
+        verdict.events.append(Event("wrong-seq", running.seq, report.digest, text=text))
     if report.state == "ok":
         if report.digest != board.confirmed:
-            outcome.changes["confirmed"] = report.digest
+            verdict.changes["confirmed"] = report.digest
             if report.bad is None or report.bad.digest != board.confirmed:
-                outcome.events.append(Event("confirmed", report.seq, report.digest))
-            if report.pushed and board.follow:
+                verdict.events.append(Event("confirmed", report.seq, report.digest))
+            if report.pushed and not board.paused:
                 # Somebody works on this board: he says when it may follow again.
-                outcome.changes["follow"] = False
-                outcome.events.append(Event("hold", text="a release was pushed to it"))
+                verdict.changes["paused"] = True
+                verdict.events.append(Event("hold", text="a release was pushed to it"))
         # A dev-signed release does not raise the board's line, and is never published.
         news = report.digest != board.confirmed or not board.high
         if running and news and running.seq > board.high:
-            outcome.changes["high"] = running.seq
+            verdict.changes["high"] = running.seq
     elif (report.state, report.digest) != (board.state, board.digest):
-        outcome.events.append(Event(report.state, report.seq, report.digest))
+        verdict.events.append(Event(report.state, report.seq, report.digest))
 
 
-def _judge_bad(board: Board, bad: Bad, known: Bad | None, outcome: Outcome) -> None:
+def _judge_bad(board: Board, bad: Bad, known: Bad | None, verdict: Verdict) -> None:
     final = not bad.soft and bad.reason in ROLLBACK_REASONS | RELEASE_REASONS
     bad = replace(bad, soft=not final)
     # Boards repeat it at each boot. The traceback may be of a later crash: it does not count.
     same = known is not None and (known.reason, known.soft) == (bad.reason, bad.soft)
     if same and board.digest != bad.digest:
         return
-    outcome.rejection = bad
-    outcome.changes |= {"reason": bad.reason, "trace": bad.trace}
+    verdict.rejection = bad
+    verdict.changes |= {"reason": bad.reason, "trace": bad.trace}
     kind = "rolled-back" if bad.reason in ROLLBACK_REASONS else "refused"
-    outcome.events.append(Event(kind, digest=bad.digest, reason=bad.reason, text=bad.trace))
+    verdict.events.append(Event(kind, digest=bad.digest, reason=bad.reason, text=bad.trace))
 
 
 def settled(order: Order, report: Report, received: bool) -> str | None:
@@ -307,6 +437,25 @@ def settled(order: Order, report: Report, received: bool) -> str | None:
             return "done"
     # Not by what was received: a board that resets at the order loses the ticket that came with it.
     return "the board did not follow" if order.tries >= ORDER_TRIES else None
+
+
+def give(known: Known, text: str) -> Verdict:
+    """Queue an order for a board, in the place of an equal one still open."""
+    equal = [(order, "given again") for order in known.orders if order.text == text]
+    order = Order(0, text, known.board.digest)
+    return Verdict({}, [Event("ordered", text=title(text))], ended=equal, given=[order])
+
+
+def cancel(known: Known) -> Verdict:
+    """End the orders that are open."""
+    ended = [(order, "cancelled") for order in known.orders]
+    events = [Event("order-ended", reason=why, text=order.title) for order, why in ended]
+    return Verdict({}, events, ended=ended)
+
+
+def pause(paused: bool) -> Verdict:
+    """Leave a board alone, or offer releases to it again."""
+    return Verdict({"paused": paused}, [Event("hold" if paused else "follow")])
 
 
 def heard(state: str, orders: Sequence[Order]) -> list[Order]:

@@ -4,9 +4,12 @@ An authentic board is not a harmless one: its key may be stolen, its flash damag
 has a type and a limit here, and no control character passes that could act on a terminal or a log.
 """
 
+import contextlib
 import json
 import re
 from typing import Any
+
+import orjson
 
 from .policy import Bad, Report
 
@@ -40,6 +43,8 @@ def parse(body: bytes) -> Any:
     Raises:
         ValueError, RecursionError: it is no JSON.
     """
+    with contextlib.suppress(orjson.JSONDecodeError):
+        return orjson.loads(body)  # strict and fast
     text = body.decode("utf-8", "replace")
     value = json.loads(text, strict=False)
     if "\\u" in text:
@@ -131,7 +136,7 @@ def _reason(message: dict[str, Any], key: str) -> str:
 def _progress(value: Any) -> str:
     if value is None:
         return ""
-    if not (isinstance(value, list) and len(value) == 2 and all(_is_number(n) for n in value)):
+    if not (isinstance(value, list) and len(value) == 2 and all(is_number(n) for n in value)):
         raise BadPoll("prog")
     return f"{value[0]}/{value[1]}"
 
@@ -140,7 +145,7 @@ def _jobs(value: Any) -> str | None:
     if value is None:
         return None
     if not isinstance(value, dict) or any(
-        not (isinstance(runs, list) and len(runs) == 2 and all(map(_is_number, runs)))
+        not (isinstance(runs, list) and len(runs) == 2 and all(map(is_number, runs)))
         for runs in value.values()
     ):
         raise BadPoll("jobs")
@@ -154,13 +159,14 @@ def _unknown(value: Any) -> tuple[str, ...]:
     return tuple(printable(order, TEXT_CHARS) for order in value[:UNKNOWN_ORDERS])
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value is a number that the protocol allows."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
 def _number(message: dict[str, Any], key: str) -> int:
     value = message.get(key)
-    if not _is_number(value):
+    if not is_number(value):
         raise BadPoll(key)
     return int(value)  # type: ignore[arg-type]
 

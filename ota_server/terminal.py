@@ -15,9 +15,8 @@ import contextlib
 import ipaddress
 import logging
 import secrets
-import sqlite3
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
@@ -29,7 +28,7 @@ from . import assets
 from .people_api import PeopleApi, same_origin
 from .policy import Board, Event
 from .relay import Ended, Relay, reach
-from .store import Store
+from .storage import Storage, StorageError
 
 TERMINALS = 50
 """Open at once."""
@@ -62,15 +61,13 @@ class Terminals:
     """The page, and what it connects to.
 
     Args:
-        store: for the boards' history.
+        storage: for the boards' history.
         people: knows who has logged in, and the boards.
-        peers: where boards' polls come from, by board.
     """
 
-    def __init__(self, store: Store, people: PeopleApi, peers: Mapping[str, str]) -> None:
-        self._store = store
+    def __init__(self, storage: Storage, people: PeopleApi) -> None:
+        self._storage = storage
         self._people = people
-        self._peers = peers
         self._turns: dict[str, _Turn] = {}
 
     def routes(self) -> list[BaseRoute]:
@@ -83,7 +80,7 @@ class Terminals:
         if not self._people.knows(request):
             return RedirectResponse("/login", 303)
         name = request.path_params["id"]
-        board = self._people.find(name)
+        board = await self._people.find(name)
         nonce = secrets.token_urlsafe(16)
         return self._people.html(
             "terminal.html",
@@ -108,12 +105,12 @@ class Terminals:
             await browser.close()
 
     async def _serve(self, browser: WebSocket) -> None:
-        board = self._people.find(browser.path_params["id"])
+        board = await self._people.find(browser.path_params["id"])
         if board is None:
             raise Ended("board", "There is no such board.")
         name = board.name or board.id
         who = browser.client.host if browser.client else "?"
-        address = _address(board, self._peers.get(board.id, ""))
+        address = _address(board, board.peer)
         async with self._turn(board, who):
             link = await reach(address, name)
             relay = Relay(browser, link, name)
@@ -149,8 +146,8 @@ class Terminals:
         """Without an entry in the history there is no terminal."""
         start = time.time()
         try:
-            self._store.note(board.id, Event("terminal-opened", text=f"from {who}"), start)
-        except sqlite3.Error as problem:
+            await self._storage.note(board.id, Event("terminal-opened", text=f"from {who}"), start)
+        except StorageError as problem:
             log.error("cannot write to the database: %s", problem)
             raise Ended("storage", "The server cannot use its data folder.") from problem
         why = "left"
@@ -165,8 +162,8 @@ class Terminals:
             now = time.time()
             text = f"from {who}, after {now - start:.0f} s: {why}"
             try:
-                self._store.note(board.id, Event("terminal-closed", text=text), now)
-            except sqlite3.Error as problem:
+                await self._storage.note(board.id, Event("terminal-closed", text=text), now)
+            except StorageError as problem:
                 log.error("cannot write to the database: %s", problem)
 
 

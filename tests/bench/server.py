@@ -19,8 +19,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sqlalchemy import Connection
+
+from mipy_ota.ota_server import statements
 from mipy_ota.ota_server.policy import Board
-from mipy_ota.ota_server.store import Store
+from mipy_ota.ota_server.sqlite_storage import SqliteStorage
 
 RATE = 1000
 BUSY = 64
@@ -175,12 +178,23 @@ def run(count: int, seconds: float) -> dict[str, float]:
 
 def enrolled(data: Path, count: int) -> list[Device]:
     """`count` boards in the server's database."""
-    store = Store(data)
     devices = [Device(f"bench-{n:05}", secrets.token_bytes(32)) for n in range(count)]
-    for device in devices:
-        store.enrol(Board(device.id, "", "weather", "esp8266-generic", device.key, False, 0.0))
-    store.close()
+    boards = [
+        Board(device.id, "", "weather", "esp8266-generic", device.key, False, 0.0)
+        for device in devices
+    ]
+    asyncio.run(_enrol(data, boards))
     return devices
+
+
+async def _enrol(data: Path, boards: list[Board]) -> None:
+    def all_at_once(db: Connection) -> None:
+        for board in boards:
+            statements.enrol(db, board)
+
+    storage = SqliteStorage(data)
+    await storage.write(all_at_once)
+    await storage.close()
 
 
 def main() -> None:

@@ -173,7 +173,7 @@ def test_who_and_when_but_not_what(
     opened, closed = noted(server, 2)
     assert opened == ("terminal-opened", "from 127.0.0.1")
     assert closed[1].startswith("from 127.0.0.1, after ") and closed[1].endswith(" s: left")
-    server.store.flush()
+    server.do(server.storage.settle())
     kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     for secret in (PASSWORD, "typed-word"):
         assert secret.encode() not in kept and secret not in caplog.text

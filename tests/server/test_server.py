@@ -27,9 +27,10 @@ from hypothesis import strategies as st
 
 from mipy_ota.ota_server import limits as server_limits
 from mipy_ota.ota_server import policy, poll_message
-from mipy_ota.ota_server import store as store_module
 from mipy_ota.ota_server.app import make_app
-from mipy_ota.ota_server.store import Store
+from mipy_ota.ota_server.sqlite_storage import SqliteStorage
+from mipy_ota.ota_server.statements import ORDERS_KEPT
+from mipy_ota.ota_server.storage import REJECTIONS_KEPT
 from mipy_ota.signing import bundle, manifest, reasons, trust
 from mipy_ota.tools.app import modules, tracebacks
 from mipy_ota.tools.console import Failure
@@ -284,19 +285,20 @@ def test_lying_seq_does_not_end_the_offers(people: client.Client, board: FakeBoa
 
 
 def test_what_one_board_makes_is_bounded(server: Running, people: client.Client, board: FakeBoard):
-    kept = store_module.REJECTIONS_KEPT
+    kept = REJECTIONS_KEPT
     for number in range(kept + 5):
         board.poll(bad={"m": f"{number:032x}", "why": "veto", "soft": 0, "trace": ""})
     digests = {bad["digest"] for bad in people.board("sim-01")["rejected"]}
     assert digests == {f"{number:032x}" for number in range(5, kept + 5)}
-    for _ in range(store_module.ORDERS_KEPT + 5):
+    for _ in range(ORDERS_KEPT + 5):
         people.order("sim-01", "rollback")
         people.order("sim-01", "cancel")
     board.poll(unk=["y" * 100] * 6)
     assert kinds(people).count("unknown-order") == poll_message.UNKNOWN_ORDERS
     assert people.events("sim-01")[-1]["text"] == "y" * poll_message.TEXT_CHARS
-    count = "SELECT count(*) FROM orders"
-    assert server.store._rows(count)[0]["count(*)"] <= store_module.ORDERS_KEPT + 1
+    with contextlib.closing(sqlite3.connect(server.storage.folder / "server.db")) as db:
+        assert db.execute("SELECT count(*) FROM orders").fetchone()[0] <= ORDERS_KEPT
+        assert db.execute("SELECT count(*) FROM rejections").fetchone()[0] == kept
 
 
 def test_traceback_of_a_replayed_poll_is_not_looked_at(
@@ -672,7 +674,7 @@ def test_a_gigabyte_is_refused_early(server: Running):
             + b"\r\ncontent-length: 1073741824\r\n\r\nPK",
         )
         assert (answer.status, json.loads(answer.body)["error"]) == (413, "size")
-    assert not [f for f in server.store.folder.iterdir() if f.stat().st_size > 1 << 20]
+    assert not [f for f in server.storage.folder.iterdir() if f.stat().st_size > 1 << 20]
 
 
 def test_enrolment(people: client.Client, server: Running):
@@ -722,88 +724,8 @@ def test_restart_keeps_everything_but_tickets(tmp_path: Path):
         again.close()
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-left = int(sys.argv[2])
-def counted(call):
-    def wrapped(*args, **options):
-        global left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return call(*args, **options)
-    return wrapped
-for name in ("fsync", "link", "unlink", "write", "open", "fdopen"):
-    setattr(os, name, counted(getattr(os, name)))
-from mipy_ota.ota_server.policy import Release
-from mipy_ota.ota_server import store as store_module
-from mipy_ota.ota_server.store import Store
-from mipy_ota.signing import bundle, manifest
-raw, files = bundle.read(Path(sys.argv[3]).read_bytes())
-found = manifest.parse(raw)
-store = Store(Path(sys.argv[1]))
-left = int(sys.argv[2])
-store.publish(
-    Release(found.digest, found.app, found.cls, found.seq, 0, "-", found.total, 0.0),
-    raw, files.values(),
-)
-print("published", flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_killed_while_publishing_leaves_none_or_whole(tmp_path: Path):
-    digest, packed = release(SEQ)
-    (tmp_path / "r.ota").write_bytes(packed)
-    found, step = None, 0
-    for step in range(1, 60):
-        data = tmp_path / f"data{step}"
-        command = [sys.executable, "-c", KILLED, str(data), str(step), str(tmp_path / "r.ota")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        store = Store(data)
-        found = store.release(digest)
-        assert (found is None) == (done.stdout == "")
-        if found is not None:
-            assert all(
-                store.files.plain(hashlib.sha256(f).hexdigest()) == f for f in FILES.values()
-            )
-            assert store.manifests.plain(digest) is not None
-        store.close()
-        assert not list(data.glob("*/.new-*"))
-        if found is not None:
-            break
-    assert found is not None
-    assert step > 5
-
-
-def test_killed_server_has_what_it_acknowledged(tmp_path: Path):
-    script = (
-        "import sys; from pathlib import Path; from mipy_ota.tools.fleet.serve import running\n"
-        "with running(Path(sys.argv[1])) as s: print(s.url, s.token, flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        url, token = process.stdout.readline().split()
-        people = client.Client(url, token)
-        people.add_trust(vectors.first_trust())
-        fake = FakeBoard(url)
-        people.enrol(fake.file())
-        fake.boot(bad={"m": "b2" * 16, "why": "watchdog", "soft": 0, "trace": "t"})
-        os.kill(process.pid, signal.SIGKILL)
-        fake.close()
-    store = Store(tmp_path)
-    assert store.rejections("sim-01")["b2" * 16].reason == "watchdog"
-    assert [event["kind"] for event in store.events("sim-01")][-1] == "rolled-back"
-    store.close()
-
-
 def test_second_server_on_the_same_folder_is_told(server: Running):
-    with pytest.raises(Failure, match="another server"), running(server.store.folder):
+    with pytest.raises(Failure, match="another server"), running(server.storage.folder):
         pass
 
 
@@ -814,16 +736,6 @@ def test_board_that_loses_power_mid_request_is_no_event(
         raw.sendall(board.request(board.message())[:-10])
     assert board.poll()["k"]
     assert "Traceback" not in capfd.readouterr().err
-
-
-def test_history_is_bounded(tmp_path: Path):
-    store = Store(tmp_path)
-    for number in range(600):
-        outcome = policy.Outcome({}, [policy.Event("trial", number)])
-        store.put("b", outcome, float(number))
-    store.flush()
-    assert [event["seq"] for event in store.events("b")] == list(range(100, 600))
-    store.close()
 
 
 # --- people ---
@@ -917,7 +829,7 @@ def test_full_disk_is_said_and_loses_nothing(
     with monkeypatch.context() as broken:
         broken.setattr("os.fsync", full)
         assert refusal(people.publish, packed) == "storage"
-        broken.setattr(Store, "_write_outcome", lambda *_: (_ for _ in ()).throw(sqlite3.Error()))
+        broken.setattr(SqliteStorage, "_write_rows", full)
         assert board.send(board.message(bad=bad)).status == 503
     assert people.releases() == []
     assert people.board("sim-01")["reason"] == ""
@@ -1021,9 +933,9 @@ def test_failed_install_is_told(people: client.Client, board: FakeBoard):
 
 
 def test_every_path_and_reason_is_in_the_protocol(tmp_path: Path):
-    for route in make_app(tmp_path, token="x").routes:
+    for route in make_app(tmp_path, token="x").people.routes:
         path = re.sub(r"\{.*", "", getattr(route, "path", ""))
-        if path.startswith(("/d/", "/api/")):
+        if path.startswith("/api/"):
             assert path in PROTOCOL
     section = PROTOCOL.split("## Reason codes")[1]
     assert set(reasons.SENTENCES) <= set(re.findall(r"[a-z-]+", section))

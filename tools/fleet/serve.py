@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import socket
-import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -18,11 +17,12 @@ from .. import console, places
 from ..printable import printable
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
     from uvicorn import Server
 
-    from ...ota_server.store import Store
+    from ...ota_server.app import Server as App
+    from ...ota_server.storage import Storage
 
+T = TypeVar("T")
 PORT = 8266
 TLS_PORT = 8267
 BACKLOG = 2048
@@ -110,7 +110,8 @@ def flash_page(host: str, port: int = TLS_PORT) -> str:
     config.ssl_certfile = config.ssl_keyfile = str(tls.certificate(address))
     listener = _listen(host, port)
     started = threading.Event()
-    threading.Thread(target=_run, args=(Server(config), listener, started), daemon=True).start()
+    work = Server(config), listener, lambda _: started.set()
+    threading.Thread(target=_run, args=work, daemon=True).start()
     started.wait(START_SECONDS)
     return f"https://{address}:{listener.getsockname()[1]}/flash"
 
@@ -153,7 +154,9 @@ def _url(moved: str | None) -> str | None:
 
 def _app(
     folder: Path, token: str, interval: float | None, moved: str | None, port: int | None
-) -> Starlette:
+) -> App:
+    from sqlalchemy.exc import SQLAlchemyError
+
     from ...ota_server.app import make_app
     from ..app.tracebacks import readable
 
@@ -161,7 +164,7 @@ def _app(
         return make_app(
             folder, token=token, every=interval, moved=moved, port=port, readable=readable
         )
-    except (OSError, sqlite3.Error, RuntimeError) as problem:
+    except (OSError, SQLAlchemyError, RuntimeError) as problem:
         raise console.Failure(
             f"cannot use the data folder {folder}: {problem}", "name another one with --data"
         ) from problem
@@ -197,11 +200,18 @@ class Running:
 
     url: str
     token: str
-    store: Store
+    storage: Storage
     up: dict[str, int] = field(default_factory=dict)
     down: dict[str, int] = field(default_factory=dict)
     _server: Any = None
     _thread: Any = None
+    _loop: Any = None
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        """Have the server's thread do something with its storage, and return what comes of it."""
+        import asyncio
+
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -243,11 +253,16 @@ def running(
     token = _token(data_dir / "token")
     port = listener.getsockname()[1]
     app = _app(data_dir, token, interval, moved, port if calls else None)
-    running = Running(f"http://{host}:{port}", token, app.state.store)
+    running = Running(f"http://{host}:{port}", token, app.storage)
     server: Server = Server(uvicorn_config(app, _counting(running)))
     started = threading.Event()
+
+    def begin(loop: Any) -> None:
+        running._loop = loop
+        started.set()
+
     running._server = server
-    running._thread = threading.Thread(target=_run, args=(server, listener, started), daemon=True)
+    running._thread = threading.Thread(target=_run, args=(server, listener, begin), daemon=True)
     running._thread.start()
     started.wait(START_SECONDS)
     try:
@@ -257,14 +272,14 @@ def running(
         listener.close()
 
 
-def _run(server: Server, listener: socket.socket, started: threading.Event) -> None:
+def _run(server: Server, listener: socket.socket, started: Callable[[Any], None]) -> None:
     import asyncio
 
     async def main() -> None:
         serving = asyncio.create_task(server.serve([listener]))
         while not (server.started or serving.done()):
             await asyncio.sleep(0.005)
-        started.set()
+        started(asyncio.get_running_loop())
         await serving
 
     asyncio.run(main())

@@ -56,7 +56,7 @@ class House:
             time.sleep(0.05)
 
     def _last(self, server: Running) -> Any:
-        board = server.store.board("b1")
+        board = server.do(server.storage.board("b1"))
         return board and board.last_seen
 
     def again(self) -> None:
@@ -141,17 +141,17 @@ def test_a_call_counts_only_when_sealed(tmp_path: Path) -> None:
     with running(tmp_path, interval=5) as server:
         known = Fleet(server)
         who = portal.identity((server.url,))
-        responder = Responder(server.store, 8266)
+        responder = Responder(server.storage, 8266)
         call = _call(who)
         peer = ("127.0.0.1", 5)
-        assert responder.reply(call, peer) is None  # not enrolled
+        assert server.do(responder.reply(call, peer)) is None  # not enrolled
         known.enrol(who)
-        answer = responder.reply(call, peer)
+        answer = server.do(responder.reply(call, peer))
         assert answer and answer.startswith(b"here1 http://127.0.0.1:8266 ")
         for bad in (b"", call[:-1], call + b"x", call[:-1] + b"g", b"\xff" * 1500):
-            assert responder.reply(bad, peer) is None
+            assert server.do(responder.reply(bad, peer)) is None
         other = call[:-64] + bytes(reversed(call[-64:]))
-        assert responder.reply(other, peer) is None
+        assert server.do(responder.reply(other, peer)) is None
 
 
 def _call(who: board_file.Board) -> bytes:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from mipy_ota.ota_server import policy
 from mipy_ota.signing import envelope, opening, trust
 from mipy_ota.signing.rsa import PublicKey
 from mipy_ota.tools.board import opening as verb
@@ -386,7 +387,9 @@ class Orders:
 
     def slip(self, order: str) -> None:
         """What a stolen server does: no check, straight into the queue."""
-        self.made.server.store.give(self.name, order, time.time())
+        server = self.made.server
+        give = server.storage.amend(self.name, lambda known: policy.give(known, order), time.time())
+        server.do(give)
 
 
 def test_orders(make: Make, made: fleet.Fleet) -> None:

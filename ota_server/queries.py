@@ -1,0 +1,100 @@
+"""Questions to the database, as SQLAlchemy Core has them: for people, and for a server's start."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection, Row, case, func, select
+
+from .model import (
+    boards,
+    channel_releases,
+    events,
+    orders,
+    rejections,
+    releases,
+    trust,
+)
+from .policy import Bad, Board, Known, Order, Release
+from .statements import BOARD
+from .storage import REJECTIONS_KEPT, Catalog
+
+_BOARD_COLUMNS = [boards.c[name] for name in BOARD]
+
+
+def catalog(db: Connection) -> Catalog:
+    """Releases and trust files."""
+    channels: dict[str, set[str]] = defaultdict(set)
+    for row in db.execute(select(channel_releases.c.digest, channel_releases.c.channel)):
+        channels[row.digest].add(row.channel)
+    found: dict[tuple[str, str], list[Release]] = {}
+    for row in db.execute(select(releases).order_by(releases.c.seq.desc())):
+        release = Release(**row._mapping, channels=frozenset(channels[row.digest]))
+        found.setdefault((release.app, release.cls), []).append(release)
+    files = db.execute(select(trust.c.version, trust.c.reset, trust.c.body)).all()
+    return Catalog(
+        found, {row.version: row.body for row in files}, {row.version: row.reset for row in files}
+    )
+
+
+def known(db: Connection, ids: Iterable[str] | None = None) -> dict[str, Known]:
+    """Boards and what bears on their next answer, without tickets; all of them by default."""
+    names = None if ids is None else list(ids)
+
+    def mine(column: Any) -> Any:
+        return True if names is None else column.in_(names)
+
+    found = {
+        row.id: Known(board_of(row))
+        for row in db.execute(select(*_BOARD_COLUMNS).where(mine(boards.c.id)))
+    }
+    bads = select(rejections).where(mine(rejections.c.board)).order_by(rejections.c.at)
+    for row in db.execute(bads):
+        if row.board in found:
+            rejected = found[row.board].rejected
+            rejected[row.digest] = Bad(row.digest, row.reason, row.soft, row.trace)
+            if len(rejected) > REJECTIONS_KEPT:
+                del rejected[next(iter(rejected))]
+    still = select(orders).where(orders.c.done.is_(None), mine(orders.c.board))
+    for row in db.execute(still.order_by(orders.c.n)):
+        if row.board in found:
+            found[row.board].orders.append(Order(row.n, row.text, row.base, row.tries))
+    return found
+
+
+def board_of(row: Row[Any]) -> Board:
+    """A row of all columns in the order of `BOARD`."""
+    return Board(*row)
+
+
+def last_order(db: Connection) -> int:
+    """The highest number that an order has."""
+    return db.execute(select(func.coalesce(func.max(orders.c.n), 0))).scalar_one()
+
+
+def find(db: Connection, name: str) -> str | None:
+    """The id of the board of this id or, if only one has it, of this name."""
+    if db.execute(select(boards.c.id).where(boards.c.id == name)).first():
+        return name
+    named = db.execute(select(boards.c.id).where(boards.c.name == name).limit(2)).all()
+    return named[0].id if len(named) == 1 else None
+
+
+def states(db: Connection) -> dict[str, int]:
+    """How many boards are in each state."""
+    state = case((boards.c.state == "", "never seen"), else_=boards.c.state)
+    rows = db.execute(select(state, func.count()).where(boards.c.retired.is_(None)).group_by(state))
+    return {name: count for name, count in rows}
+
+
+def running(db: Connection) -> dict[str, int]:
+    """How many boards run what, by the first half of the digest."""
+    rows = select(boards.c.digest, func.count()).where(boards.c.retired.is_(None))
+    return {digest: count for digest, count in db.execute(rows.group_by(boards.c.digest))}
+
+
+def history(db: Connection, board_id: str, after: int = 0) -> list[dict[str, Any]]:
+    """A board's events, oldest first, from event number `after` on."""
+    columns = [column for column in events.c if column.name != "board"]
+    rows = select(*columns).where(events.c.board == board_id, events.c.n > after)
+    return [dict(row._mapping) for row in db.execute(rows.order_by(events.c.n))]
