@@ -20,10 +20,11 @@ import typer
 
 from mipy_ota import __version__
 
-from . import console, places
+from . import console, options, places
+from .addresses import loopback
 from .board.target import is_address, is_port
 from .console import Failure
-from .fleet import enrol
+from .fleet import address, enrol
 from .keys import backup
 from .keys import store as keys
 from .printable import printable
@@ -61,7 +62,7 @@ def doctor(
             help="A board's name, id or address, or its port; its program is started again then.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Check this computer, the keys, the server and a board, and say what to fix.
 
@@ -267,14 +268,14 @@ def server() -> Iterator[Finding]:
 
 def outside() -> Iterator[Finding]:
     """Whether boards, which are other machines, can reach the server."""
-    from .fleet.client import address
+    from .fleet import client
 
-    url = urlsplit(address())
+    url = urlsplit(client.address())
     port = _port_of(url)
-    if not enrol.loopback(url.geturl()):
+    if not loopback(url.geturl()):
         yield Finding("ok", "server address", f"boards get {url.geturl()}")
         return
-    lan = enrol.lan_address()
+    lan = address.lan_address()
     if lan is None:
         yield Finding(
             "warn", "server address", "this computer is on no network", "connect it to the boards'"
@@ -288,7 +289,7 @@ def outside() -> Iterator[Finding]:
         yield Finding("fail", "server address", text, hint)
         return
     yield Finding("ok", "server address", f"boards get http://{lan}:{port}")
-    if enrol.from_dhcp(lan):
+    if address.from_dhcp(lan):
         yield Finding(
             "warn",
             "server address",
@@ -381,20 +382,22 @@ def _heard(board: dict[str, Any]) -> Finding:
 
 
 def _on_port(port: str) -> Iterator[Finding]:
-    from .adopt import verb as adopt
+    from .adopt.connection import connected
+    from .adopt.steps import MARK
+    from .adopt.survey import OLDEST
     from .board.repl import Serial
 
-    with adopt.connected(Serial(port), port) as remote:
+    with connected(Serial(port), port) as remote:
         facts = remote.facts()
         tree = remote.tree()
     version = ".".join(map(str, facts.version))
     text = f"{facts.machine}, MicroPython {version}, {facts.mac}, {facts.free // 1024} KB free"
-    if facts.version < adopt.OLDEST:
+    if facts.version < OLDEST:
         yield Finding("fail", "board", text, "1.22 or newer is needed: `mipy flash`")
         return
     yield Finding("ok", "board", text)
     record = enrol.known(facts.mac)
-    if adopt.MARK in tree:
+    if MARK in tree:
         yield Finding(
             "warn", "board", "its adoption was broken off", "run `mipy adopt` again to finish it"
         )

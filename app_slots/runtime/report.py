@@ -1,7 +1,7 @@
 """What every poll says (docs/protocol.md); loaded for each. `u` is the Updater.
 
 Written as text: as keys of a dictionary all these words would stay in the chip's memory for good,
-as every short text does (tools/app/names.py).
+as every short text does (tools/app/compile/names.py).
 """
 
 import gc

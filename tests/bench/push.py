@@ -15,7 +15,7 @@ from typing import Any
 
 from mipy_ota.signing import bundle
 from mipy_ota.tools.app import build
-from mipy_ota.tools.board import push, run, session, target
+from mipy_ota.tools.board import push, session, target
 from mipy_ota.tools.board.remote import Remote
 from mipy_ota.tools.board.webrepl import WebRepl
 from tests.support import loopback, workbench
@@ -68,7 +68,7 @@ def _by_hand(desk: workbench.Desk, sent: list[int]) -> None:
                 if again:
                     remote.remove(path)
                 repl.stream.upload(path, content, lambda _: None)  # pyright: ignore
-        run.again(found).close()
+        found.reopen().close()
         if again:
             _say("delete and put all, unverified", began, sent[0])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mipy_ota.tools import places
-from mipy_ota.tools.app import bytecode, cached, names
+from mipy_ota.tools.app.compile import bytecode, cached, names
 from mipy_ota.tools.console import Failure
 
 

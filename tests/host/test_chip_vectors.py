@@ -10,7 +10,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from mipy_ota.tools.app import boot_stage
+from mipy_ota.tools.app.compile import boot_stage
 from tests.support import vectors
 
 # What the root thresholds of the old version and of the new have signed is beyond attack. The rest

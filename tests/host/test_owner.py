@@ -15,6 +15,7 @@ from mipy_ota.tools import places
 from mipy_ota.tools.app import build
 from mipy_ota.tools.board import opening as unlock
 from mipy_ota.tools.board import push, target
+from mipy_ota.tools.board.open import open_board
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.fleet import enrol, release
 from mipy_ota.tools.keys import sign, signed
@@ -69,7 +70,7 @@ LIVES = [("b1", f"{n:016x}") for n in range(1, 6)]
 
 def opened(server: Deceiver, board: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mipy_ota.tools.fleet.client.connect", lambda: server)
-    unlock.open_board(board, minutes=30, key=None, timeout=0.001)
+    open_board(board, minutes=30, key=None, timeout=0.001)
 
 
 @pytest.mark.parametrize("board", ["kitchen", "b1"])
@@ -209,7 +210,7 @@ def test_the_server_does_not_choose_the_number_of_a_release() -> None:
 SIGNERS = {
     "tools/board/opening.py:_order",  # board and life checked, shown
     "tools/board/push.py:Push._release",  # the app in this folder, for the board that was meant
-    "tools/adopt/verb.py:Prepared.release",  # shown as a plan and asked about
+    "tools/adopt/survey.py:Prepared.release",  # shown as a plan and asked about
     "tools/fleet/release.py:_signed",  # built here, or checked by check_meant
     "tools/keys/sign.py:sign_bundle",
     "tools/keys/sign.py:sign_for_fleet",

@@ -32,7 +32,7 @@ from mipy_ota.ota_server.sqlite_storage import SqliteStorage
 from mipy_ota.ota_server.statements import ORDERS_KEPT
 from mipy_ota.ota_server.storage import REJECTIONS_KEPT
 from mipy_ota.signing import bundle, manifest, reasons, trust
-from mipy_ota.tools.app import modules, tracebacks
+from mipy_ota.tools.app.compile import modules, tracebacks
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.fleet import client
 from mipy_ota.tools.fleet.serve import Running, running
@@ -305,7 +305,9 @@ def test_traceback_of_a_replayed_poll_is_not_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     read: list[str] = []
-    monkeypatch.setattr("mipy_ota.tools.app.tracebacks.readable", lambda t: read.append(t) or t)
+    monkeypatch.setattr(
+        "mipy_ota.tools.app.compile.tracebacks.readable", lambda t: read.append(t) or t
+    )
     with running(tmp_path, interval=2) as server:
         fake = FakeBoard(server.url)
         api = client.Client(server.url, server.token)
@@ -391,7 +393,7 @@ def test_bad_release_is_reported_and_not_offered_again(people: client.Client, bo
     people.publish(packed)
     lines = modules.our_sources()["runtime/scheduler.py"].split("\n")
     line = next(i for i, text in enumerate(lines, 1) if "result = fn(*args)" in text)
-    # On a board the function has a name of the firmware's (tools/app/names.py).
+    # On a board the function has a name of the firmware's (tools/app/compile/names.py).
     trace = (
         f'File "main.py", line 7\n File "runtime.scheduler", line {line}, in EIO\nValueError: <b>'
     )

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from mipy_ota.signing import board_file, bundle, keys, manifest, trust
 from mipy_ota.signing.rsa import PublicKey
 from mipy_ota.tools import places
-from mipy_ota.tools.app import bytecode, collect, modules
+from mipy_ota.tools.app import collect
+from mipy_ota.tools.app.compile import bytecode, modules
 from mipy_ota.tools.flash import provision
 from mipy_ota.tools.fleet.serve import Running
 from mipy_ota.tools.sim.board import VirtualBoard

@@ -42,7 +42,7 @@ from pathlib import Path
 from mipy_ota.signing import board_file, bundle, trust
 from mipy_ota.signing.rsa import PublicKey
 from mipy_ota.tools import places
-from mipy_ota.tools.app import boot_stage
+from mipy_ota.tools.app.compile import boot_stage
 from mipy_ota.tools.flash import provision
 from mipy_ota.tools.fleet.serve import running
 from mipy_ota.tools.sim.board import Snapshot, Storage, VirtualBoard

@@ -20,7 +20,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mipy_ota.tools.app import collect, modules
+from mipy_ota.tools.app import collect
+from mipy_ota.tools.app.compile import modules
 from mipy_ota.tools.sim.board import VirtualBoard
 from tests.support import fleet
 from tests.support.broker import Broker, Client, Line, wait

@@ -14,7 +14,7 @@ import typer
 
 from mipy_ota.tools import doctor, places
 from mipy_ota.tools.doctor import Finding
-from mipy_ota.tools.fleet import enrol, serve
+from mipy_ota.tools.fleet import address, enrol, serve
 from mipy_ota.tools.fleet.client import Client, connect
 from mipy_ota.tools.fleet.trust_upload import publish_trust
 from mipy_ota.tools.keys import changes, verbs
@@ -68,7 +68,7 @@ def test_every_problem_has_a_remedy_and_json_holds_all(capsys: pytest.CaptureFix
 
 
 def test_all_well_ends_with_zero(server: serve.Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(enrol, "lan_address", lambda: "127.0.0.1")
+    monkeypatch.setattr(address, "lan_address", lambda: "127.0.0.1")
     changes.make_fleet("demo")
     publish_trust(connect())
     assert [one for one in doctor.examine() if one.level == "fail"] == []
@@ -96,7 +96,7 @@ def test_backup_and_permissions_of_keys(home: Path) -> None:
 def test_server_that_listens_for_this_computer_only(
     server: serve.Running, level: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(enrol, "lan_address", lambda: NOT_HERE)
+    monkeypatch.setattr(address, "lan_address", lambda: NOT_HERE)
     (one,) = found("server address")
     assert one.level == level
     if level == "fail":

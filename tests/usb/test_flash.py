@@ -29,7 +29,7 @@ from mipy_ota.tools.app import build
 from mipy_ota.tools.board import target
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.flash import batch, chip, firmware, former, image, layout, plan, port
-from mipy_ota.tools.fleet import client, enrol, label, sticker
+from mipy_ota.tools.fleet import address, client, enrol, label, sticker
 from mipy_ota.tools.fleet.serve import Running, running
 from mipy_ota.tools.keys import sign
 from mipy_ota.tools.keys import store as keys
@@ -145,8 +145,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(port, "SILENT_SECONDS", 2.0)
     monkeypatch.setattr(port, "UP_SECONDS", float(SECONDS))
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
-    monkeypatch.setattr(enrol, "lan_address", lambda: "192.0.2.7")
-    monkeypatch.setattr(enrol, "from_dhcp", lambda address: False)
+    monkeypatch.setattr(address, "lan_address", lambda: "192.0.2.7")
+    monkeypatch.setattr(address, "from_dhcp", lambda address: False)
     folder = keys.places.keys_dir()
     for role in ("root", "release", "dev"):
         private = fleet.key(role)
@@ -269,7 +269,7 @@ def test_a_board_starts_from_what_was_flashed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It comes up while `mipy flash` listens, is seen by the server, and takes an update."""
-    monkeypatch.setattr(enrol, "loopback", lambda url: False)
+    monkeypatch.setattr(address, "loopback", lambda url: False)
     monkeypatch.setenv("MIPY_WIFI_PASSWORD", "secret-word")
     board = rom(kind)
     place = firmware.load(images(kind)).place(4 << 20)
@@ -970,7 +970,7 @@ def test_every_board_has_secrets_of_its_own() -> None:
     ],
 )
 def test_loopback(url: str, loopback: bool) -> None:
-    assert enrol.loopback(url) is loopback
+    assert address.loopback(url) is loopback
 
 
 def test_proposed_address(
@@ -978,21 +978,21 @@ def test_proposed_address(
 ) -> None:
     console._consoles.clear()
     monkeypatch.setenv("MIPY_SERVER", "http://127.0.0.1:9000")
-    assert enrol.server_address() == "http://192.0.2.7:9000"
+    assert address.server_address() == "http://192.0.2.7:9000"
     assert capsys.readouterr().err == ""
     console._consoles.clear()
-    monkeypatch.setattr(enrol, "from_dhcp", lambda address: True)
-    assert enrol.server_address() == "http://192.0.2.7:9000"
+    monkeypatch.setattr(address, "from_dhcp", lambda address: True)
+    assert address.server_address() == "http://192.0.2.7:9000"
     assert "comes from DHCP" in capsys.readouterr().err
     monkeypatch.setenv("MIPY_SERVER", "https://ota.example.org")
     with pytest.raises(Failure, match="boards speak no https"):
-        enrol.server_address()
+        address.server_address()
     monkeypatch.setenv("MIPY_SERVER", "http://ota.example.org")
-    assert enrol.server_address() == "http://ota.example.org"
+    assert address.server_address() == "http://ota.example.org"
     monkeypatch.setenv("MIPY_SERVER", "http://127.0.0.1:9000")
-    monkeypatch.setattr(enrol, "lan_address", lambda: None)
+    monkeypatch.setattr(address, "lan_address", lambda: None)
     with pytest.raises(Failure, match="no address that a board could reach"):
-        enrol.server_address()
+        address.server_address()
 
 
 def test_dhcp_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1002,10 +1002,10 @@ def test_dhcp_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     done = subprocess.CompletedProcess([], 0, json.dumps(links))
     monkeypatch.setattr(subprocess, "run", lambda *args, **options: done)
-    assert enrol.from_dhcp("192.0.2.7")
-    assert not enrol.from_dhcp("192.0.2.8")
+    assert address.from_dhcp("192.0.2.7")
+    assert not address.from_dhcp("192.0.2.8")
     done.stdout = "?"
-    assert not enrol.from_dhcp("192.0.2.7")
+    assert not address.from_dhcp("192.0.2.7")
 
 
 def test_label(mipy: Mipy, tmp_path: Path) -> None:

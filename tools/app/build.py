@@ -15,9 +15,9 @@ from ...signing import bundle, limits, manifest
 from ...signing.reasons import Refused
 from ..console import Failure
 from . import checks
-from .chips import chip_of
 from .collect import collect, left_out
-from .modules import compiled, version
+from .compile.chips import chip_of
+from .compile.modules import compiled, version
 from .project import FACTS, facts
 
 SEQ_EPOCH = 1_577_836_800  # 2020-01-01 UTC; a seq counts minutes from here

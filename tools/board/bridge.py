@@ -10,13 +10,11 @@ from __future__ import annotations
 import os
 import select
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from .. import console
+from .. import console, options
 from ..console import Failure
-from . import run, session, target
+from . import session, target
 from .repl import Repl
 from .webrepl import Taken
 
@@ -30,9 +28,7 @@ _DONE = b"OK\r\nMPY: soft reboot\r\n" + _GREETING
 
 
 def bridge(
-    board: Annotated[
-        str, typer.Argument(metavar="BOARD", help="Its name, id, address or serial port.")
-    ],
+    board: options.Board,
 ) -> None:
     """Give a board a serial port on this computer, for mpremote and other tools, until Ctrl-C.
 
@@ -80,7 +76,7 @@ class Bridge:
                 raise
             console.note(f"{failure.text}; waiting for it")
             self._stream.close()
-            self._stream = run.again(self._target)
+            self._stream = self._target.reopen()
             self._used = False
             console.note("connected again")
 

@@ -17,12 +17,11 @@ from typing import Annotated
 
 import typer
 
-from .. import console
+from .. import console, options
 from ..console import Failure
 from . import session, target
 from .remote import Remote, show
 from .repl import Raised
-from .run import BOARD
 
 PATH = Annotated[str, typer.Argument(metavar="[:]PATH", help="On the board; relative to /data.")]
 HOME = "/data"
@@ -84,7 +83,7 @@ def _plain(text: str) -> str:
     return _ERRORS.get(int(found[1] or found[2]), last) if found else last
 
 
-def ls(board: BOARD, path: PATH = ":") -> None:
+def ls(board: options.Board, path: PATH = ":") -> None:
     """List a folder of a board."""
     with files(board) as remote:
         for name, size in sorted(remote.list(path_of(path)).items()):
@@ -92,7 +91,7 @@ def ls(board: BOARD, path: PATH = ":") -> None:
             console.say(f"{'' if size is None else size:>10} {shown}")
 
 
-def tree(board: BOARD, path: PATH = ":/") -> None:
+def tree(board: options.Board, path: PATH = ":/") -> None:
     """List a folder of a board and all that is in it."""
     top = path_of(path).rstrip(b"/")
     with files(board) as remote:
@@ -103,14 +102,14 @@ def tree(board: BOARD, path: PATH = ":/") -> None:
             console.say("   " * depth + name + ("/" if size is None else f"  {size}"))
 
 
-def cat(board: BOARD, path: PATH) -> None:
+def cat(board: options.Board, path: PATH) -> None:
     """Write a file of a board to standard output."""
     with files(board) as remote:
         console.output()(_fetched(remote, path_of(path)))
 
 
 def cp(
-    board: BOARD,
+    board: options.Board,
     source: Annotated[
         str, typer.Argument(metavar="SRC", help="A file; the board's begin with ':'.")
     ],
@@ -171,7 +170,7 @@ def _fetched(remote: Remote, path: bytes) -> bytes:
         return remote.read(path, size, lambda got: bar.update(task, completed=got))
 
 
-def mkdir(board: BOARD, path: PATH) -> None:
+def mkdir(board: options.Board, path: PATH) -> None:
     """Make a folder on a board."""
     goal = writable(path_of(path))
     with files(board) as remote:
@@ -179,7 +178,7 @@ def mkdir(board: BOARD, path: PATH) -> None:
 
 
 def rm(
-    board: BOARD,
+    board: options.Board,
     path: PATH,
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="A folder with all that is in it.")
@@ -197,14 +196,14 @@ def rm(
         remote.remove_folder(goal)
 
 
-def df(board: BOARD) -> None:
+def df(board: options.Board) -> None:
     """Show how full a board's flash is."""
     with files(board) as remote:
         size, free = remote.space()
     console.say(f"{size - free} of {size} bytes are used, {free} are free")
 
 
-def sha256sum(board: BOARD, path: PATH) -> None:
+def sha256sum(board: options.Board, path: PATH) -> None:
     """Show a file's SHA-256, computed on the board."""
     goal = path_of(path)
     with files(board) as remote:

@@ -12,21 +12,19 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from ...signing import bundle, manifest
 from ...signing.reasons import SENTENCES, Refused
-from .. import console
-from ..app import build, checks, collect, modules, project
+from .. import console, options
+from ..app import build, checks, collect, project
+from ..app.compile import modules
 from ..console import Failure
 from ..keys import sign
 from ..keys import store as keys
-from . import run, session, target
+from . import session, target
 from .remote import Remote, Uploader, show
 from .repl import Raised, Repl, Stream
-from .run import BOARD
 from .target import Target
 
 TRIAL_SECONDS = 120.0
@@ -49,12 +47,8 @@ _LIFE = re.compile(r"ota: (\S+) (\d+) (\S+)$")
 _CONFIRMED = re.compile(r"ota: confirmed (\d+)$")
 _WORDS = {"busy": "a release is on trial; wait until it is confirmed"}
 
-App = Annotated[
-    Path | None, typer.Option("--app", metavar="DIR", help="The app's folder, if not this one.")
-]
 
-
-def push(board: BOARD, app: App = None) -> None:
+def push(board: options.Board, app: options.App = None) -> None:
     """Send an app to a board that carries your dev key, and follow it until it has proved itself.
 
     Only what has changed travels. A release that fails is left again, as every other.
@@ -63,7 +57,7 @@ def push(board: BOARD, app: App = None) -> None:
     console.say(Push(target.find(board), folder).run())
 
 
-def watch(board: BOARD, app: App = None) -> None:
+def watch(board: options.Board, app: options.App = None) -> None:
     """Push an app each time one of its files is saved, until Ctrl-C."""
     from watchfiles import watch as changes
 
@@ -88,7 +82,7 @@ def _round(found: Target, folder: Path) -> None:
         console.error(failure.text, failure.hint)
 
 
-def follow(board: BOARD) -> None:
+def follow(board: options.Board) -> None:
     """Have the server offer releases again to a board that is held: pushed to, or so ordered."""
     from ..fleet.client import connect
 
@@ -305,7 +299,7 @@ class Trial:
 
     def _connect(self) -> None:
         self._stream.close()
-        self._stream = run.again(self._target)
+        self._stream = self._target.reopen()
         self._quiet_until = time.monotonic() + _LOOK_SECONDS
         self._rest = b""
 

@@ -5,27 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from .. import console
+from .. import console, options
 from ..console import Failure
 from . import session, target, webrepl
 from .repl import Raised, Repl
 
-BOARD = Annotated[
-    str, typer.Argument(metavar="BOARD", help="Its name, id, address or serial port.")
-]
 _LOOK_SECONDS = 2.0
-_ANSWER_SECONDS = 3.0
-"""How long a board that has just started may take with an answer, before it is asked anew."""
 _GLANCE_SECONDS = 5.0
 """How long to listen to a board without --follow."""
 
 
 def execute(
-    board: BOARD, code: Annotated[str, typer.Argument(metavar="CODE", help="A piece of Python.")]
+    board: options.Board,
+    code: Annotated[str, typer.Argument(metavar="CODE", help="A piece of Python.")],
 ) -> None:
     """Run a piece of Python on a board and show what it prints.
 
@@ -35,7 +31,7 @@ def execute(
 
 
 def run(
-    board: BOARD,
+    board: options.Board,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A script; it is not stored.")],
 ) -> None:
     """Run a script of this computer on a board, without storing it there.
@@ -64,7 +60,7 @@ def shown() -> Callable[[bytes], None]:
     return lambda said: put(said.replace(b"\r\n", b"\n"))
 
 
-def reset(board: BOARD) -> None:
+def reset(board: options.Board) -> None:
     """Reset a board, in good order: it counts as no crash."""
     found = target.find(board)
     repl = Repl(found.open(), found.name)
@@ -77,7 +73,7 @@ def reset(board: BOARD) -> None:
 
 
 def logs(
-    board: BOARD,
+    board: options.Board,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C, also over resets.")
     ] = False,
@@ -107,24 +103,8 @@ def logs(
             if not follow or isinstance(failure, webrepl.Taken):
                 raise
             console.note(f"{failure.text}; waiting for it")
-            stream = again(found)
+            stream = found.reopen()
     stream.close()
-
-
-def again(found: target.Target, seconds: float = 120) -> Any:
-    """Connect once more to a board that resets.
-
-    Raises:
-        Failure: it does not come back.
-    """
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            return found.open(_ANSWER_SECONDS)
-        except Failure as failure:
-            if time.monotonic() > end or isinstance(failure, webrepl.Refused):
-                raise
-            time.sleep(0.2)
 
 
 def _reports(board_id: str, follow: bool) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import console
+from .. import console, options
 from ..app import config
 from ..app.config import Key, Value
 from ..console import Failure
@@ -23,9 +23,6 @@ from . import session, target
 from .remote import Remote
 from .repl import Raised, Repl
 
-BOARD = Annotated[
-    str, typer.Argument(metavar="BOARD", help="Its name, id, address or serial port.")
-]
 _KEPT = "kept once it has run for a minute and the server has answered, else the former come back"
 
 # A board whose app was stopped has the app's folder on its path already; config's defaults are
@@ -47,7 +44,7 @@ _STORED = "(lambda t:(t[0],{k:None if k in %r else t[1][k] for k in t[1]}))(S.st
 
 
 def set_(
-    board: BOARD,
+    board: options.Board,
     changes: Annotated[
         list[str] | None,
         typer.Argument(
@@ -91,9 +88,9 @@ def set_(
 
 
 def get(
-    board: BOARD,
+    board: options.Board,
     key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="This one alone.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Show the settings of a board and where they come from; of a secret, whether it is set.
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import places
 from ..console import Failure
 from ..printable import printable
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from .repl import Stream
 
 _START_SECONDS = 15.0
+_ANSWER_SECONDS = 3.0
+"""How long a board that has just started may take with an answer, before it is asked anew."""
 _HOST = re.compile(r"(?P<host>[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+|localhost)(:(?P<port>\d{1,5}))?")
 _SERIAL = re.compile(r"/|COM\d+$")
 
@@ -73,6 +76,26 @@ class Target:
                 return WebRepl(self.host, self._password, self.name, self.number, patience)
             except (Closed, Deaf):
                 if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+
+    def reopen(self, seconds: float = 120) -> Stream:
+        """Connect once more to a board that resets.
+
+        Args:
+            seconds: how long to try.
+
+        Raises:
+            Failure: it does not come back.
+        """
+        from .webrepl import Refused
+
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return self.open(_ANSWER_SECONDS)
+            except Failure as failure:
+                if time.monotonic() > end or isinstance(failure, Refused):
                     raise
                 time.sleep(0.2)
 
@@ -191,3 +214,31 @@ def _port() -> int:
     from .webrepl import PORT
 
     return PORT
+
+
+def meant(board: str) -> Record:
+    """A board by name, id, address, or the port that it is on: its chip is asked then.
+
+    Raises:
+        Failure: it is not of the fleet, or the chip does not answer.
+    """
+    from ..flash import chip
+    from ..fleet import enrol
+
+    called = [one for one in enrol.records() if board in (one.board.id, one.board.name)]
+    if len(called) == 1:
+        return called[0]
+    if not is_address(board) and not is_port(board):
+        return enrol.find(board)
+    found = find(board)
+    record = found.record
+    if found.port:
+        mac = chip.identify(found.port).mac
+        chip.restart(found.port)
+        record = enrol.known(mac)
+    if record is None:
+        raise Failure(
+            f"the board at {board} is none of the fleet '{places.fleet()}'",
+            "give its name or id; `mipy boards` lists what the server knows",
+        )
+    return record

@@ -22,7 +22,7 @@ import typer
 from .. import console
 from ..console import Failure
 from ..printable import Printable, printable
-from . import run, target
+from . import target
 from .repl import Raised, Repl, Stream
 from .webrepl import Closed, Taken
 
@@ -61,7 +61,7 @@ def repl(
         stream = found.open()
     except Closed as closed:
         until = _opened(found, closed)
-        stream = run.again(found)
+        stream = found.reopen()
     console.note(f"{found.name}; Ctrl-] leaves, Ctrl-C stops the app, Ctrl-D starts it again")
     with _raw(sys.stdin.fileno()) as keys:
         Terminal(found, stream, keys, until).run()
@@ -265,7 +265,7 @@ class Terminal:
         self._note(f"{failure.text}; waiting for it, Ctrl-C gives up")
         self._keys.signals(True)
         try:
-            self._stream = run.again(self._target)
+            self._stream = self._target.reopen()
         except KeyboardInterrupt:
             return False
         finally:

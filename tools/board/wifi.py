@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .. import console
+from .. import console, options
+from ..flash import wifi as network
 from . import session, target
 from .repl import Raised, Repl
 
@@ -31,14 +31,10 @@ Board = Annotated[
 def add(
     ssid: Annotated[str, typer.Argument(help="The network's name.")],
     on: Board = None,
-    password_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Read the network's password from a file.")
-    ] = None,
+    password_file: options.WifiPasswordFile = None,
 ) -> None:
     """Let a board know a network before it comes; the password is asked for and not shown."""
-    from ..flash import verb
-
-    password = (verb.networks(ssid, password_file) or {})[ssid]
+    password = (network.networks(ssid, password_file) or {})[ssid]
     with board(on) as repl:
         try:
             repl.run(f"known.add({ssid.encode()!r}, {password.encode()!r})")

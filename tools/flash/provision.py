@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 
 from ...signing import board_file, bundle, manifest
-from ..app import boot_stage
+from ..app.compile import boot_stage
 
 _RECORD = struct.Struct("<4sIBBBBBBBBII16s16s16s")
 _NO_SLOT = 255

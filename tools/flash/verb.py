@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -14,10 +13,10 @@ from typing import Annotated
 
 import typer
 
-from .. import console
+from .. import console, options
 from ..console import Failure
 from ..files import write
-from ..fleet import enrol, label
+from ..fleet import address, enrol, label
 from ..fleet.enrol import Record
 from ..keys import store as keys
 from . import batch as rows
@@ -26,15 +25,13 @@ from . import firmware as images
 from . import former, wiring
 from . import plan as plans
 from . import port as ports
+from . import wifi as network
 from .chip import Chip
 from .firmware import Firmware
 from .plan import Plan
 
-WIFI_PASSWORD = "MIPY_WIFI_PASSWORD"
 _SIZES = {"1MB": 1, "2MB": 2, "4MB": 4, "8MB": 8, "16MB": 16}
 _MB = 1024 * 1024
-_SSID_BYTES = range(1, 33)
-_PASSWORD_LETTERS = range(8, 64)
 
 
 @dataclass(frozen=True)
@@ -66,29 +63,16 @@ def flash(
         Path | None,
         typer.Option(metavar="FILE", help="Signed release to start with; the server's newest."),
     ] = None,
-    cls: Annotated[
-        str | None,
-        typer.Option("--class", metavar="CLASS", help="Class of the board; its chip's if not."),
-    ] = None,
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="What people call it.")] = None,
-    server: Annotated[
-        list[str] | None,
-        typer.Option(metavar="URL", help="Where the board finds the server; up to three."),
-    ] = None,
-    wifi: Annotated[
-        str | None,
-        typer.Option(metavar="SSID", help=f"Its network; asks for the password ({WIFI_PASSWORD})."),
-    ] = None,
-    wifi_password_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Read the network's password from a file.")
-    ] = None,
+    cls: options.Class = None,
+    name: options.Name = None,
+    server: options.Servers = None,
+    wifi: options.Wifi = None,
+    wifi_password_file: options.WifiPasswordFile = None,
     pins: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Its wiring: safe pin levels, LED, button."),
     ] = None,
-    dev: Annotated[
-        bool, typer.Option("--dev", help="A board for development: dev key, WebREPL on.")
-    ] = False,
+    dev: options.Dev = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be written where, and stop.")
     ] = False,
@@ -118,8 +102,8 @@ def flash(
         release,
         cls,
         name,
-        reachable(server),
-        networks(wifi, wifi_password_file),
+        address.reachable(server),
+        network.networks(wifi, wifi_password_file),
         wiring.load(pins) if pins else None,
         dev,
         yes,
@@ -277,7 +261,7 @@ def _record(chip: Chip, firmware: Firmware, wishes: Wishes) -> tuple[Record, boo
         keys.trust().app,
         cls,
         name=wishes.name,
-        servers=wishes.servers or (proposed_server(),),
+        servers=wishes.servers or (address.proposed_server(),),
         dev=dev,
     )
     return Record(board, chip.mac, chip.kind), False
@@ -341,54 +325,6 @@ def _describe(plan: Plan, chip: Chip, known: bool) -> None:
 def _called(record: Record) -> str:
     board = record.board
     return f"{board.name} ({board.id})" if board.name else board.id
-
-
-def reachable(given: list[str] | None) -> tuple[str, ...]:
-    """The servers of --server. Raises Failure for one that a board cannot reach."""
-    for url in given or ():
-        enrol.refuse_loopback(url)
-    return tuple(given or ())
-
-
-def proposed_server() -> str:
-    """This machine's address, which somebody at the keyboard may change."""
-    found = enrol.server_address()
-    if sys.stdin.isatty():
-        found = console.prompt("The server, as the board reaches it", found)
-        enrol.refuse_loopback(found)
-    return found
-
-
-def networks(ssid: str | None, file: Path | None) -> dict[str, str] | None:
-    """The network of --wifi with its password; asks for that where nothing else tells it.
-
-    Raises:
-        Failure: there is no password, or it cannot be one.
-    """
-    if ssid is None:
-        return None
-    if len(ssid.encode()) not in _SSID_BYTES:
-        raise Failure("a network's name has 1 to 32 bytes", "see --wifi", 2)
-    password = _wifi_password(ssid, file)
-    if password and len(password) not in _PASSWORD_LETTERS:
-        raise Failure("a Wi-Fi password has 8 to 63 letters, or none", "see what the router has")
-    return {ssid: password}
-
-
-def _wifi_password(ssid: str, file: Path | None) -> str:
-    if file:
-        try:
-            return file.expanduser().read_text("utf-8").strip("\r\n")
-        except (OSError, UnicodeDecodeError) as problem:
-            raise Failure(f"cannot read {file}: {problem}", "see where it is") from problem
-    if WIFI_PASSWORD in os.environ:
-        return os.environ[WIFI_PASSWORD]
-    if not sys.stdin.isatty():
-        raise Failure(
-            f"the password of '{ssid}' is needed and nobody is at the keyboard",
-            f"name a file with --wifi-password-file, or set {WIFI_PASSWORD}",
-        )
-    return console.prompt(f"Password of {ssid} (empty: open)", "", hidden=True)
 
 
 @contextmanager

@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import json
 import secrets
-import socket
-import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from ...signing import board_file, envelope
+from ...signing import board_file
 from ...signing.board_file import Board
 from ...signing.reasons import Refused
 from .. import console, places
-from ..addresses import loopback
 from ..console import Failure
 from ..files import write
 
@@ -155,34 +151,6 @@ def find(board: str) -> Record:
     )
 
 
-def meant(board: str) -> Record:
-    """A board by name, id, address, or the port that it is on: its chip is asked then.
-
-    Raises:
-        Failure: it is not of the fleet, or the chip does not answer.
-    """
-    from ..board import target
-    from ..flash import chip
-
-    called = [one for one in records() if board in (one.board.id, one.board.name)]
-    if len(called) == 1:
-        return called[0]
-    if not target.is_address(board) and not target.is_port(board):
-        return find(board)
-    found = target.find(board)
-    record = found.record
-    if found.port:
-        mac = chip.identify(found.port).mac
-        chip.restart(found.port)
-        record = known(mac)
-    if record is None:
-        raise Failure(
-            f"the board at {board} is none of the fleet '{places.fleet()}'",
-            "give its name or id; `mipy boards` lists what the server knows",
-        )
-    return record
-
-
 def keep(record: Record) -> Path:
     """Write the record; returns the path of the board file.
 
@@ -224,73 +192,6 @@ def tell_server(path: Path) -> bool:
 
 
 # --- where the server is -------------------------------------------------------------------------
-
-
-def server_address() -> str:
-    """The address that boards get: the fleet's server, or this machine as others reach it.
-
-    Raises:
-        Failure: this machine is on no network, or the server's is no address for boards.
-    """
-    from .client import DEFAULT_SERVER, address
-
-    url = address()
-    if not loopback(url):
-        refuse_loopback(url)
-        return url
-    port = urlsplit(url).port or urlsplit(DEFAULT_SERVER).port
-    here = lan_address()
-    if here is None:
-        raise Failure(
-            "this machine has no address that a board could reach",
-            "name the server's with --server http://HOST:PORT",
-        )
-    if from_dhcp(here):
-        console.warn(
-            f"{here} comes from DHCP and may change; give this machine a fixed address in "
-            "the router, or name the server with --server http://HOST:PORT"
-        )
-    return f"http://{here}:{port}"
-
-
-def refuse_loopback(url: str) -> None:
-    """Raises Failure for an address that means the board itself, or none that a board may have."""
-    try:
-        envelope.address(url)
-    except Refused as refused:
-        raise Failure(f"'{url}' is no server address: {refused}", "http://HOST:PORT") from refused
-    if loopback(url):
-        raise Failure(
-            f"for a board, {url} is the board itself",
-            f"name the server as others reach it, like http://{lan_address() or 'HOST'}:8266",
-        )
-
-
-def lan_address() -> str | None:
-    """The IPv4 address under which the local network knows this machine."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing: asks the routing table (RFC 5737)
-            found = probe.getsockname()[0]
-        except OSError:
-            return None
-    return None if loopback(f"http://{found}") else found
-
-
-def from_dhcp(address: str) -> bool:
-    """Whether this machine has `address` for a time only; False where that cannot be told."""
-    try:
-        shown = subprocess.run(
-            ["ip", "-json", "-4", "address"], capture_output=True, check=True, timeout=5
-        )
-        links = json.loads(shown.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return False
-    return any(
-        one.get("local") == address and one.get("dynamic", False)
-        for link in links
-        for one in link.get("addr_info", ())
-    )
 
 
 def renewed(record: Record, **changes: object) -> Record:

@@ -1,38 +1,14 @@
-"""`mipy label`: what goes onto a board's case."""
+"""A board's label: who it is, its passwords, and a QR code that joins its portal."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from .. import console
 from ..console import Failure
 from ..files import write
 from . import enrol, sticker
-
-
-def label(
-    board: Annotated[str, typer.Argument(metavar="BOARD", help="Its name, id, address or port.")],
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write it as .svg or .png, to print.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Show a board's label: who it is, its passwords, and a QR code that joins its portal.
-
-    A phone that reads the code joins the access point which the board opens when it knows no
-    network.
-    """
-    record = enrol.meant(board)
-    if as_json:
-        console.data(of(record))
-    elif out:
-        save(record, out)
-        console.say(f"{out}: the label of {board}")
-    else:
-        show(record)
 
 
 def show(record: enrol.Record) -> None:

@@ -158,7 +158,7 @@ def _app(
     from sqlalchemy.exc import SQLAlchemyError
 
     from ...ota_server.app import make_app
-    from ..app.tracebacks import readable
+    from ..app.compile.tracebacks import readable
 
     try:
         return make_app(
@@ -185,9 +185,9 @@ def _reachable(host: str) -> str:
     """An address that boards can use, where the server listens on all of them."""
     if host not in ("0.0.0.0", "::"):
         return f"[{host}]" if ":" in host else host
-    from . import enrol
+    from .address import lan_address
 
-    return enrol.lan_address() or "127.0.0.1"
+    return lan_address() or "127.0.0.1"
 
 
 @dataclass

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...signing import board_file, bundle, manifest
 from .. import console, places
-from ..app import boot_stage, build
+from ..app import build
+from ..app.compile import boot_stage
 from ..console import Failure
 from ..flash import provision
 from ..fleet import release, serve

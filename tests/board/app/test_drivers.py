@@ -11,7 +11,8 @@ import pytest
 
 from mipy_ota.signing import bundle
 from mipy_ota.signing.manifest import stem
-from mipy_ota.tools.app import build, modules
+from mipy_ota.tools.app import build
+from mipy_ota.tools.app.compile import modules
 from mipy_ota.tools.sim.board import Chip, VirtualBoard
 from tests.support import ROOT, fleet
 from tests.support.boards import Board

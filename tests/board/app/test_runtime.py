@@ -19,8 +19,9 @@ from typing import Any, cast
 import pytest
 
 from mipy_ota.signing.manifest import stem
-from mipy_ota.tools.app import boot_stage, build, bytecode, collect
-from mipy_ota.tools.app.modules import our_modules
+from mipy_ota.tools.app import build, collect
+from mipy_ota.tools.app.compile import boot_stage, bytecode
+from mipy_ota.tools.app.compile.modules import our_modules
 from tests.support import ROOT
 
 DEVICE = ROOT / "tests" / "device"

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from mipy_ota.tools import places
-from mipy_ota.tools.app import boot_stage
+from mipy_ota.tools.app.compile import boot_stage
 from mipy_ota.tools.fleet.serve import Running, running
 from mipy_ota.tools.sim.board import VirtualBoard
 from tests.support import fleet, loopback, powercut

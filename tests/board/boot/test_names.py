@@ -12,7 +12,8 @@ import pytest
 
 from mipy_ota.signing import bundle
 from mipy_ota.tools import places
-from mipy_ota.tools.app import boot_stage, build, bytecode, modules, names, tracebacks
+from mipy_ota.tools.app import build
+from mipy_ota.tools.app.compile import boot_stage, bytecode, modules, names, tracebacks
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.sim.micropython import binary
 from tests.support import ROOT

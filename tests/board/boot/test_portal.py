@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from mipy_ota.tools.app import boot_stage
+from mipy_ota.tools.app.compile import boot_stage
 from mipy_ota.tools.flash import provision
 from mipy_ota.tools.fleet.serve import running
 from mipy_ota.tools.sim.board import VirtualBoard

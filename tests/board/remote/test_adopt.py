@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 
 from mipy_ota.signing import board_file
-from mipy_ota.tools.adopt import backup
-from mipy_ota.tools.adopt import verb as adopt
+from mipy_ota.tools.adopt import backup, connection, plan, steps, survey, undo, verb
 from mipy_ota.tools.board import target, webrepl
 from mipy_ota.tools.board.remote import Facts, Remote
 from mipy_ota.tools.board.repl import Raised, Repl, Serial
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.flash import image
-from mipy_ota.tools.fleet import enrol, serve
+from mipy_ota.tools.fleet import address, enrol, serve
 from mipy_ota.tools.fleet.trust_upload import publish_trust
 from mipy_ota.tools.keys import changes
 from mipy_ota.tools.sim.board import Snapshot, VirtualBoard
@@ -145,15 +144,15 @@ def identity(mac: str, cls: str = CLASS) -> board_file.Board:
 
 
 def join(port: Port) -> None:
-    with adopt.connected(Serial(port.path), port.path) as remote:
+    with connection.connected(Serial(port.path), port.path) as remote:
         facts = remote.facts()
         identity(facts.mac)
-        adopt.join(remote, facts, adopt.Wishes(wifi=WIFI))
+        verb.join(remote, facts, survey.Wishes(wifi=WIFI))
 
 
 def give_back(port: Port) -> None:
-    with adopt.connected(Serial(port.path), port.path) as remote:
-        adopt.give_back(remote, remote.facts())
+    with connection.connected(Serial(port.path), port.path) as remote:
+        undo.give_back(remote, remote.facts())
 
 
 @pytest.fixture
@@ -220,7 +219,7 @@ def test_silence_is_said(tmp_path: Path) -> None:
 
 
 def test_what_becomes_of_each_file() -> None:
-    made = adopt.plan(as_bytes(PROGRAM | ODD), CLASS)
+    made = plan.plan(as_bytes(PROGRAM | ODD), CLASS)
     assert sorted(made.files) == [
         "lib/helper.mpy", "main.py", "pkg/__init__.mpy", "pkg/core.mpy", "sensor.mpy", "unused.mpy",
     ]  # fmt: skip
@@ -237,24 +236,24 @@ def test_what_becomes_of_each_file() -> None:
 @pytest.mark.parametrize("path", ["/state", "/bootloader", "/trust", "/app_slots.py", "/data"])
 def test_names_of_the_boot_stage_are_refused(path: str) -> None:
     with pytest.raises(Failure, match="of its own"):
-        adopt.plan(as_bytes({**PROGRAM, path: b""}), CLASS)
+        plan.plan(as_bytes({**PROGRAM, path: b""}), CLASS)
 
 
 @pytest.mark.parametrize("path", ["/network.py", "/json.mpy", "/time", "/socket.py"])
 def test_what_hides_a_module_of_the_firmware_is_refused(path: str) -> None:
     with pytest.raises(Failure, match="would hide"):
-        adopt.plan(as_bytes({**PROGRAM, path: b""}), CLASS)
+        plan.plan(as_bytes({**PROGRAM, path: b""}), CLASS)
 
 
 def test_a_board_without_a_program_is_refused(home: Path, facts: Facts) -> None:
     with pytest.raises(Failure, match=r"no main\.py"):
-        adopt.prepare(as_bytes({"/boot.py": b""}), facts, None, None)
+        survey.prepare(as_bytes({"/boot.py": b""}), facts, None, None)
 
 
 def test_old_firmware_is_refused(facts: Facts) -> None:
     old = Facts(**{**vars(facts), "version": (1, 21, 0)})
     with pytest.raises(Failure, match=r"1\.21\.0"):
-        adopt.survey(None, old, adopt.Wishes())  # type: ignore[arg-type]
+        survey.survey(None, old, survey.Wishes())  # type: ignore[arg-type]
 
 
 FILE_SYSTEMS = """
@@ -322,9 +321,9 @@ class Named:
 
 def test_a_fat_file_system_is_refused() -> None:
     tree = as_bytes({"/lib": None, "/boot.py": b""})
-    adopt._check_file_system(Named(fat=False), tree)  # type: ignore[arg-type]
+    survey._check_file_system(Named(fat=False), tree)  # type: ignore[arg-type]
     with pytest.raises(Failure, match="FAT"):
-        adopt._check_file_system(Named(fat=True), tree)  # type: ignore[arg-type]
+        survey._check_file_system(Named(fat=True), tree)  # type: ignore[arg-type]
 
 
 def test_room_is_counted_as_it_is(facts: Facts) -> None:
@@ -335,10 +334,10 @@ def test_room_is_counted_as_it_is(facts: Facts) -> None:
     for free, fits in ((needed, True), (needed - 20, True), (needed - 21, False)):
         seen = Facts(**{**vars(facts), "free": free * 4096})
         if fits:
-            adopt._check_space(seen, adopt.Plan(), tree, files)
+            survey._check_space(seen, plan.Plan(), tree, files)
         else:
             with pytest.raises(Failure, match="bytes of flash are needed"):
-                adopt._check_space(seen, adopt.Plan(), tree, files)
+                survey._check_space(seen, plan.Plan(), tree, files)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +351,7 @@ def test_room_is_counted_as_it_is(facts: Facts) -> None:
 )
 def test_class_of_a_board(platform: str, machine: str, build: str, cls: str) -> None:
     facts = Facts(platform, (1, 26, 0), 6, machine, build, "", 0)
-    assert adopt.class_of(facts) == cls
+    assert survey.class_of(facts) == cls
 
 
 def test_names_in_a_backup_come_back(home: Path) -> None:
@@ -379,7 +378,7 @@ def test_adopted_board_keeps_its_files_updates_and_is_given_back(
     with Port(board) as port:
         board.start(port.hear)
         assert board.wait(OLD)
-        adopt.adopt(port.path, name="shed", wifi="home", wifi_password_file=password)
+        verb.adopt(port.path, name="shed", wifi="home", wifi_password_file=password)
         assert board.wait(lambda one: one.console.count(OLD) == 2, WAIT), board.console
         assert enrol.find("shed").mac == board.mac
         board.stop()
@@ -395,7 +394,7 @@ def test_adopted_board_keeps_its_files_updates_and_is_given_back(
         publish({"main.py": b"print('from the air', open('notes.txt').read())\n" + LIVES.encode()})
         board.start(port.hear)
         assert board.wait("from the air remember", 60), board.console
-        adopt.adopt(port.path, undo=True)
+        verb.adopt(port.path, undo=True)
         assert board.wait(lambda one: one.console.count(OLD) == 3, WAIT), board.console
         board.stop()
     assert tree(board) == before
@@ -445,10 +444,10 @@ webrepl.start(password="over-air")
         board.start()
         assert board.wait(OLD)
         found = Known("shed", host=board.address, number=webrepl.PORT)
-        with adopt.connected(found.open(), found.name, soft_reset=False) as remote:
+        with connection.connected(found.open(), found.name, soft_reset=False) as remote:
             facts = remote.facts()
             identity(facts.mac, "esp32-generic")
-            adopt.join(remote, facts, adopt.Wishes(wifi=WIFI))
+            verb.join(remote, facts, survey.Wishes(wifi=WIFI))
         assert board.wait(lambda one: one.console.count(OLD) == 2, WAIT), board.console
         board.stop()
         files = board.files()
@@ -470,10 +469,10 @@ def publish(files: Mapping[str, bytes]) -> None:
 def test_dry_run_changes_nothing(
     board: VirtualBoard, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(enrol, "lan_address", lambda: "192.0.2.7")
+    monkeypatch.setattr(address, "lan_address", lambda: "192.0.2.7")
     with Port(board) as port:
         board.start(port.hear)
-        adopt.adopt(port.path, dry_run=True)
+        verb.adopt(port.path, dry_run=True)
         assert board.wait(OLD)
         board.stop()
     assert tree(board) == PROGRAM
@@ -493,7 +492,7 @@ def test_dry_run_refuses_what_the_real_run_refuses(board: VirtualBoard) -> None:
             board.start(port.hear)
             for dry in (True, False):
                 with pytest.raises(Failure, match=why):
-                    adopt.adopt(port.path, server=["http://192.0.2.7:8266"], dry_run=dry)
+                    verb.adopt(port.path, server=["http://192.0.2.7:8266"], dry_run=dry)
             board.stop()
         assert tree(board) == files
     assert list(backup.folder().glob("*")) == []
@@ -520,7 +519,7 @@ class Recorder(Repl):
 
 
 def recorded(
-    port: Port, steps: Callable[[Remote, Facts], Iterator[adopt.Step]]
+    port: Port, steps: Callable[[Remote, Facts], Iterator[steps.Step]]
 ) -> list[tuple[str, list[str]]]:
     """Run an adoption or its undoing; returns label and code of each step."""
     repl = Recorder(Serial(port.path), port.path)
@@ -538,17 +537,17 @@ def recorded(
     return done
 
 
-def there(remote: Remote, facts: Facts) -> Iterator[adopt.Step]:
+def there(remote: Remote, facts: Facts) -> Iterator[steps.Step]:
     kept = backup.take(remote, facts)
     kept.save()
-    prepared = adopt.prepare(kept.tree, facts, None, None)
+    prepared = survey.prepare(kept.tree, facts, None, None)
     who = enrol.make("alone", APP, CLASS)
-    files = adopt._files(who, prepared.release(False), WIFI)
-    return adopt._steps(remote, prepared.plan, kept, files)
+    files = survey._files(who, prepared.release(False), WIFI)
+    return steps.steps(remote, prepared.plan, kept, files)
 
 
-def back(remote: Remote, facts: Facts) -> Iterator[adopt.Step]:
-    return adopt._steps_back(remote, backup.newest(facts.mac).tree, backup.take(remote, facts).tree)
+def back(remote: Remote, facts: Facts) -> Iterator[steps.Step]:
+    return undo.steps_back(remote, backup.newest(facts.mac).tree, backup.take(remote, facts).tree)
 
 
 def typed(board: VirtualBoard, codes: list[str], cut: int | None, torn: bool) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from mipy_ota.tools.board import fs, run, session, target, terminal, webrepl
+from mipy_ota.tools.board import fs, session, target, terminal, webrepl
 from mipy_ota.tools.board.remote import Remote
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.sim.board import VirtualBoard
@@ -168,7 +168,7 @@ def test_a_large_file_there_and_back(found: target.Target, tmp_path: Path) -> No
 def test_a_put_cut_short_leaves_the_old_file(found: target.Target, at: int) -> None:
     with session.opened(found) as repl:
         Remote(repl).put(b"/data/kept", b"old" * 100)
-    run.again(found).close()
+    found.reopen().close()
 
     def cut(sent: int) -> None:
         if sent == at:
@@ -209,7 +209,7 @@ def test_somebody_else_is_there(found: target.Target, monkeypatch: pytest.Monkey
 def test_a_wrong_password(found: target.Target, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Known, "_password", lambda _: "guess")
     with pytest.raises(webrepl.Refused, match="does not take this password"):
-        run.again(found)
+        found.reopen()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-from .. import places
+from ... import places
 
 DAYS = 30
 """What nobody has used for so long is removed."""

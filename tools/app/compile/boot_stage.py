@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 
-from ...signing.manifest import stem
-from .. import places
+from ....signing.manifest import stem
+from ... import places
 from . import bytecode, cached, names
 
 SOURCE_FILES = ("boot.py", "main.py")

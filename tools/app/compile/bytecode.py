@@ -8,8 +8,8 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from ...signing.manifest import stem
-from ..console import Failure
+from ....signing.manifest import stem
+from ...console import Failure
 from . import cached
 
 

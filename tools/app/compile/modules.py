@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ...signing import manifest
-from .. import places
-from ..console import Failure
-from . import bytecode, names, source
+from ....signing import manifest
+from ... import places
+from ...console import Failure
+from .. import source
+from ..collect import SHARED, is_module, top
+from . import bytecode, names
 from .chips import chip_of
-from .collect import SHARED, is_module, top
 
 BYTECODE = "6.3"
 BYTECODE_MAJOR = 6
