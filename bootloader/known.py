@@ -14,6 +14,7 @@ from bootloader import pair
 _CBC = const(2)
 _MOST = const(8)
 _FILE = "/wifi.json"
+_HEX = b"0123456789abcdefABCDEF"
 
 
 def _key():
@@ -58,8 +59,10 @@ def check(ssid, password):
     """Raise ValueError, with words for a person, unless such a network can exist."""
     if not 0 < len(ssid) <= 32:
         raise ValueError("a network's name has 1 to 32 bytes")
-    if password and not 8 <= len(password) <= 63:
-        raise ValueError("a password has 8 to 63 characters")
+    n = len(password)
+    # Both chips take 64 bytes, and those for the key itself: in hex, as it has 256 bits.
+    if n and not (8 <= n <= 63 or n == 64 and not password.strip(_HEX)):
+        raise ValueError("a password has 8 to 63 bytes, or 64 hex digits")
 
 
 def add(ssid, password):
@@ -85,7 +88,10 @@ def remove(ssid):
 
 
 def take_in():
-    """Take over /wifi.json, {"ssid": "password", ...}, and remove it; whatever is in it."""
+    """Take over /wifi.json, {"ssid": "password", ...}; what cannot be a network stays in it.
+
+    The console says which and why, but no password.
+    """
     if _FILE[1:] not in os.listdir("/"):
         return
     import json
@@ -94,18 +100,29 @@ def take_in():
         if os.stat(_FILE)[6] > 2048:
             raise ValueError("more than 2048 bytes")
         with open(_FILE, "rb") as f:
+            if f.read(3) != b"\xef\xbb\xbf":  # what some editors put before UTF-8
+                f.seek(0)
             new = json.load(f)
         known = load()
+        wrong = {}
         for ssid in new:
-            name, password = ssid.encode(), new[ssid].encode()
-            check(name, password)
-            known = [(name, password)] + [k for k in known if k[0] != name]
+            try:
+                name, password = ssid.encode(), new[ssid].encode()
+                check(name, password)
+                known = [(name, password)] + [k for k in known if k[0] != name]
+            except (AttributeError, ValueError) as e:
+                wrong[ssid] = new[ssid]
+                why = e if isinstance(e, ValueError) else "its password is no text"
+                print(_FILE, repr(ssid), "stays:", why)
         _store(known[:_MOST])
-        # Room for the next one; a full disk keeps the file for another start.
-        os.remove(_FILE)
+        # A full disk keeps the file for another start.
+        if not wrong:
+            os.remove(_FILE)
+        elif len(wrong) < len(new):
+            text = json.dumps(wrong)
+            with open(_FILE, "w") as f:
+                f.write(text)
     except OSError as e:
         print(_FILE, repr(e))
-    except (AttributeError, MemoryError, TypeError, ValueError) as e:
-        # Neither names nor passwords: the console may be somebody else's.
-        print(_FILE, "is not understood, and removed:", type(e).__name__)
-        os.remove(_FILE)
+    except (MemoryError, TypeError, ValueError) as e:
+        print(_FILE, "is no JSON object in UTF-8, and stays:", repr(e))

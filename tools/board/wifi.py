@@ -42,7 +42,7 @@ def add(
             # Its traceback may show what was sent.
             raise console.Failure(
                 f"the board does not take {ssid!r}: {problem.kind}",
-                "a name has 1 to 32 bytes, a password 8 to 63 characters or none",
+                "a name has 1 to 32 bytes, a password 8 to 63, or 64 hex digits, or none",
             ) from None
     console.say(f"the board knows {ssid!r}")
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mipy_ota.tools import places
-from mipy_ota.tools.flash import provision
+from mipy_ota.tools.flash import provision, wifi
 from mipy_ota.tools.sim.board import Life, Storage, VirtualBoard
 from tests.support import fleet, portal, workbench
 from tests.support.boards import Board
@@ -45,7 +45,8 @@ HOSTILE = {
     "no name": b'{"": "secret-word"}',
     "a password too short": b'{"home": "1234567"}',
     "a password too long": json.dumps({"home": "x" * 64}).encode(),
-    "one of two is bad": b'{"home": "secret-word", "bad": "short"}',
+    "null": b"null",
+    "UTF-16": '{"home": "secret-word"}'.encode("utf-16"),
 }
 
 
@@ -140,17 +141,83 @@ def test_eight_networks(tmp_path: Path) -> None:
 
 
 def test_hostile_wifi_json(tmp_path: Path) -> None:
-    """Reported without a word of its content, removed, and what was known stays."""
+    """Reported without a password; file and networks stay as they are."""
     take = NEW + b"known.take_in()\nprint('after', known.load(), 'wifi.json' in os.listdir('/'))\n"
     with made(tmp_path, take) as board:
         for name, content in HOSTILE.items():
             board.write("/wifi.json", content)
             life = board.life()
-            assert "after [(b'new', b'secret-new')] False" in life.console, (name, life.console)
-            assert "not understood" in life.console, name
-            assert "home" not in life.console and "secret-word" not in life.console
+            assert "after [(b'new', b'secret-new')] True" in life.console, (name, life.console)
+            assert "stays:" in life.console, name
+            assert "secret-word" not in life.console
+            assert board.read("/wifi.json") == content
+    with made(tmp_path / "folder", take) as board:
         board.write("/wifi.json/inside", b"")
         assert "/wifi.json OSError" in board.life().console
+
+
+# Name -> (password, whether there is such a network)
+ENTRIES: dict[bytes, tuple[bytes, bool]] = {
+    b"open": (b"", True),
+    b"short": (b"x" * 7, False),
+    b"8": (b"x" * 8, True),
+    b"63": (b"x" * 63, True),
+    b"64": (b"x" * 64, False),
+    b"key": (b"0123456789abcdefABCDEF" + b"0" * 42, True),
+    b"nearly": (b"0" * 31 + b"g" + b"0" * 32, False),
+    b"spaced": (b" " + b"0" * 63, False),
+    b"65": (b"0" * 65, False),
+    b"34 umlauts": ("ü".encode() * 34, False),
+    b"31 umlauts": ("ü".encode() * 31, True),
+    b"n" * 32: (b"", True),
+    b"n" * 33: (b"", False),
+    "ü".encode() * 16: (b"", True),
+    "ü".encode() * 17: (b"", False),
+}
+
+
+def test_one_rule_on_both_sides(tmp_path: Path) -> None:
+    """The board's rule and the one of this computer, which asks before the board is reached."""
+    pairs = repr([(ssid, password) for ssid, (password, _) in ENTRIES.items()]).encode()
+    code = MAIN + b"said = []\nfor ssid, password in " + pairs + b":\n    try:\n"
+    code += b"        known.check(ssid, password)\n        said.append('')\n"
+    code += b"    except ValueError as e:\n        said.append(str(e))\nprint('known', said)\n"
+    with made(tmp_path, code) as board:
+        board_says = shown(board.life())
+    here = []
+    for ssid, (password, _) in ENTRIES.items():
+        try:
+            wifi.check(ssid, password)
+            here.append("")
+        except ValueError as problem:
+            here.append(str(problem))
+    assert board_says == here
+    assert [not text for text in here] == [good for _, good in ENTRIES.values()]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_what_is_good_is_kept(tmp_path: Path, mark: bytes) -> None:
+    """A bad entry stays in the file, alone, is named once a start, and costs no other anything."""
+    wrong = {"bad": "short", "none": None, "number": 12345678, "list": ["secret-word"]}
+    content = {"home": "secret-home", **wrong, "attic": ""}
+    take = NEW + b"known.take_in()\nprint('after', known.load(), 'wifi.json' in os.listdir('/'))\n"
+    with made(tmp_path, take) as board:
+        board.write("/wifi.json", mark + json.dumps(content).encode())
+        life = board.life()
+        after = re.search(r"^after (\[.*\]) True", life.console, re.MULTILINE)
+        assert after and dict(ast.literal_eval(after[1])) == {
+            b"new": b"secret-new",
+            b"home": b"secret-home",
+            b"attic": b"",
+        }
+        for ssid in wrong:
+            assert f"/wifi.json '{ssid}' stays: " in life.console
+        assert "'bad' stays: a password has 8 to 63 bytes" in life.console
+        assert "secret-word" not in life.console and "12345678" not in life.console
+        assert json.loads(board.read("/wifi.json")) == wrong
+        again = board.life()
+        assert "'none' stays: its password is no text" in again.console
+        assert json.loads(board.read("/wifi.json")) == wrong
 
 
 def test_a_truncated_wifi_json_stops_no_boot(tmp_path: Path) -> None:
@@ -160,7 +227,7 @@ def test_a_truncated_wifi_json_stops_no_boot(tmp_path: Path) -> None:
         board.format({**files, "/wifi.json": b'{"home'})
         board.start()
         assert board.wait("app runs"), board.console
-        assert "not understood" in board.console
+        assert "and stays" in board.console
 
 
 CONNECT = (
