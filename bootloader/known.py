@@ -13,7 +13,6 @@ from bootloader import pair
 
 _CBC = const(2)
 _MOST = const(8)
-_FILE = "/wifi.json"
 _HEX = b"0123456789abcdefABCDEF"
 
 
@@ -43,7 +42,9 @@ def load():
     return known
 
 
-def _store(known):
+def store(known):
+    """Store the networks, of which the newest eight are kept."""
+    known = known[:_MOST]
     if known == load():
         return
     plain = b""
@@ -71,7 +72,7 @@ def add(ssid, password):
     Raises ValueError for lengths that Wi-Fi does not know, OSError when flash is full.
     """
     check(ssid, password)
-    _store([(ssid, password)] + [k for k in load() if k[0] != ssid][: _MOST - 1])
+    store([(ssid, password)] + [k for k in load() if k[0] != ssid])
 
 
 def remove(ssid):
@@ -79,50 +80,9 @@ def remove(ssid):
     known = load()
     left = [k for k in known if k[0] != ssid]
     if left:
-        _store(left)
+        store(left)
     elif known:
         for copy in (1, 0):
             if "w" in os.listdir("/state/%d" % copy):
                 os.remove("/state/%d/w" % copy)
     return left != known
-
-
-def take_in():
-    """Take over /wifi.json, {"ssid": "password", ...}; what cannot be a network stays in it.
-
-    The console says which and why, but no password.
-    """
-    if _FILE[1:] not in os.listdir("/"):
-        return
-    import json
-
-    try:
-        if os.stat(_FILE)[6] > 2048:
-            raise ValueError("more than 2048 bytes")
-        with open(_FILE, "rb") as f:
-            if f.read(3) != b"\xef\xbb\xbf":  # what some editors put before UTF-8
-                f.seek(0)
-            new = json.load(f)
-        known = load()
-        wrong = {}
-        for ssid in new:
-            try:
-                name, password = ssid.encode(), new[ssid].encode()
-                check(name, password)
-                known = [(name, password)] + [k for k in known if k[0] != name]
-            except (AttributeError, ValueError) as e:
-                wrong[ssid] = new[ssid]
-                why = e if isinstance(e, ValueError) else "its password is no text"
-                print(_FILE, repr(ssid), "stays:", why)
-        _store(known[:_MOST])
-        # A full disk keeps the file for another start.
-        if not wrong:
-            os.remove(_FILE)
-        elif len(wrong) < len(new):
-            text = json.dumps(wrong)
-            with open(_FILE, "w") as f:
-                f.write(text)
-    except OSError as e:
-        print(_FILE, repr(e))
-    except (MemoryError, TypeError, ValueError) as e:
-        print(_FILE, "is no JSON object in UTF-8, and stays:", repr(e))

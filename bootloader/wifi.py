@@ -1,6 +1,7 @@
 """Connecting to known networks, the strongest in reach first."""
 
 import network
+import os
 import sys
 import time
 from micropython import const
@@ -19,7 +20,8 @@ def connected():
 
 def station():
     """Return the station, switched on and named; the access point is off then."""
-    known.take_in()
+    if "wifi.json" in os.listdir("/"):
+        ota.stage("wifi_file").take_in()
     # An ESP8266 remembers the switch: its factory's access point is off for good.
     ap = network.WLAN(network.AP_IF)
     if ap.active():

@@ -39,7 +39,11 @@ def answer(site, seen, body):
     kind += {b"js": b"javascript", b"svg": b"svg+xml", b"jpg": b"jpeg"}.get(end, end)
     head = _HEAD % (200, kind, b"")
     if path == b"/values.json":
-        return head, io.BytesIO(json.dumps(values()).encode()), token, None
+        shown = values()
+        for key, value in shown.items():
+            if isinstance(value, float) and value - value != 0:
+                shown[key] = None  # nan and infinity are no JSON: a page would get nothing at all
+        return head, io.BytesIO(json.dumps(shown).encode()), token, None
     try:
         if path[:1] != b"/" or b"/." in path or b"\0" in path:
             raise OSError

@@ -21,23 +21,32 @@ async def announce(home):
     HomeAssistant.switch = HomeAssistant.add = None  # pyright: ignore
     board = home.mqtt.base[5:]
     for component, key, name, facts in home.parts:
-        topic = "homeassistant/%s/%s/%s/config" % (component, board, key)
+        topic = "homeassistant/%s/%s/%s/config" % (component, _id(board), _id(key))
         home.mqtt.publish(topic, _config(home, board, key, name, facts), True, 1)
         await home.mqtt.drain()
+
+
+def _id(key):
+    """`key` in letters that Home Assistant allows: it drops other parts, and says nothing."""
+    made = ""
+    for c in key:
+        allowed = "0" <= c <= "9" or "a" <= c.lower() <= "z" or c in "_-"
+        made += c if allowed else "_%x" % ord(c)
+    return made
 
 
 def _config(home, board, key, name, facts):
     # As text: as keys of a dictionary these words would stay in the chip's memory for good.
     made = (
-        '{"~":"%s","name":%s,"uniq_id":"%s_%s","stat_t":"~/%s","avty_t":"~/status",'
+        '{"~":"%s","name":%s,"uniq_id":"%s_%s","stat_t":%s,"avty_t":"~/status",'
         '"dev":{"ids":"%s","name":%s,"mf":"MiPy-OTA","mdl":"%s","sw":"%d"},'
         '"o":{"name":"MiPy-OTA"}'
     ) % (
         home.mqtt.base,
         json.dumps(name),
         board,
-        key,
-        key,
+        _id(key),
+        json.dumps("~/" + key),
         board,
         json.dumps(getattr(config, "NAME", "") or board),
         sys.platform,

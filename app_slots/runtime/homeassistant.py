@@ -29,7 +29,7 @@ class HomeAssistant:
         `facts` are the part's options in Home Assistant's short names: unit_of_meas="°C",
         dev_cla="temperature", stat_cla="measurement" ...
         """
-        self.parts.append(("sensor", key, name, facts))
+        self.add("sensor", key, name, **facts)
 
     def switch(self, key, name, set, **facts):
         """Something that is on or off: `set(on)` is called when Home Assistant switches it.
@@ -37,11 +37,17 @@ class HomeAssistant:
         The app publishes "ON" or "OFF" to `~/<key>`, retained, whenever it has changed.
         """
         facts["cmd_t"] = "~/%s/set" % key
+        self.add("switch", key, name, **facts)
         self.mqtt.on(facts["cmd_t"], lambda topic, payload: set(payload == b"ON"), 1)
-        self.parts.append(("switch", key, name, facts))
 
     def add(self, component, key, name, **facts):
-        """Any other component (binary_sensor, button, number, light ...), with all its facts."""
+        """Any other component (binary_sensor, button, number, light ...), with all its facts.
+
+        Raises ValueError for a key that no topic can have, and for the same part twice.
+        """
+        same = [part for part in self.parts if part[0] == component and part[1] == key]
+        if same or not key or "+" in key or "#" in key:
+            raise ValueError("home assistant: %s %s twice, or no topic" % (component, key))
         self.parts.append((component, key, name, facts))
 
     def _born(self, topic, payload):

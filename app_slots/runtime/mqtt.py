@@ -27,6 +27,7 @@ _LONGEST = const(6)  # the pause before a new attempt doubles so often, from 1 s
 _OUTBOX = const(512)  # bytes in the outbox beyond which the queue waits
 _FILTER = const(122)  # bytes; umqtt.simple before 1.8.0 writes one byte for a packet's length
 _COSTS = const(64)  # bytes of heap that a queued message takes beside its text
+_TAKEN = const(2)  # short connections in a row after which another client may be taking them over
 _LOSES = const(8)  # connections in a row that a message may lose before it is dropped
 
 
@@ -85,6 +86,7 @@ class Mqtt(MQTTClient):
         self._flying = 0  # id of the queue's first message while it is not acknowledged
         self._lost = 0  # connections in a row that ended before it was
         self._fails = 0  # connections in a row that did not last
+        self._short = 0  # those of them, in a row, that the broker had accepted
         app.drivers.append(self)  # for stop()
         if config.MQTT_HOST:  # pyright: ignore
             # One job for good: where the heap is full there is no room for a new one.
@@ -96,7 +98,7 @@ class Mqtt(MQTTClient):
     # --- for the app
 
     def publish(self, topic, msg, retain=False, qos=0):
-        """Queue a message (str, bytes or a number) for `topic`; qos 0 or 1.
+        """Queue a message (str, bytes or a number) for `topic`; qos 0 or 1. A nan goes as "None".
 
         Where there is no room the oldest message of QoS 0 is dropped, or the oldest of all.
         Raises ValueError for one that never finds room, and for what a broker hangs up on. Nothing
@@ -107,6 +109,8 @@ class Mqtt(MQTTClient):
         if qos > 1 or not topic or "+" in topic or "#" in topic:
             raise ValueError(topic)
         topic = self._full(topic).encode()
+        if isinstance(msg, float) and msg - msg != 0:
+            msg = None  # nan or infinite: "None" is what Home Assistant takes for unknown
         if not isinstance(msg, bytes):
             msg = str(msg).encode()
         size = len(topic) + len(msg) + _COSTS
@@ -212,6 +216,8 @@ class Mqtt(MQTTClient):
             begun = self.app.up
             self._limit = _SILENT
             self.up = True
+            if self._short > _TAKEN:
+                log.warning("mqtt: is another client called %s?", self.base[5:])
             self._own.good()
             for job in self.on_up:
                 self.app.attempt(job, job.fn)
@@ -234,8 +240,11 @@ class Mqtt(MQTTClient):
                     log.error("mqtt: %s is refused", self.queue[0][0])
                     self._take_out(0)
                     self.dropped += 1
-            if begun is not None and self.app.up - begun > _LASTS:
-                self._fails = 0
+            self._short += 1
+            if begun is None:
+                self._short = 0
+            elif self.app.up - begun > _LASTS:
+                self._fails = self._short = 0
             pause = 1000 << self._fails
             if self._fails < _LONGEST:
                 self._fails += 1

@@ -527,6 +527,19 @@ def test_tls(
     board.stop()
 
 
+def test_two_clients_of_one_name(broker: Broker, boards: Callable[..., VirtualBoard]) -> None:
+    """Each takes the other's connection over; the log asks whether that is so."""
+    board = boards(broker.port, BEAT)
+    assert board.wait("mqtt: connected", 60), board.console
+    assert "another client" not in board.console
+    for n in range(1, 5):
+        assert wait(lambda n=n: board.console.count("mqtt: connected") >= n), board.console
+        other = Client(broker.port, "b1")
+        other.close()
+    assert board.wait("mqtt: is another client called b1?", 60), board.console
+    board.stop()
+
+
 TOPICS = """
     from runtime.topics import Topics
     from runtime.homeassistant import HomeAssistant
@@ -534,6 +547,16 @@ TOPICS = """
     Topics(app, mqtt)
     ha = HomeAssistant(app, mqtt)
     ha.sensor("temperature", "Temperature", unit_of_meas="°C", dev_cla="temperature")
+    ha.sensor("pm2.5", "Fine dust")
+    ha.sensor("größe", 'a "size"')
+    for key in ("temperature", "", "a+b", "a#"):
+        try:
+            ha.sensor(key, "again")
+        except ValueError as e:
+            print("refused", e)
+    mqtt.publish("~/temperature", float("nan"), True)
+    mqtt.publish("~/pm2.5", -float("inf"), True)
+    mqtt.publish("~/größe", 1.5, True)
     ha.switch("relay", "Relay", lambda on: mqtt.publish("~/relay", "ON" if on else "OFF", True))
     app.updater.left = 3000
     app.every(1000, lambda: print("poll in", app.updater.left))
@@ -567,6 +590,14 @@ def test_topics_and_home_assistant(
         "unit_of_meas": "°C",
         "dev_cla": "temperature",
     }
+    dust = found["homeassistant/sensor/b1/pm2_2e5/config"]
+    assert (dust["uniq_id"], dust["stat_t"]) == ("b1_pm2_2e5", "~/pm2.5")
+    size = found["homeassistant/sensor/b1/gr_f6_dfe/config"]
+    assert (size["name"], size["stat_t"]) == ('a "size"', "~/größe")
+    assert all(re.fullmatch(r"homeassistant(/[a-zA-Z0-9_-]+){3}/config", topic) for topic in found)
+    assert board.console.count("refused home assistant: sensor") == 4
+    for key, text in (("temperature", b"None"), ("pm2.5", b"None"), ("größe", b"1.5")):
+        assert watcher.payloads(BASE + key) == [text]
     assert (switch["dev"], switch["cmd_t"], switch["stat_t"]) == (device, "~/relay/set", "~/relay")
     watcher.publish(BASE + "relay/set", "ON", 1)
     assert wait(lambda: watcher.payloads(BASE + "relay") == [b"ON"])

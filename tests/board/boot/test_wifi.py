@@ -28,6 +28,8 @@ from bootloader import wifi
 SHOW = MAIN + b"print('known', known.load())\n"
 NEW = SHOW + b"known.add(b'new', b'secret-new')\nprint('then', known.load())\n"
 THIRD = SHOW + b"known.add(b'third', b'secret-3rd')\n"
+TAKE_IN = NEW + b"guard.stage('wifi_file').take_in()\n"
+TAKE_IN += b"print('after', known.load(), 'wifi.json' in os.listdir('/'))\n"
 OLD = [(b"old", b"secret-old")]
 BOTH = [(b"new", b"secret-new"), *OLD]
 
@@ -142,8 +144,7 @@ def test_eight_networks(tmp_path: Path) -> None:
 
 def test_hostile_wifi_json(tmp_path: Path) -> None:
     """Reported without a password; file and networks stay as they are."""
-    take = NEW + b"known.take_in()\nprint('after', known.load(), 'wifi.json' in os.listdir('/'))\n"
-    with made(tmp_path, take) as board:
+    with made(tmp_path, TAKE_IN) as board:
         for name, content in HOSTILE.items():
             board.write("/wifi.json", content)
             life = board.life()
@@ -151,7 +152,7 @@ def test_hostile_wifi_json(tmp_path: Path) -> None:
             assert "stays:" in life.console, name
             assert "secret-word" not in life.console
             assert board.read("/wifi.json") == content
-    with made(tmp_path / "folder", take) as board:
+    with made(tmp_path / "folder", TAKE_IN) as board:
         board.write("/wifi.json/inside", b"")
         assert "/wifi.json OSError" in board.life().console
 
@@ -200,8 +201,7 @@ def test_what_is_good_is_kept(tmp_path: Path, mark: bytes) -> None:
     """A bad entry stays in the file, alone, is named once a start, and costs no other anything."""
     wrong = {"bad": "short", "none": None, "number": 12345678, "list": ["secret-word"]}
     content = {"home": "secret-home", **wrong, "attic": ""}
-    take = NEW + b"known.take_in()\nprint('after', known.load(), 'wifi.json' in os.listdir('/'))\n"
-    with made(tmp_path, take) as board:
+    with made(tmp_path, TAKE_IN) as board:
         board.write("/wifi.json", mark + json.dumps(content).encode())
         life = board.life()
         after = re.search(r"^after (\[.*\]) True", life.console, re.MULTILINE)
