@@ -129,6 +129,7 @@ soak: setup ## MQTT for long, with a broker that fails in every way (12 minutes)
 
 .PHONY: bench
 bench: setup ## Measure: polls a second, push, first flash, then every budget (bytes, heap, flash operations).
+	@scripts/apt-install.sh /usr/sbin/nginx=nginx-light
 	@$(BIN)/python -m tests.bench.server
 	@$(BIN)/python -m tests.bench.push
 	@$(BIN)/python -m tests.bench.flash

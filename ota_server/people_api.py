@@ -36,6 +36,7 @@ from ..signing.reasons import SENTENCES, Refused
 from . import policy, queries
 from .limits import read_body
 from .policy import Board, Known, Release, Verdict
+from .statements import BOARD
 from .storage import Conflict, Storage
 
 JSON_BYTES = 4096
@@ -46,6 +47,9 @@ SESSIONS = 100
 """Logins kept; the oldest is dropped."""
 FAILURES_A_MINUTE = 10
 """Wrong tokens that one address may send in a minute before it is told to wait."""
+BOARDS_A_PAGE = 50
+BOARDS_AT_ONCE = 100
+"""Boards that a thread makes JSON of before others have their turn."""
 ADDRESSES = 10_000
 """Of which wrong tokens are counted."""
 
@@ -192,7 +196,12 @@ class PeopleApi:
 
     async def boards(self, _: Request) -> Response:
         """All boards."""
-        return await self._storage.read(_boards_json)
+        found, after = [], ""
+        while True:
+            part, after = await self._storage.read(_some_boards_json, after)
+            found.append(part)
+            if not after:
+                return Response(b"[%s]" % b",".join(found), media_type="application/json")
 
     async def board(self, request: Request) -> Response:
         """One board."""
@@ -415,13 +424,17 @@ class PeopleApi:
         """Boards and releases."""
         if not self.knows(request):
             return RedirectResponse("/login", 303)
-        return await self._storage.read(self._page)
+        return await self._storage.read(self._page, request.query_params.get("after", ""))
 
-    def _page(self, db: Connection) -> Response:
+    def _page(self, db: Connection, after: str) -> Response:
+        ids = queries.ids(db, after, BOARDS_A_PAGE)
+        found = queries.known(db, ids)
         releases = self._storage.releases()
         return self.html(
             "boards.html",
-            boards=[known.board for known in queries.known(db).values()],
+            boards=[found[name].board for name in ids],
+            first=not after,
+            after=ids[-1] if len(ids) == BOARDS_A_PAGE else "",
             releases=releases,
             names={release.short: release for release in releases},
             trust=self._storage.catalog.trust_version,
@@ -524,18 +537,22 @@ def _board_facts(said: dict[str, Any]) -> Board:
     return Board(facts.id, facts.name or "", facts.app, facts.cls, facts.key, dev, time.time())
 
 
-def _boards_json(db: Connection, board_id: str | None = None) -> Response:
-    """One board, or all: made in the thread that reads them."""
-    found = queries.known(db, None if board_id is None else [board_id])
-    if board_id is not None:
-        body = orjson.dumps(_board_json(found[board_id]))
-    else:
-        body = orjson.dumps([_board_json(known) for known in found.values()])
+def _boards_json(db: Connection, board_id: str) -> Response:
+    """One board, made in the thread that reads it."""
+    body = orjson.dumps(_board_json(queries.known(db, [board_id])[board_id]))
     return Response(body, media_type="application/json")
 
 
+def _some_boards_json(db: Connection, after: str) -> tuple[bytes, str]:
+    """Some boards after the id `after`, without the brackets around them; "" after the last."""
+    ids = queries.ids(db, after, BOARDS_AT_ONCE)
+    found = queries.known(db, ids)
+    body = orjson.dumps([_board_json(found[name]) for name in ids])[1:-1]
+    return body, ids[-1] if len(ids) == BOARDS_AT_ONCE else ""
+
+
 def _board_json(known: Known) -> dict[str, Any]:
-    facts = asdict(known.board)
+    facts = {name: getattr(known.board, name) for name in BOARD}
     facts["class"] = facts.pop("cls")
     del facts["key"]
     facts["follow"] = not known.board.paused

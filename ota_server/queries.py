@@ -80,6 +80,12 @@ def find(db: Connection, name: str) -> str | None:
     return named[0].id if len(named) == 1 else None
 
 
+def ids(db: Connection, after: str, most: int) -> list[str]:
+    """Ids of boards behind `after`, in order."""
+    found = select(boards.c.id).where(boards.c.id > after).order_by(boards.c.id).limit(most)
+    return list(db.execute(found).scalars())
+
+
 def states(db: Connection) -> dict[str, int]:
     """How many boards are in each state."""
     state = case((boards.c.state == "", "never seen"), else_=boards.c.state)

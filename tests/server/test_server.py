@@ -14,6 +14,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mipy_ota.ota_server import limits as server_limits
-from mipy_ota.ota_server import policy, poll_message
+from mipy_ota.ota_server import policy, poll_message, queries
 from mipy_ota.ota_server.app import make_app
 from mipy_ota.ota_server.sqlite_storage import SqliteStorage
 from mipy_ota.ota_server.statements import ORDERS_KEPT
@@ -765,6 +766,40 @@ def test_api_needs_the_token_and_pages_a_login(server: Running, people: client.C
     assert session.get(server.url + "/api/status").status_code == 401
     session.post(server.url + "/logout")
     assert session.get(server.url).url.endswith("/login")
+
+
+def test_people_never_use_the_database_on_the_loop(
+    server: Running, people: client.Client, monkeypatch: pytest.MonkeyPatch
+):
+    """Nor many boards in one piece: threads have turns, and a turn is what a poll waits for."""
+    monkeypatch.setattr("mipy_ota.ota_server.people_api.BOARDS_AT_ONCE", 2)
+    monkeypatch.setattr("mipy_ota.ota_server.people_api.BOARDS_A_PAGE", 2)
+    for number in range(5):
+        people.enrol(FakeBoard(server.url, id=f"b{number}").file())
+    seen: set[str] = set()
+    sizes: list[int] = []
+    read, known = SqliteStorage._read, queries.known
+
+    def watched(self: SqliteStorage, question: Any, args: Any) -> Any:
+        seen.add(threading.current_thread().name.split("_")[0])
+        return read(self, question, args)
+
+    def counted(db: Any, ids: Any = None) -> Any:
+        found = known(db, ids)
+        sizes.append(len(found))
+        return found
+
+    monkeypatch.setattr(SqliteStorage, "_read", watched)
+    monkeypatch.setattr(queries, "known", counted)
+    assert [board["id"] for board in people.boards()] == [f"b{number}" for number in range(5)]
+    assert people.board("b3")["id"] == "b3"
+    assert people.status()["boards"] == 5
+    session = requests.Session()
+    page = session.post(server.url + "/login", data={"token": server.token}).text
+    assert "b0" in page and "b2" not in page
+    assert "b2" in session.get(server.url + "/?after=b1").text
+    assert seen == {"reader"}
+    assert max(sizes) == 2
 
 
 def test_guessing_is_slowed_down(server: Running):
