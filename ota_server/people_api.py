@@ -348,7 +348,7 @@ class PeopleApi:
                 found.cls,
                 found.seq,
                 found.floor,
-                found.note,
+                found.title,
                 found.total,
                 now,
             ),

@@ -12,6 +12,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 DEV_INTERVAL = 15
@@ -20,6 +21,7 @@ INTERVAL = 300
 """Seconds between polls of every other board."""
 JITTER = 0.1
 DAY_MINUTES = 24 * 60
+EPOCH = 1_577_836_800  # 2020-01-01 UTC, from which a seq counts minutes
 ORDER_TRIES = 5
 """An order that was sent so often, without an effect that shows, has failed."""
 
@@ -493,8 +495,16 @@ def clear_of(seq: int, newest: Sequence[Release], now: float) -> str | None:
         now: seconds since 1970.
     """
     if seq > latest_seq(now):
-        days = (seq - minutes_since_2020(now)) // DAY_MINUTES
-        return f"seq {seq} lies {days} days ahead; check the clock that made it"
+        made, here = (
+            datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+            for seconds in (seq * 60 + EPOCH, now)
+        )
+        known = next((one for one in newest if one.seq > latest_seq(now)), None)
+        return f"seq {seq} stands for {made}, and this server's clock says {here}; " + (
+            f"it has published seq {known.seq} already, so set the server's clock"
+            if known
+            else "set the one of the two clocks that is wrong"
+        )
     if newest and seq <= newest[0].seq:
         return f"seq {seq} is not above {newest[0].seq}, the newest of this app and class"
     return None
@@ -507,4 +517,4 @@ def latest_seq(now: float) -> int:
 
 def minutes_since_2020(now: float) -> int:
     """The default seq of a release made at `now` (seconds since 1970)."""
-    return int(now - 1577836800) // 60
+    return int(now - EPOCH) // 60

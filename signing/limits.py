@@ -6,6 +6,7 @@ LINE_BYTES = 160  # with the line feed; `key`, `dev` and `sig` lines are as long
 KEY_LINE_BYTES = 600
 
 MANIFEST_BYTES = 8192
+NOTE_BYTES = 114  # in UTF-8, whose base64 fills a line
 MANIFEST_SIGNATURES = 4
 FILES = 64
 FOLDER_ENTRIES = 32  # files and folders listed directly in one folder

@@ -20,7 +20,9 @@
 The signature is checked before anything else is understood.
 """
 
+import base64
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -37,6 +39,7 @@ from .trust import Trust
 PREFIX = b"ota-manifest-v1\0"
 HEADER = "ota-manifest 1"
 RESERVED = "manifest"
+IN_FULL = "note"  # of the ``x-`` line that holds a note in any language
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -75,6 +78,18 @@ class Manifest:
     def total(self) -> int:
         """Bytes of all files together."""
         return sum(file.size for file in self.files)
+
+    @property
+    def title(self) -> str:
+        """The note for people: in full where there is an ``x-note`` that means the same."""
+        full = next((value for key, value in self.extra if key == IN_FULL), None)
+        if full is None:
+            return self.note
+        try:
+            text = base64.b64decode(full, validate=True).decode()
+        except ValueError:
+            return self.note
+        return text if text.isprintable() and folded(text) == self.note else self.note
 
     @property
     def body(self) -> bytes:
@@ -135,11 +150,28 @@ def make(
 ) -> bytes:
     """An unsigned manifest for ``files`` (name in the slot -> content).
 
+    A note that is not plain ASCII stands in an ``x-note`` line in full, as base64 of UTF-8: boards
+    sign for it and skip it, and their parser stays as it is.
+
     Raises:
         Refused: with the code of the rule that a value breaks.
     """
     listed = tuple(File.of(envelope.name(name), files[name]) for name in sorted(files))
+    if not note.isprintable():
+        raise Refused("syntax", "a note is one line of text")
+    if not note.isascii():
+        if len(note.encode()) > limits.NOTE_BYTES:
+            raise Refused("syntax", f"a note has at most {limits.NOTE_BYTES} bytes in UTF-8")
+        extra = ((IN_FULL, base64.b64encode(note.encode()).decode()), *extra)
+        note = folded(note)
     return Manifest(app, cls, seq, floor, mpy, entry, listed, note, arch, tuple(extra)).encode()
+
+
+def folded(text: str) -> str:
+    """``text`` in ASCII: letters without their accents, and ``?`` for what has no such form."""
+    apart = unicodedata.normalize("NFKD", text)
+    plain = "".join(c for c in apart if not unicodedata.combining(c))
+    return plain.encode("ascii", "replace").decode()
 
 
 def parse(raw: bytes) -> Manifest:

@@ -236,3 +236,13 @@ def test_wrong_token(mipy: Mipy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setenv("MIPY_TOKEN_FILE", str(tmp_path / "wrong"))
     code, _, err = mipy("boards")
     assert (code, "token is missing or wrong" in err) == (1, True)
+
+
+def test_a_note_in_any_language(app: Path, mipy: Mipy, server: Running) -> None:
+    code, _, err = mipy("release", str(app), "--note", "größer 温度")
+    assert code == 0, err
+    listed = json.loads(mipy("status", "--json")[1])["releases"]
+    assert [one["note"] for one in listed] == ["größer 温度"]
+    assert mipy("reissue", "größer 温度")[0] == 0
+    listed = json.loads(mipy("status", "--json")[1])["releases"]
+    assert [one["note"] for one in listed] == ["größer 温度"] * 2

@@ -178,9 +178,9 @@ def check_meant(content: bytes, listed: Mapping[str, Any], wanted: str) -> None:
         Failure: it is another one, or was not signed here and nobody has confirmed it.
     """
     found = _verified(content)[0]
-    names = (str(found.seq), found.note)
+    names = (str(found.seq), found.title)
     says = (listed["digest"], listed["app"], listed["class"], listed["seq"], listed["note"])
-    if says != (found.digest, found.app, found.cls, found.seq, found.note) or not (
+    if says != (found.digest, found.app, found.cls, found.seq, found.title) or not (
         wanted in names or found.digest.startswith(wanted)
     ):
         raise Failure(
@@ -191,7 +191,7 @@ def check_meant(content: bytes, listed: Mapping[str, Any], wanted: str) -> None:
         one
         for one in signed.known()
         if (one.app, one.cls) == (found.app, found.cls)
-        and (wanted in (str(one.seq), one.note) or one.digest.startswith(wanted))
+        and (wanted in (str(one.seq), one.title) or one.digest.startswith(wanted))
     ]
     if any(one.digest != found.digest for one in same):
         raise Failure(

@@ -51,6 +51,6 @@ def sign_for_fleet(release: bytes) -> bytes:
 def in_words(made: manifest.Manifest) -> str:
     """What a release is, in a line."""
     return (
-        f"{made.app} for {made.cls}, seq {made.seq}, floor {made.floor}, note '{made.note}', "
+        f"{made.app} for {made.cls}, seq {made.seq}, floor {made.floor}, note '{made.title}', "
         f"{len(made.files)} files, digest {made.digest[:8]}"
     )

@@ -100,7 +100,7 @@ def _verify_release(content: bytes, trust_path: Path | None) -> dict[str, Any]:
         "class": made.cls,
         "seq": made.seq,
         "floor": made.floor,
-        "note": made.note,
+        "note": made.title,
         "files": len(made.files),
         "bytes": made.total,
         "digest": made.digest,
