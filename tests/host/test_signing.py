@@ -22,37 +22,38 @@ def code_of(call, *args) -> str:
     return ""
 
 
-MANIFESTS = list(vectors.manifest_vectors())
-STEPS = list(vectors.trust_steps())
-
-
-@pytest.mark.parametrize("vector", MANIFESTS, ids=lambda vector: vector.name)
-def test_manifest_is_judged_as_the_vector_says(vector):
+def judged(vector: vectors.Vector) -> str:
     dev = PublicKey.from_text(vector.dev) if vector.dev else None
-    assert code_of(manifest.verify, vector.raw, trust.parse(vector.trust), dev) == vector.code
+    return code_of(manifest.verify, vector.raw, trust.parse(vector.trust), dev)
 
 
-@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
-def test_trust_step_is_judged_as_the_vector_says(step):
-    assert code_of(trust.verify_next, trust.parse(step.old), step.new) == step.code
+def test_manifests_are_judged_as_the_vectors_say():
+    every = list(vectors.manifest_vectors())
+    wrong = {v.name: (v.code, code) for v in every if (code := judged(v)) != v.code}
+    assert not wrong
+    assert len({v.name for v in every}) == len(every) >= 200
 
 
-def test_vectors_are_many_and_distinct():
-    assert len(MANIFESTS) >= 150 and len(STEPS) >= 30
-    assert len({vector.name for vector in MANIFESTS}) == len(MANIFESTS)
-    assert len({step.name for step in STEPS}) == len(STEPS)
+def test_trust_steps_are_judged_as_the_vectors_say():
+    every = list(vectors.trust_steps())
+    said = {s.name: code_of(trust.verify_next, trust.parse(s.old), s.new) for s in every}
+    assert said == {s.name: s.code for s in every}
+    assert len(said) == len(every) >= 30
 
 
-@pytest.mark.parametrize("body", [body for _, body, code in vectors.bodies() if not code])
-def test_good_body_comes_back_byte_for_byte(body):
-    understood = manifest.parse(body)
-    assert understood.encode() == body
-    assert understood.digest == vectors.hashlib.sha256(body).hexdigest()
+def test_good_body_comes_back_byte_for_byte():
+    for name, body, code in vectors.bodies():
+        if not code:
+            understood = manifest.parse(body)
+            assert understood.encode() == body, name
+            assert understood.digest == vectors.hashlib.sha256(body).hexdigest(), name
 
 
-@pytest.mark.parametrize("code, body", [(code, body) for _, body, code in vectors.bodies() if code])
-def test_broken_manifest_is_never_signed(code, body):
-    assert code_of(manifest.add_signature, body, vectors.key("release")) == code
+def test_broken_manifest_is_never_signed():
+    broken = [vector for vector in vectors.bodies() if vector[2]]
+    assert len(broken) >= 100
+    for name, body, code in broken:
+        assert code_of(manifest.add_signature, body, vectors.key("release")) == code, name
 
 
 @pytest.mark.parametrize(

@@ -172,11 +172,13 @@ def _signed_vectors() -> Iterator[Vector]:
         "syntax",
         one,
     )
-    for field in (b"app w", b"class e", b"seq 3", b"floor 3", b"total 1", b"204 f", b"1.8.0"):
+    fields = "manifest 1,app w,class e,seq 3,floor 3,mpy 6,entry m,total 1,204 f,1.8.0"
+    for field in fields.encode().split(b","):
         at = body.index(field) + len(field) - 1
         changed = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
         yield Vector(f"bit flipped in '{field.decode()}'", changed + good, "key", one)
 
+    yield Vector("signature cut", body + good[:300], "syntax", one)
     yield Vector("five signatures", body + unknown * 4 + good, "syntax", one)
     yield Vector("bytes behind the last signature", body + good + b"x", "syntax", one)
     yield Vector("line behind the last signature", body + good + b"note 2\n", "syntax", one)
@@ -339,6 +341,7 @@ def trust_steps() -> Iterator[Step]:
     yield edited("an even modulus", b"key root", b"key root %s\nkey root" % even, "syntax")
     root_line = b"key root %s\n" % public("root").text.encode()
     yield edited("a key listed twice", root_line, root_line * 2, "syntax")
+    yield Step("signature cut", one, signed[:-1], "syntax")
     yield Step("bytes behind the last signature", one, signed + b"x", "syntax")
     yield Step("empty", one, b"", "syntax")
     large = body.replace(b"end\n", b"".join(b"revoke %016x\n" % i for i in range(400)) + b"end\n")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import secrets
 import struct
-from binascii import a2b_base64
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -210,57 +209,10 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
 # --- manifests
 
 
-def resigned(evil: Evil, value: int) -> Evil:
-    """The manifest under a signature block chosen by the attacker."""
-    sig = Signature(public("release").id, value.to_bytes(384, "big"))
-    return replace(evil, sigs=sig.encode())
-
-
-def too_large() -> Evil:
-    """The same signature plus n, which passes where nobody asks for s < n."""
-    n = int.from_bytes(public("release").modulus, "big")
-    for _ in range(100):  # not every s leaves room in 384 bytes
-        evil = made()
-        s = int.from_bytes(a2b_base64(evil.sigs.split(b" ")[2]), "big")
-        if s + n < 1 << 3072:
-            return resigned(evil, s + n)
-    return resigned(made(), n)
-
-
-def garbage_block() -> Evil:
-    """Short padding, the right hash, garbage behind it: what lax parsers take (CVE-2006-4339)."""
+def flipped() -> Evil:
+    """One bit of a value, behind the signer's back."""
     evil = made()
-    right = rsa.expected_block(hashlib.sha256(manifest.PREFIX + evil.body).digest(), 384)
-    info = right[right.index(b"\0", 2) :]
-    block = (b"\0\1" + b"\xff" * 8 + info).ljust(384, b"\x5a")
-    numbers = fleet.key("release").private_numbers()
-    return resigned(evil, pow(int.from_bytes(block, "big"), numbers.d, numbers.public_numbers.n))
-
-
-def flipped(field_name: str) -> Evil:
-    """One bit of a field's value, behind the signer's back."""
-    evil = made()
-    word = ("\n" + field_name + " ").encode() if field_name != "ota-manifest" else b"ota-manifest "
-    at = evil.body.index(b"\n", evil.body.index(word) + len(word)) - 1
-    body = evil.body[:at] + bytes([evil.body[at] ^ 1]) + evil.body[at + 1 :]
-    return replace(evil, body=body)
-
-
-def flipped_signature() -> Evil:
-    evil = made()
-    s = int.from_bytes(a2b_base64(evil.sigs.split(b" ")[2]), "big")
-    return resigned(evil, s ^ 1)
-
-
-def trust_as_manifest() -> Evil:
-    """Signed as a trust file is, by the root."""
-    body = more().body
-    return Evil(body, signed(more(), "root")[len(body) :], {})
-
-
-def trust_signed_as_manifest() -> Evil:
-    body = new_root().body
-    return Evil(body, signature(body, "release"), {})
+    return replace(evil, body=evil.body.replace(b"seq 1001", b"seq 1003"))
 
 
 def cut(keep: Callable[[Evil], int]) -> Evil:
@@ -269,60 +221,26 @@ def cut(keep: Callable[[Evil], int]) -> Evil:
     return replace(evil, body=(evil.body + evil.sigs)[: keep(evil)], sigs=b"")
 
 
+# One a reason. Each other way in which a manifest or a trust file is wrong by itself is judged by
+# the same code in test_chip_vectors.py.
 MANIFESTS: dict[str, tuple[str, Callable[[], Evil]]] = {
     "unsigned": ("unsigned", lambda: made(signer="")),
-    "wrong key under a known id": (
-        "key",
-        lambda: replace(
-            e := made(), sigs=signature(e.body, "stranger", key_id=public("release").id)
-        ),
-    ),
     "unknown key": ("key", lambda: made(signer="stranger")),
-    "root key": ("key", lambda: made(signer="root")),
     "dev-signed on a production board": ("key", lambda: made(signer="dev")),
-    **{
-        f"bit flipped in {name}": ("key", lambda name=name: flipped(name))
-        for name in (
-            "ota-manifest",
-            "app",
-            "class",
-            "seq",
-            "floor",
-            "mpy",
-            "entry",
-            "total",
-            "note",
-        )
-    },
-    **{
-        f"bit flipped in {name}": ("key", lambda name=name: flipped(f"file {name}"))
-        for name in ("big.bin", "lib/x.mpy", "main.mpy")
-    },
-    "bit flipped in the signature": ("key", flipped_signature),
-    "s + n": ("key", too_large),
-    "garbage behind the hash": ("key", garbage_block),
+    "bit flipped": ("key", flipped),
     "cut before its end": ("syntax", lambda: cut(lambda evil: len(evil.body) - 10)),
-    "cut in its signature": ("syntax", lambda: cut(lambda evil: len(evil.body) + 300)),
-    "signature cut off": ("unsigned", lambda: cut(lambda evil: len(evil.body))),
     "name that climbs": ("name", lambda: made(("file lib/x.mpy", "file ../boot.py"))),
-    "absolute name": ("name", lambda: made(("file big.bin", "file /boot.py"))),
     "wrong app": ("app", lambda: made(app="other")),
     "wrong class": ("class", lambda: made(cls="esp32-generic")),
     "wrong mpy": ("mpy", lambda: made(mpy="5.3")),
     "wrong arch": ("arch", lambda: made(arch="xtensawin")),
     "lower seq": ("seq", lambda: made(seq=SEQ - 1)),
     "same seq, other content": ("same-seq", lambda: made(seq=SEQ)),
-    "floor above seq": (
-        "floor",
-        lambda: made((f"floor {FLOOR}", f"floor {SEQ + 2}")),
-    ),
     "floor below the board's": ("floor-low", lambda: made(floor=FLOOR - 1)),
     "oversized": (
         "size",
         lambda: made(("\nend\n", "\nx-a " + "\nx-a ".join(["n" * 150] * 60) + "\nend\n")),
     ),
-    "a trust file": ("key", trust_as_manifest),
-    "a trust file signed by a release key": ("syntax", trust_signed_as_manifest),
 }
 
 
@@ -405,12 +323,11 @@ CONTENTS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 
 
 @pytest.mark.parametrize("installer", ("plain", "own installer"))
-@pytest.mark.parametrize("name", ("big.bin", "lib/x.mpy", "main.mpy"))
 @pytest.mark.parametrize("attack", CONTENTS)
-def test_file(field: Field, installer: str, name: str, attack: str) -> None:
+def test_file(field: Field, installer: str, attack: str) -> None:
     code, change = CONTENTS[attack]
     evil = made()
-    content = evil.files[name]
+    content = evil.files["big.bin"]
     field.back(installer)
     serve(field.liar, evil)
     field.liar.content[f"/d/v1/files/{sha(content)}"] = change(content)
@@ -525,15 +442,7 @@ def manifest_as_trust() -> bytes:
 
 STEPS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "N + 2": ("trust-version", skipping),
-    "N": ("trust-version", fleet.first_trust),
     "signed by the old side only": ("trust-sig", lambda: signed(new_root(), "root")),
-    "signed by the new side only": ("trust-sig", lambda: signed(new_root(), "root2")),
-    "signed by a release key": ("trust-sig", lambda: signed(more(), "release")),
-    "unsigned": ("trust-sig", lambda: more().body),
-    "signed as a manifest": (
-        "trust-sig",
-        lambda: more().body + signature(more().body, "root", manifest.PREFIX),
-    ),
     "a manifest": ("trust-sig", manifest_as_trust),
     "another app": ("app", other_app),
     "oversized": ("size", huge),
