@@ -12,7 +12,7 @@ import pytest
 from mipy_ota.tools.board import settings
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.fleet.serve import running
-from mipy_ota.tools.sim.board import VirtualBoard
+from mipy_ota.tools.sim.board import Snapshot, VirtualBoard
 from mipy_ota.tools.sim.port import Port
 from tests.support import fleet
 
@@ -60,7 +60,7 @@ class Bench:
 
     def __init__(self, board: VirtualBoard, port: Port) -> None:
         self.board, self.port = board, port
-        self._seen = 0
+        self._seen = self._start = len(board.console)
 
     def hears(self, text: str, seconds: float = 60) -> None:
         """Wait for `text`, behind what was waited for before."""
@@ -74,23 +74,40 @@ class Bench:
 
     def silent(self, text: str) -> bool:
         """Whether `text` was never printed."""
-        return text not in self.board.console
+        return text not in self.board.console[self._start :]
+
+
+Proven = tuple[VirtualBoard, Snapshot]
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    """A board with a confirmed release that has shown what its jobs can do."""
+def proven(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proven]:
+    """A board, off, with a confirmed release that has shown what its jobs can do."""
     folder = tmp_path_factory.mktemp("bench")
     with running(folder / "server", interval=15) as server:
         known = fleet.Fleet(server)
         files = fleet.runtime() | {"main.py": MAIN, "config.py": CONFIG}
         release = fleet.release(files, 1000)
-        with known.board(folder / "board", release, "b1", speed=50) as board, Port(board) as port:
-            board.start(port.hear)
-            made = Bench(board, port)
+        with known.board(folder / "board", release, "b1", speed=50) as board:
+            board.start()
+            assert board.wait(lambda b: known.get("/api/boards/b1")["up"] > 75, 60), board.console
+            board.stop()
+            yield board, board.save()
+
+
+@pytest.fixture
+def bench(proven: Proven) -> Iterator[Bench]:
+    """That board, running, with no setting of its own."""
+    board, snapshot = proven
+    board.restore(snapshot)
+    board.radio(networks=fleet.WIFI)
+    with Port(board) as port:
+        made = Bench(board, port)
+        board.start(port.hear)
+        try:
             made.hears("values demo 10 2 C")
-            assert board.wait(lambda b: known.get("/api/boards/b1")["up"] > 75, 60)
             yield made
+        finally:
             board.stop()
 
 
@@ -128,6 +145,9 @@ def test_a_good_change_is_kept(
 
 
 def test_a_default_again(bench: Bench, told: Callable[[], dict[str, Any]]) -> None:
+    bench.set("UNIT=F", "ON=off")
+    bench.hears("values demo 10 2 F")
+    bench.hears("settings: the change is confirmed")
     bench.set("NAME=shed", default=["UNIT", "ON"])
     bench.hears("values shed 10 2 C")
     bench.hears("settings: the change is confirmed")
@@ -148,14 +168,14 @@ def test_what_does_not_fit_is_refused(bench: Bench, change: str, said: str) -> N
     with pytest.raises(Failure) as caught:
         bench.set("NAME=never", change)
     assert said in caught.value.text and caught.value.hint
-    bench.hears("values shed")
+    bench.hears("values demo")
 
 
 @pytest.mark.parametrize(
     ("change", "shows", "why"),
     [
         ("DIVISOR=0", "Traceback", "ZeroDivisionError"),
-        ("PIN=5", "values shed 10 5", "(unproven job sensor), starting again"),
+        ("PIN=5", "values demo 10 5", "(unproven job sensor), starting again"),
         ("SERVER=http://127.0.0.9:9", "no answer from http://127.0.0.9:9", "(no answer from"),
     ],
 )
@@ -166,7 +186,7 @@ def test_a_bad_change_goes_back(bench: Bench, change: str, shows: str, why: str)
         bench.hears(shows)
         bench.hears(why)
     bench.hears("settings: the change has not proved itself, the former values are back")
-    bench.hears("values shed 10 2 C")
+    bench.hears("values demo 10 2 C")
 
 
 def test_a_change_and_no_network(bench: Bench) -> None:
@@ -176,4 +196,4 @@ def test_a_change_and_no_network(bench: Bench) -> None:
         bench.hears("values lost")
         bench.hears("(no answer from the server), starting again")
     bench.board.radio(networks=fleet.WIFI)
-    bench.hears("values shed 10 2 C")
+    bench.hears("values demo 10 2 C")
