@@ -186,6 +186,8 @@ class DeviceApi:
         heap, up = message["heap"], message["up"]
         if not (poll_message.is_number(heap) and poll_message.is_number(up)):
             return ""
+        if up < board.up and board.reason != "twin":
+            return ""  # a new start tells its facts: see policy.judge
         return self._storage.routine(known, ticket, heap, up, peer, now)
 
     async def _take(

@@ -371,6 +371,11 @@ def judge(board: Board, report: Report, known: Bad | None, running: Release | No
         verdict.changes |= {"reason": report.failed, "trace": ""}
         verdict.events.append(Event("install-failed", reason=report.failed))
     verdict.events += [Event("unknown-order", text=order) for order in report.unknown]
+    # A board tells its facts in the first report of a life that counts. Fewer seconds since its
+    # start without them are those of another board, on which the same image lies.
+    if not report.facts and report.up < board.up and board.reason != "twin":
+        verdict.changes |= {"reason": "twin", "trace": ""}
+        verdict.events.append(Event("twin", text=f"up {board.up} s, then {report.up} s"))
     if (report.open is None) != (board.open is None):
         verdict.events.append(Event("webrepl-closed" if report.open is None else "webrepl-open"))
     if report.wrong > board.wrong:

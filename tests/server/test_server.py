@@ -969,6 +969,34 @@ def test_failed_install_is_told(people: client.Client, board: FakeBoard):
     assert board.send(board.message(fail="a\nb")).status == 400
 
 
+def test_two_boards_with_one_identity_are_told(
+    people: client.Client, server: Running, board: FakeBoard
+):
+    """A flash image on two chips: each is whole, and together they look like one that jumps."""
+    twin = FakeBoard(server.url, key=board.key)
+    board.boot(up=1000)
+    twin.boot(up=50)
+
+    def said():
+        return [e["kind"] for e in people.events("sim-01") if e["kind"] == "twin"]
+
+    assert not said()  # so far it may be one board that has started anew
+    for up in (60, 120, 180):
+        for one, seconds in ((board, 1000 + up), (twin, 50 + up)):
+            reply = one.poll(up=seconds)
+            if reply.get("stale"):
+                one.poll(up=seconds)
+    assert said() == ["twin"] and people.board("sim-01")["reason"] == "twin"
+    twin.close()
+
+
+def test_a_board_that_starts_anew_is_no_twin(people: client.Client, board: FakeBoard):
+    for up in (1000, 5, 3000, 1):
+        board.boot(up=up)
+        board.poll(up=up + 60)
+    assert "twin" not in [e["kind"] for e in people.events("sim-01")]
+
+
 def test_every_path_and_reason_is_in_the_protocol(tmp_path: Path):
     for route in make_app(tmp_path, token="x").people.routes:
         path = re.sub(r"\{.*", "", getattr(route, "path", ""))

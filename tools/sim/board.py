@@ -12,6 +12,7 @@ that it shares with the host. Each life of the board, from a start to a reset, i
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import selectors
 import shutil
@@ -23,8 +24,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
+from ..console import Failure
 from ..flash import image
 from . import interpreter
 from .page import COUNTERS, Page
@@ -106,6 +108,24 @@ class _Process:
     text: str = ""
 
 
+def _locked(folder: Path) -> IO[bytes]:
+    """The lock of a board's folder: two that run on one flash would damage it.
+
+    Raises:
+        Failure: another process runs it.
+    """
+    lock = (folder / "lock").open("wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise Failure(
+            f"{folder.name} runs already, in another terminal",
+            "switch it off there, or name another",
+        ) from None
+    return lock
+
+
 class VirtualBoard:
     """A board.
 
@@ -133,6 +153,7 @@ class VirtualBoard:
     ) -> None:
         self.folder = Path(folder).resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.folder)
         self.chip: Chip = chip
         self.address = address
         self.speed = speed
@@ -169,6 +190,7 @@ class VirtualBoard:
         """Stop it and let go of its memory; the folder stays."""
         self.stop()
         self._page.close()
+        self._lock.close()
 
     # --- the flash, while the board is off
 

@@ -169,6 +169,22 @@ def test_it_is_the_same_board_the_next_time(
     assert len(fleet.boards()) == 1
 
 
+def test_one_flash_is_run_once(fleet: Client, run: type[Terminal], tmp_path: Path) -> None:
+    """A second one would write into it under the first one's feet."""
+    publish(fleet, tmp_path / "app")
+    first = run("sim", "kitchen", "--speed", "10")
+    first.wait("hello from the app")
+    second = run("sim", "kitchen", "--speed", "10")
+    second.wait("kitchen runs already")
+    assert second.end() == 1
+    first.press(b"\x1d")
+    assert first.end() == 0
+    again = run("sim", "kitchen", "--speed", "10")
+    again.wait("hello from the app")
+    again.press(b"\x1d")
+    assert again.end() == 0
+
+
 def test_without_a_release_it_waits_in_recovery_and_takes_the_first(
     fleet: Client, run: type[Terminal], tmp_path: Path
 ) -> None:
