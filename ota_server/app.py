@@ -83,7 +83,7 @@ def make_app(
     """
     storage = SqliteStorage(data_dir)
     devices = DeviceApi(storage, every, moved, readable)
-    people = PeopleApi(storage, token or read_token(data_dir / "token"))
+    people = PeopleApi(storage, token or read_token(data_dir / "token"), devices)
     terminals = Terminals(storage, people)
 
     @contextlib.asynccontextmanager

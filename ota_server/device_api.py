@@ -80,6 +80,10 @@ class DeviceApi:
         self._every = every
         self._moved = moved
         self._readable = readable
+        self.answers: dict[int, int] = {}
+        """How many of each HTTP status."""
+        self.stale = 0
+        """Polls that were not counted."""
         self._contents = {"manifests": storage.manifests, "files": storage.files}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,6 +95,7 @@ class DeviceApi:
         except (StorageError, OSError) as problem:
             log.error("cannot use the data folder: %s", problem)
             status, headers, body = 503, [], b""
+        self.answers[status] = self.answers.get(status, 0) + 1
         headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -163,6 +168,7 @@ class DeviceApi:
             else:
                 await self._take(board, message, ticket, peer, reply, now)
         if not reply["k"]:
+            self.stale += 1
             reply["stale"] = 1
             reply["k"] = await storage.stale(known)
         sealed = orjson.dumps(reply)

@@ -4,7 +4,6 @@ Every error is `{"error": code, "text": what happened, "hint": what to do next}`
 """
 
 import asyncio
-import hmac
 import io
 import json
 import logging
@@ -12,9 +11,8 @@ import re
 import secrets
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import parse_qs, urlsplit
@@ -33,26 +31,24 @@ from ..signing import board_file, bundle, limits, manifest, opening
 from ..signing import trust as trust_file
 from ..signing.manifest import Manifest
 from ..signing.reasons import SENTENCES, Refused
-from . import policy, queries
+from . import metrics, people, policy, queries
+from .device_api import DeviceApi
 from .limits import read_body
+from .people import COOKIE, SESSION_SECONDS, Guessing, People, Who
 from .policy import Board, Known, Release, Verdict
-from .statements import BOARD
-from .storage import Conflict, Storage
+from .statements import BOARD, Conflict
+from .storage import Storage
 
 JSON_BYTES = 4096
 JSON_SECONDS = 10.0
 UPLOAD_SECONDS = 120.0
-COOKIE = "mipy-session"
-SESSIONS = 100
-"""Logins kept; the oldest is dropped."""
-FAILURES_A_MINUTE = 10
-"""Wrong tokens that one address may send in a minute before it is told to wait."""
 BOARDS_A_PAGE = 50
+AUDIT_A_PAGE = 100
 BOARDS_AT_ONCE = 100
 """Boards that a thread makes JSON of before others have their turn."""
-ADDRESSES = 10_000
-"""Of which wrong tokens are counted."""
+LABEL_CHARS = 64
 
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,31}")
 _RETRY = re.compile(r"retry ([0-9a-f]{8,64})")
 _PAGE_POLICY = (
     "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none';"
@@ -97,15 +93,14 @@ class PeopleApi:
 
     Args:
         storage: shared with the boards' side.
-        token: what the caller must know.
+        token: the owner's.
+        devices: the boards' side, for its numbers.
     """
 
-    def __init__(self, storage: Storage, token: str) -> None:
+    def __init__(self, storage: Storage, token: str, devices: DeviceApi) -> None:
         self._storage = storage
-        self._token = token.encode()
-        self._sessions: dict[str, None] = {}
-        self._failures: Counter[str] = Counter()  # wrong tokens by address, in this minute
-        self._minute = 0
+        self._devices = devices
+        self._people = People(storage, token)
         self._publishing = asyncio.Lock()
         self._pages = Environment(
             loader=PackageLoader(__package__ or "", "pages"), autoescape=True, trim_blocks=True
@@ -117,24 +112,33 @@ class PeopleApi:
     def routes(self) -> list[Route]:
         """`/api/...` and the pages."""
         api = {
-            ("GET", "/api/status"): self.status,
-            ("GET", "/api/boards"): self.boards,
-            ("POST", "/api/boards"): self.enrol,
-            ("GET", "/api/boards/{id}"): self.board,
-            ("GET", "/api/boards/{id}/events"): self.events,
-            ("POST", "/api/boards/{id}/orders"): self.order,
-            ("GET", "/api/releases"): self.releases,
-            ("POST", "/api/releases"): self.publish,
-            ("GET", "/api/releases/{digest}/bundle"): self.bundle,
-            ("POST", "/api/releases/{digest}/withdraw"): self.withdraw,
-            ("GET", "/api/trust"): self.trust,
-            ("POST", "/api/trust"): self.add_trust,
+            ("GET", "/api/status"): (self.status, "read"),
+            ("GET", "/api/boards"): (self.boards, "read"),
+            ("POST", "/api/boards"): (self.enrol, "operate"),
+            ("GET", "/api/boards/{id}"): (self.board, "read"),
+            ("GET", "/api/boards/{id}/events"): (self.events, "read"),
+            ("POST", "/api/boards/{id}/orders"): (self.order, "operate"),
+            ("GET", "/api/releases"): (self.releases, "read"),
+            ("POST", "/api/releases"): (self.publish, "publish"),
+            ("GET", "/api/releases/{digest}/bundle"): (self.bundle, "read"),
+            ("POST", "/api/releases/{digest}/withdraw"): (self.withdraw, "publish"),
+            ("GET", "/api/trust"): (self.trust, "read"),
+            ("POST", "/api/trust"): (self.add_trust, "publish"),
+            ("GET", "/api/operators"): (self.operators, "admin"),
+            ("POST", "/api/operators"): (self.add_operator, "admin"),
+            ("DELETE", "/api/operators/{name}"): (self.remove_operator, "admin"),
+            ("GET", "/api/tokens"): (self.tokens, "admin"),
+            ("POST", "/api/tokens"): (self.add_token, "admin"),
+            ("DELETE", "/api/tokens/{n}"): (self.remove_token, "admin"),
+            ("GET", "/api/audit"): (self.audit, "admin"),
+            ("GET", "/metrics"): (self.metrics, "read"),
         }
         return [
             *(
-                Route(path, self._guarded(endpoint), methods=[method])
-                for (method, path), endpoint in api.items()
+                Route(path, self._guarded(endpoint, role), methods=[method])
+                for (method, path), (endpoint, role) in api.items()
             ),
+            Route("/healthz", self.health),
             Route("/", self.page),
             Route("/login", self.login_page),
             Route("/login", own_pages_only(self.login), methods=["POST"]),
@@ -144,39 +148,36 @@ class PeopleApi:
 
     # --- who is asking ---
 
-    def _guarded(self, endpoint: Endpoint) -> Endpoint:
+    def _guarded(self, endpoint: Endpoint, role: str) -> Endpoint:
         async def guarded(request: Request) -> Response:
             scheme, _, given = request.headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not given or not self._admits(request, given):
+            who = None
+            if scheme.lower() == "bearer" and given:
+                who = await self._by_token(request, given)
+            if who is None:
                 raise Problem(
                     401, "token", "the token is missing or wrong", "see `mipy serve`", close=True
                 )
+            if not who.may(role):
+                text = f"{who.name} has the role '{who.role}', and this needs '{role}'"
+                raise Problem(403, "role", text, "ask an admin of this server", close=True)
+            request.state.who = who
             return await endpoint(request)
 
         return guarded
 
-    def _admits(self, request: Request, given: str) -> bool:
-        """Whether the token is right, compared in constant time.
+    async def _by_token(self, request: Request, given: str) -> Who | None:
+        try:
+            return await self._people.by_token(request, given)
+        except Guessing as problem:
+            raise Problem(
+                429, "slow", "too many wrong tokens", "wait a minute", close=True
+            ) from problem
 
-        Who sends wrong ones is told to wait, and only he: the right token is never kept out, so
-        that nobody can lock its owner out by guessing from the same address.
-        """
-        if hmac.compare_digest(given.encode("latin-1", "replace"), self._token):
-            return True
-        minute = int(time.monotonic()) // 60
-        if minute != self._minute:
-            self._minute = minute
-            self._failures.clear()
-        address = request.client.host if request.client else ""
-        if self._failures[address] >= FAILURES_A_MINUTE:
-            raise Problem(429, "slow", "too many wrong tokens", "wait a minute", close=True)
-        if len(self._failures) < ADDRESSES:
-            self._failures[address] += 1
-        return False
-
-    def knows(self, connection: HTTPConnection) -> bool:
-        """Whether who asks has logged in on a page, and not logged out since."""
-        return connection.cookies.get(COOKIE) in self._sessions
+    async def knows(self, connection: HTTPConnection, role: str = "read") -> Who | None:
+        """Who asks, if he has logged in on a page and may do what needs this role."""
+        who = await self._people.by_session(connection)
+        return who if who and who.may(role) else None
 
     # --- boards ---
 
@@ -227,7 +228,8 @@ class PeopleApi:
                 f"this server is for the app '{trust.app}', the board is for '{facts.app}'",
                 "serve that app from a data folder of its own",
             )
-        known = await self._storage.enrol(facts)
+        entry = _who(request).audit("enrol", facts.id)
+        known = await self._storage.enrol(facts, audit=entry)
         return JSONResponse({"id": facts.id, "again": known}, 200 if known else 201)
 
     async def order(self, request: Request) -> Response:
@@ -235,20 +237,25 @@ class PeopleApi:
         board = await self._board(request)
         order = (await _json(request)).get("order")
         retry = _RETRY.fullmatch(order) if isinstance(order, str) else None
+
+        async def amend(make: Callable[[Known], Verdict]) -> None:
+            entry = _who(request).audit("order", board.id, after=policy.title(str(order)))
+            await self._storage.amend(board.id, make, time.time(), entry)
+
         if order in ("hold", "follow"):
             paused = order == "hold"
-            await self._amend(board, lambda _: policy.pause(paused))
+            await amend(lambda _: policy.pause(paused))
         elif order == "cancel":
-            await self._amend(board, policy.cancel)
+            await amend(policy.cancel)
         elif order == "rollback":
-            await self._amend(board, lambda known: policy.give(known, "rollback"))
+            await amend(lambda known: policy.give(known, "rollback"))
         elif retry:
             known = await self._storage.known(board.id)
             text = f"retry {_rejected(known, retry[1])}"
-            await self._amend(board, lambda known: policy.give(known, text))
+            await amend(lambda known: policy.give(known, text))
         elif isinstance(order, str) and order.startswith(policy.OPENING):
             self._check_opening(board, order)
-            await self._amend(board, lambda known: policy.give(known, order))
+            await amend(lambda known: policy.give(known, order))
         else:
             raise Problem(
                 400,
@@ -273,9 +280,6 @@ class PeopleApi:
             raise Problem(
                 409, "life", "the board has started again since it was signed", "sign it anew"
             )
-
-    async def _amend(self, board: Board, make: Callable[[Known], Verdict]) -> None:
-        await self._storage.amend(board.id, make, time.time())
 
     async def find(self, name: str) -> Board | None:
         """The board of this id or, if only one has it, of this name."""
@@ -309,13 +313,15 @@ class PeopleApi:
                 )
             async with self._publishing:
                 raw, found, files = await run_in_threadpool(_verified, upload, trust)
-                return await self._publish(raw, found, files)
+                return await self._publish(_who(request), raw, found, files)
 
-    async def _publish(self, raw: bytes, found: Manifest, files: list[bytes]) -> Response:
+    async def _publish(self, who: Who, raw: bytes, found: Manifest, files: list[bytes]) -> Response:
         release, fresh = self._admit(found)
         if fresh:
             try:
-                await self._storage.publish(release, raw, files)
+                release = replace(release, publisher=who.name)
+                entry = who.audit("publish", release.digest, after=release.seq)
+                await self._storage.publish(release, raw, files, audit=entry)
             except Conflict as conflict:
                 raise Problem(409, "same-seq", str(conflict), "build it again") from conflict
         else:
@@ -376,7 +382,8 @@ class PeopleApi:
         """Offer a release to no further board; boards that have it keep it."""
         release = self._release(request)
         if release.withdrawn is None:
-            await self._storage.withdraw(release.digest, time.time())
+            entry = _who(request).audit("withdraw", release.digest)
+            await self._storage.withdraw(release.digest, time.time(), audit=entry)
         return JSONResponse(_release_json(self._release(request)))
 
     def _release(self, request: Request) -> Release:
@@ -413,16 +420,111 @@ class PeopleApi:
             raise _refused(refused, "send the versions one after the other") from refused
         reset = new.reset[0] if new.reset else None
         try:
-            await self._storage.add_trust(new.version, raw, reset, time.time())
+            entry = _who(request).audit("trust", str(new.version))
+            await self._storage.add_trust(new.version, raw, reset, time.time(), audit=entry)
         except Conflict as conflict:
             raise Problem(409, "trust-version", str(conflict)) from conflict
         return JSONResponse({"version": new.version, "already": False}, 201)
+
+    # --- monitors ---
+
+    async def health(self, _: Request) -> Response:
+        """200 when boards can be served; 503 when the database cannot be read."""
+        await self._storage.read(queries.alive)
+        return Response("ok\n", media_type="text/plain")
+
+    async def metrics(self, _: Request) -> Response:
+        """Numbers for Prometheus."""
+        states = await self._storage.read(queries.states)
+        devices, count = self._devices, len(self._storage.releases())
+        body = metrics.text(devices.answers, devices.stale, states, count)
+        return Response(body, headers={"content-type": metrics.CONTENT_TYPE})
+
+    # --- people ---
+
+    async def operators(self, _: Request) -> Response:
+        """Who may use this server, beside the owner."""
+        return JSONResponse(await self._storage.read(people.all_operators))
+
+    async def add_operator(self, request: Request) -> Response:
+        """Add an operator, or change his role: `{"name", "role"}`."""
+        said = await _json(request)
+        name, role = said.get("name"), said.get("role")
+        if not (isinstance(name, str) and _NAME.fullmatch(name) and name != people.OWNER):
+            hint = "small letters, digits, '.', '_' and '-', at most 32"
+            raise Problem(400, "name", "that is no name for an operator", hint)
+        if role not in people.ROLES:
+            raise Problem(400, "role", "there is no such role", ", ".join(people.ROLES))
+        before = await self._storage.read(people.operator_role, name)
+        entry = _who(request).audit("operator", name, before or "", role)
+        await self._storage.write(people.add_operator, name, role, time.time(), audit=entry)
+        return JSONResponse({"name": name, "role": role}, 200 if before else 201)
+
+    async def remove_operator(self, request: Request) -> Response:
+        """Remove an operator; his tokens and sessions end at once."""
+        name = request.path_params["name"]
+        entry = _who(request).audit("remove operator", name)
+        try:
+            await self._storage.write(people.remove_operator, name, audit=entry)
+        except LookupError as problem:
+            raise Problem(404, "operator", f"there is no operator '{name}'") from problem
+        return JSONResponse({"name": name})
+
+    async def tokens(self, _: Request) -> Response:
+        """Tokens, without what would let anybody in."""
+        return JSONResponse(await self._storage.read(people.all_tokens))
+
+    async def add_token(self, request: Request) -> Response:
+        """Make a token: `{"operator", "role", "label", "days"}`. It is shown this once."""
+        said = await _json(request)
+        name, days = said.get("operator"), said.get("days", people.TOKEN_DAYS)
+        label = said.get("label", "")
+        role = None
+        if isinstance(name, str):
+            role = await self._storage.read(people.operator_role, name)
+        if role is None:
+            raise Problem(404, "operator", "there is no such operator", "add him first")
+        asked = said.get("role", role)
+        if asked not in people.ROLES:
+            raise Problem(400, "role", "there is no such role", ", ".join(people.ROLES))
+        if not (isinstance(label, str) and label.isprintable() and len(label) <= LABEL_CHARS):
+            raise Problem(400, "label", f"a label has at most {LABEL_CHARS} printable characters")
+        if not (isinstance(days, int) and 0 < days <= 3650):
+            raise Problem(400, "days", "a token lasts 1 to 3650 days")
+        token, now = secrets.token_urlsafe(32), time.time()
+        row = {
+            "sha256": people.digest(token.encode()), "operator": name, "label": label,
+            "role": people.lower(asked, role), "created": now, "expires": now + days * 86400.0,
+        }  # fmt: skip
+        entry = _who(request).audit("token", str(name), after={"role": row["role"], "days": days})
+        n = await self._storage.write(people.add_token, row, audit=entry)
+        shown = {"n": n, "token": token, "operator": name, "role": row["role"]}
+        return JSONResponse(shown | {"expires": row["expires"]}, 201)
+
+    async def remove_token(self, request: Request) -> Response:
+        """Revoke a token; the sessions that it began end at once."""
+        n = request.path_params["n"]
+        entry = _who(request).audit("revoke token", n)
+        try:
+            known = n.isascii() and n.isdigit() and len(n) < 10
+            await self._storage.write(people.remove_token, int(n) if known else 0, audit=entry)
+        except LookupError as problem:
+            raise Problem(404, "token-number", f"there is no token '{n}'") from problem
+        return JSONResponse({"n": int(n)})
+
+    async def audit(self, request: Request) -> Response:
+        """Who changed what, newest first; `?before=N` gives what came before entry N."""
+        before = request.query_params.get("before")
+        if before is not None and not (before.isascii() and before.isdigit() and len(before) < 16):
+            raise Problem(400, "before", "'before' must be the number of an entry")
+        rows = await self._storage.read(people.entries, before and int(before), AUDIT_A_PAGE)
+        return JSONResponse(rows)
 
     # --- pages ---
 
     async def page(self, request: Request) -> Response:
         """Boards and releases."""
-        if not self.knows(request):
+        if not await self.knows(request):
             return RedirectResponse("/login", 303)
         return await self._storage.read(self._page, request.query_params.get("after", ""))
 
@@ -448,19 +550,17 @@ class PeopleApi:
         """Change the token for a session."""
         form = parse_qs((await _small_body(request)).decode("latin-1"))
         try:
-            admitted = self._admits(request, form.get("token", [""])[0].strip())
+            who = await self._by_token(request, form.get("token", [""])[0].strip())
         except Problem as problem:
             return self.html("login.html", problem.status, text=f"{problem.text}: {problem.hint}")
-        if not admitted:
+        if who is None:
             return self.html("login.html", 401, text="That is not the token.")
-        while len(self._sessions) >= SESSIONS:
-            del self._sessions[next(iter(self._sessions))]
-        session = secrets.token_urlsafe(32)
-        self._sessions[session] = None
+        session = await self._people.log_in(who)
         answer = RedirectResponse("/", 303)
         answer.set_cookie(
             COOKIE,
             session,
+            max_age=int(SESSION_SECONDS),
             httponly=True,
             samesite="strict",
             secure=request.url.scheme == "https",
@@ -469,7 +569,7 @@ class PeopleApi:
 
     async def logout(self, request: Request) -> Response:
         """End the session."""
-        self._sessions.pop(request.cookies.get(COOKIE, ""), None)
+        await self._people.log_out(request)
         return RedirectResponse("/login", 303)
 
     async def style(self, _: Request) -> Response:
@@ -483,6 +583,10 @@ class PeopleApi:
         """A page made of a template, with its content security policy."""
         page = self._pages.get_template(name).render(now=time.time(), **values)
         return HTMLResponse(page, status, _PAGE_HEADERS | {"content-security-policy": csp})
+
+
+def _who(request: Request) -> Who:
+    return request.state.who
 
 
 def same_origin(connection: HTTPConnection) -> bool:

@@ -80,6 +80,11 @@ def find(db: Connection, name: str) -> str | None:
     return named[0].id if len(named) == 1 else None
 
 
+def alive(db: Connection) -> None:
+    """Ask for as little as can be."""
+    db.execute(select(trust.c.version).limit(1))
+
+
 def ids(db: Connection, after: str, most: int) -> list[str]:
     """Ids of boards behind `after`, in order."""
     found = select(boards.c.id).where(boards.c.id > after).order_by(boards.c.id).limit(most)

@@ -33,6 +33,11 @@ ORDERS_KEPT = 50
 AUDIT_KEPT = 100_000
 """Entries; some 20 MB."""
 
+
+class Conflict(Exception):
+    """What is to be stored is there already, with other content; args[0] says what."""
+
+
 BOARD = tuple(f.name for f in fields(Board))
 
 
@@ -110,8 +115,12 @@ def tag(db: Connection, board_id: str, names: Sequence[str]) -> None:
         db.execute(insert(tags), [{"board": board_id, "tag": name} for name in names])
 
 
-def publish(db: Connection, release: Release) -> bool:
-    """Add a release to its channels; returns False where its seq is taken."""
+def publish(db: Connection, release: Release) -> None:
+    """Add a release to its channels.
+
+    Raises:
+        Conflict: its seq is taken.
+    """
     row = asdict(release)
     names = row.pop("channels")
     taken = select(releases.c.digest).where(
@@ -120,12 +129,11 @@ def publish(db: Connection, release: Release) -> bool:
         releases.c.seq == release.seq,
     )
     if db.execute(taken).first():
-        return False
+        raise Conflict(f"seq {release.seq} is taken")
     db.execute(insert(releases), row)
     _add_app(db, release.app, release.published)
     for name in sorted(names):
         add_to_channel(db, release, name, release.published)
-    return True
 
 
 def add_to_channel(db: Connection, release: Release, name: str, now: float) -> None:
@@ -144,12 +152,15 @@ def withdraw(db: Connection, digest: str, now: float) -> None:
     db.execute(update(releases).where(releases.c.digest == digest).values(withdrawn=now))
 
 
-def add_trust(db: Connection, version: int, now: float, reset: int | None, body: bytes) -> bool:
-    """Add a trust file; returns False where there is one of this version."""
+def add_trust(db: Connection, version: int, now: float, reset: int | None, body: bytes) -> None:
+    """Add a trust file.
+
+    Raises:
+        Conflict: there is one of this version.
+    """
     if db.execute(select(trust.c.version).where(trust.c.version == version)).first():
-        return False
+        raise Conflict(f"trust version {version} is stored already")
     db.execute(insert(trust), {"version": version, "at": now, "reset": reset, "body": body})
-    return True
 
 
 def _add_app(db: Connection, name: str, now: float) -> None:

@@ -43,10 +43,6 @@ class StorageError(Exception):
     """The database cannot be used now; nothing of what was to be stored is there."""
 
 
-class Conflict(Exception):
-    """What is to be stored is there already, with other content; args[0] says what."""
-
-
 @dataclass(frozen=True, slots=True)
 class Catalog:
     """What polls need of releases and trust files, in memory.
@@ -229,8 +225,7 @@ class Storage(ABC):
             Conflict: another release of this app and class has this seq.
         """
         await asyncio.to_thread(self.keep, release.digest, manifest, files)
-        if not await self.write(statements.publish, release, catalog=True, audit=audit):
-            raise Conflict(f"seq {release.seq} is taken")
+        await self.write(statements.publish, release, catalog=True, audit=audit)
 
     async def withdraw(self, digest: str, now: float, audit: Audit | None = None) -> None:
         """Offer a release to no further board."""
@@ -257,8 +252,7 @@ class Storage(ABC):
             Conflict: there is one of this version.
         """
         change = statements.add_trust
-        if not await self.write(change, version, now, reset, body, catalog=True, audit=audit):
-            raise Conflict(f"trust version {version} is stored already")
+        await self.write(change, version, now, reset, body, catalog=True, audit=audit)
 
 
 REJECTIONS_KEPT = 32

@@ -77,7 +77,7 @@ class Terminals:
 
     async def page(self, request: Request) -> Response:
         """The terminal's page."""
-        if not self._people.knows(request):
+        if not await self._people.knows(request, "operate"):
             return RedirectResponse("/login", 303)
         name = request.path_params["id"]
         board = await self._people.find(name)
@@ -93,7 +93,8 @@ class Terminals:
 
     async def connect(self, browser: WebSocket) -> None:
         """The page's connection, for as long as it lasts; the page is told why it ends."""
-        if not (self._people.knows(browser) and same_origin(browser)):
+        who = await self._people.knows(browser, "operate")
+        if who is None or not same_origin(browser):
             await browser.close()  # which answers 403
             return
         await browser.accept()

@@ -68,6 +68,13 @@ VERBS = (
     ("sim", "sim.command:sim", "Run a virtual board with its console."),
     ("boards", "fleet.boards:boards", "List the boards and what they run."),
     ("status", "fleet.boards:status", "Show the server, its releases and its rollouts."),
+    ("operator ls", "fleet.people:operators", "List who may use the server."),
+    ("operator add", "fleet.people:add", "Add an operator, or change a role."),
+    ("operator rm", "fleet.people:remove", "Remove an operator with all tokens."),
+    ("token ls", "fleet.people:tokens", "List the tokens."),
+    ("token new", "fleet.people:token", "Make a token for an operator."),
+    ("token rm", "fleet.people:revoke", "Revoke a token."),
+    ("audit", "fleet.people:audit", "Show who changed what on the server."),
     ("doctor", "doctor:doctor", "Check this computer, the server, a board."),
 )
 
@@ -76,6 +83,8 @@ GROUPS = {
     "fs": "The files on a board.",
     "mip": "Third-party modules of an app.",
     "wifi": "The networks that a board knows.",
+    "operator": "Who may use the server.",
+    "token": "What operators and programs log in with.",
 }
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count

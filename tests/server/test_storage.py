@@ -11,8 +11,8 @@ import pytest
 from mipy_ota.ota_server import policy, queries, statements
 from mipy_ota.ota_server.policy import Bad, Board, Event, Known, Release, Verdict
 from mipy_ota.ota_server.sqlite_storage import SqliteStorage
-from mipy_ota.ota_server.statements import EVENTS_KEPT, OFFERS_KEPT, ORDERS_KEPT, Audit
-from mipy_ota.ota_server.storage import REJECTIONS_KEPT, Conflict, Storage, StorageError
+from mipy_ota.ota_server.statements import EVENTS_KEPT, OFFERS_KEPT, ORDERS_KEPT, Audit, Conflict
+from mipy_ota.ota_server.storage import REJECTIONS_KEPT, Storage, StorageError
 
 Work = Callable[[Storage], Awaitable[None]]
 PEER = "127.0.0.9"

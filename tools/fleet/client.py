@@ -117,6 +117,34 @@ class Client:
         """Register the fleet (version 1), or the trust file that comes next."""
         return self._call("POST", "trust", trust)
 
+    def operators(self) -> list[dict[str, Any]]:
+        """Who may use the server, beside its owner."""
+        return self._call("GET", "operators")
+
+    def add_operator(self, name: str, role: str) -> dict[str, Any]:
+        """Add an operator, or change his role."""
+        return self._call("POST", "operators", _json(name=name, role=role))
+
+    def remove_operator(self, name: str) -> dict[str, Any]:
+        """Remove an operator with his tokens."""
+        return self._call("DELETE", f"operators/{_part(name)}")
+
+    def tokens(self) -> list[dict[str, Any]]:
+        """All tokens, without their secrets."""
+        return self._call("GET", "tokens")
+
+    def add_token(self, operator: str, **more: Any) -> dict[str, Any]:
+        """Make a token; `more` may have role, label and days."""
+        return self._call("POST", "tokens", _json(operator=operator, **more))
+
+    def remove_token(self, n: int) -> dict[str, Any]:
+        """Revoke a token."""
+        return self._call("DELETE", f"tokens/{n}")
+
+    def audit(self) -> list[dict[str, Any]]:
+        """The last changes, newest first."""
+        return self._call("GET", "audit")
+
     def _call(self, method: str, path: str, body: bytes | None = None) -> Any:
         answer = self._answer(method, path, body)
         try:
@@ -210,6 +238,10 @@ def _settings(folder: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise console.Failure(f"{path} holds no JSON object", "mend or delete it")
     return value
+
+
+def _json(**said: Any) -> bytes:
+    return json.dumps(said).encode()
 
 
 def _part(text: str) -> str:
