@@ -22,6 +22,7 @@ import pytest
 from mipy_ota.tools.board import session, target
 from mipy_ota.tools.board.repl import Repl
 from mipy_ota.tools.console import Failure
+from mipy_ota.tools.sim.board import Snapshot
 from tests.support import bridged, loopback, workbench
 
 ADDRESS = loopback.address()
@@ -29,12 +30,32 @@ SECONDS = 120
 NAME = workbench.NAME
 
 
+Flashed = tuple[workbench.Desk, Snapshot]
+
+
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[workbench.Desk]:
+def flashed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flashed]:
+    """A desk whose board, which is off, is known to the server."""
     folder = tmp_path_factory.mktemp("desk")
     with workbench.desk(folder, speed=1, runtime=True, address=ADDRESS) as made:
         assert made.board.wait(lambda _: made.server.board("b1")["address"] == ADDRESS, SECONDS)
+        made.board.stop()
+        yield made, made.board.save()
+
+
+@pytest.fixture
+def desk(flashed: Flashed) -> Iterator[workbench.Desk]:
+    """The desk as it was, with its app running on the board."""
+    made, snapshot = flashed
+    made.edit("'one'")
+    made.board.restore(snapshot)
+    at = len(made.board.console)
+    made.board.start()
+    try:
+        assert made.board.wait(lambda board: "turn 1 one" in board.console[at:], SECONDS)
         yield made
+    finally:
+        made.board.stop()
 
 
 def mipy(*words: str | Path, code: int = 0) -> str:
