@@ -1,8 +1,10 @@
 """Fixtures every part may use, and the rule that CI runs every test."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,27 @@ IN_CI = os.environ.get("CI") == "true"
 def mpy() -> list[str]:
     """The words that start MicroPython, 32-bit wherever it can be had."""
     return micropython.binary()
+
+
+def _children() -> list[str]:
+    """The command lines of this process's children that are alive."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            state, parent = status.read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == os.getpid() and state != "Z":
+                command = (status.parent / "cmdline").read_text().replace("\0", " ")
+                found.append(command)
+    return [command for command in found if "multiprocessing." not in command]  # Python's own
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_running() -> Iterator[None]:
+    """Whatever the tests start, they stop."""
+    before = _children()
+    yield
+    left = [command for command in _children() if command not in before]
+    assert not left, left
 
 
 @pytest.fixture(scope="session", autouse=True)

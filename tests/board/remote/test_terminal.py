@@ -269,7 +269,7 @@ def test_the_password_is_nowhere_to_be_seen(
     made = enrol.make("b1", "demo", "esp32-generic", name="kitchen")
     enrol.keep(enrol.Record(enrol.renewed(enrol.Record(made), webrepl=PASSWORD).board))
     script = (
-        "import sys\nfrom mipy_ota.tools import cli, target\n"
+        "import sys\nfrom mipy_ota.tools import cli\nfrom mipy_ota.tools.board import target\n"
         f"target._where = lambda *_: {found.host!r}\n"
         "sys.exit(cli.main())\n"
     )
@@ -279,15 +279,16 @@ def test_the_password_is_nowhere_to_be_seen(
         script,
         "exec",
         "kitchen",
-        "import time; time.sleep(2); print(7)",
+        "import time; print('here'); time.sleep(2); print(7)",
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    time.sleep(1)
-    proc = Path("/proc", str(process.pid))
-    seen = (proc / "cmdline").read_bytes() + (proc / "environ").read_bytes()
-    printed = process.communicate(timeout=60)[0]
-    assert process.returncode == 0 and b"7\n" in printed, printed
-    assert PASSWORD.encode() not in seen + printed
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout
+        printed = process.stdout.readline()  # that the app is stopped: it is logged in
+        proc = Path("/proc", str(process.pid))
+        seen = (proc / "cmdline").read_bytes() + (proc / "environ").read_bytes()
+        printed += process.communicate(timeout=60)[0]
+    assert process.returncode == 0 and printed.endswith(b"here\n7\n"), printed
+    assert b"kitchen" in seen and PASSWORD.encode() not in seen + printed
 
 
 # --- other people's tools
