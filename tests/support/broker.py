@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.support import loopback
+
 BINARY = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
 SECONDS = 60
 
@@ -40,9 +42,7 @@ class Broker:
     def __init__(self, folder: Path, extra: str = "allow_anonymous true\n") -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port: int = s.getsockname()[1]
+        self.port = loopback.port()
         self._config = folder / "mosquitto.conf"
         self._config.write_text(
             f"listener {self.port} 127.0.0.1\nuser {os.environ.get('USER', 'root')}\n"

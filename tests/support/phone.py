@@ -7,7 +7,6 @@ import html
 import json
 import re
 import shutil
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 
 import pytest
 import requests
+
+from tests.support import loopback
 
 WIDTH, HEIGHT = 390, 844
 _SECONDS = 30
@@ -38,8 +39,7 @@ class Phone:
         chromium = shutil.which("chromium")
         driver = shutil.which("chromedriver")
         assert chromium and driver, "install chromium and chromium-driver"
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = loopback.port()
         self._process = subprocess.Popen(
             [driver, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

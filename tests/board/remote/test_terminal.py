@@ -21,7 +21,7 @@ from mipy_ota.tools.board import fs, session, target, terminal, webrepl
 from mipy_ota.tools.board.remote import Remote
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.sim.board import VirtualBoard
-from tests.support import bridged
+from tests.support import bridged, loopback
 from tests.support.boards import Board
 
 PASSWORD = "hush-9"
@@ -253,10 +253,8 @@ def test_what_is_no_webrepl(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_nobody_is_there() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        port = door.getsockname()[1]
     with pytest.raises(webrepl.Closed, match="closed"):
-        Known("it", host="127.0.0.1", number=port).open()
+        Known("it", host=loopback.address(), number=webrepl.PORT).open()
 
 
 def test_the_password_is_nowhere_to_be_seen(
