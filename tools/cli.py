@@ -21,7 +21,7 @@ from . import console, places
 
 # (words after `mipy`, "module in tools:function", line in the list of verbs)
 VERBS = (
-    ("new", "app.new:new", "Start an app of your own in a new folder."),
+    ("new", "app.new:new", "Start an app of your own in a folder."),
     ("keys new", "keys.verbs:new", "Make the keys of a fleet."),
     ("keys revoke", "keys.verbs:revoke", "Make a key count no more."),
     ("keys reset", "keys.verbs:reset", "Bring the boards' highest seq and floor down."),

@@ -18,7 +18,7 @@ ListedBoard = Annotated[str, typer.Argument(metavar="BOARD", help="Its name or i
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 AppFolder = Annotated[
-    Path | None, typer.Argument(metavar="DIR", help="The app's folder; here, else app_slots/.")
+    Path | None, typer.Argument(metavar="DIR", help="The app's folder; the current one if not.")
 ]
 App = Annotated[
     Path | None, typer.Option("--app", metavar="DIR", help="The app's folder, if not this one.")

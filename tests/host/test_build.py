@@ -315,7 +315,29 @@ def test_new_app_builds_at_once_and_is_named_after_its_folder(mipy, tmp_path):
     assert {"main.py", "config.py", "runtime/installer.mpy"} <= set(listed)
     assert "README.md" not in listed
     code, _, err = mipy("new", "garden")
-    assert code == 1 and "exists" in err
+    assert code == 1 and "is an app already" in err
+
+
+def test_new_makes_an_app_of_a_folder_that_is_there(mipy, tmp_path, monkeypatch):
+    """What is in it stays; what an app needs comes beside it."""
+    folder = tmp_path / "garden"
+    (folder / "drivers").mkdir(parents=True)
+    (folder / "main.py").write_text("import runtime\nruntime.run(print)\n")
+    (folder / "drivers" / "mine.py").write_text("")
+    monkeypatch.chdir(folder)
+    code, _, err = mipy("new", ".")
+    assert code == 0 and "main.py is there and stays" in err
+    assert (folder / "main.py").read_text().endswith("run(print)\n")
+    assert {"main.py", "config.py"} <= set(names(folder)) and facts(folder).name == "garden"
+    assert {path.name for path in tmp_path.iterdir()} == {"garden"}
+    (tmp_path / "file").write_text("")
+    assert mipy("new", tmp_path / "file")[0] == 1
+
+
+def test_new_lists_its_examples(mipy):
+    code, out, _ = mipy("new", "--example", "?")
+    assert code == 0 and set(out.split()) == set(new.examples())
+    assert mipy("new")[0] == 2
 
 
 def test_new_app_appears_whole_or_not_at_all(monkeypatch, tmp_path):
@@ -331,6 +353,10 @@ def test_new_app_appears_whole_or_not_at_all(monkeypatch, tmp_path):
 
 
 def test_in_an_apps_folder_that_app_is_built(app, mipy, monkeypatch, tmp_path):
+    code, _, err = mipy("build")
+    assert code == 1 and "is no app" in err and "mipy new ." in err
+    assert mipy("release")[0] == 1
+    monkeypatch.chdir(places.sources("app_slots").parent)  # the project's checkout: its demo
     assert app_folder(None) == places.sources("app_slots")
     folder = app({}, facts='name = "here"\nclasses = ["esp32-x"]\nruntime = false')
     monkeypatch.chdir(folder)

@@ -238,6 +238,21 @@ def test_wrong_token(mipy: Mipy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert (code, "token is missing or wrong" in err) == (1, True)
 
 
+def test_a_class_that_no_board_has_is_asked_about(
+    app: Path, mipy: Mipy, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert mipy("release", str(app), "--class", "esp32-generic")[0] == 0  # no boards yet
+    enrolled(server)
+    code, _, err = mipy("release", str(app), "--class", "esp32-generik")
+    assert code == 1 and "no board of weather is of class esp32-generik" in err
+    assert "esp8266-generic" in err
+    assert mipy("release", str(app), "--class", "esp8266-generic")[0] == 0
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    for answer, wanted in ((False, 1), (True, 0)):
+        monkeypatch.setattr(console, "confirm", lambda text, said=answer: said)
+        assert mipy("release", str(app), "--class", "esp32-generik")[0] == wanted
+
+
 def test_a_note_in_any_language(app: Path, mipy: Mipy, server: Running) -> None:
     code, _, err = mipy("release", str(app), "--note", "größer 温度")
     assert code == 0, err

@@ -59,13 +59,21 @@ webrepl_cfg.py
 
 
 def new(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="The folder; . for this one.")
+    ] = None,
     example: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Begin with an example; ? lists them."),
     ] = None,
 ) -> None:
     """Start an app of your own: main.py, config.py, app.toml, drivers/, lib/, README."""
+    if example == "?":
+        for name in sorted(examples()):
+            console.say(name)
+        return
+    if folder is None:
+        raise Failure("which folder?", "`mipy new DIR`, or `mipy new .` for this one", 2)
     make(folder, example)
     console.say(f"{folder} is an app; `mipy build {folder}` compiles it")
     console.note(f"begin with {folder / 'main.py'}; README.md tells the rest")
@@ -79,31 +87,50 @@ def examples() -> dict[str, Path]:
 def make(folder: Path, example: str | None = None) -> None:
     """Make the app `folder`, named after it, whole or not at all.
 
+    A folder that is there keeps what is in it; its own main.py, config.py or README.md, too.
+
     Raises:
-        Failure: it exists, its name is no app's name, there is no such example, or it cannot be
-            written.
+        Failure: it is an app already, its name is no app's name, there is no such example, or it
+            cannot be written.
     """
     known = examples()
     if example and example not in known:
         raise Failure(f"there is no example {example!r}", f"there are {', '.join(sorted(known))}")
     target = folder.expanduser().absolute()
-    if target.exists():
-        raise Failure(f"{folder} exists already", "name a folder that does not")
+    if (target / FACTS).exists():
+        raise Failure(f"{folder} is an app already", f"build it: `mipy build {folder}`")
+    if target.exists() and not target.is_dir():
+        raise Failure(f"{folder} is a file", "name a folder")
+    name = target.resolve().name
     try:
-        name = envelope.word(target.name)
+        envelope.word(name)
     except Refused as refused:
         raise Failure(
-            f"{target.name!r} is no name for an app", "use letters, digits, '_', '.' and '-'"
+            f"{name!r} is no name for an app", "use letters, digits, '_', '.' and '-'"
         ) from refused
     part = target.with_name(f".{target.name}.part")
     try:
         part.mkdir(parents=True)
         _fill(part, name, known[example] if example else None)
-        part.rename(target)
+        if target.exists():
+            _merge(part, target)
+        else:
+            part.rename(target)
     except OSError as problem:
         raise Failure(f"cannot make {folder}: {problem.strerror}", "name another one") from problem
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _merge(part: Path, target: Path) -> None:
+    """Put into `target` what it has not; app.toml, which makes it an app, comes last."""
+    files = [path.relative_to(part) for path in sorted(part.rglob("*")) if path.is_file()]
+    for name in sorted(files, key=lambda file: file.name == FACTS):
+        if (target / name).exists():
+            console.note(f"{name} is there and stays")
+            continue
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(part / name, target / name)
 
 
 def _fill(folder: Path, name: str, example: Path | None) -> None:

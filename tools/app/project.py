@@ -75,9 +75,29 @@ def facts(folder: Path) -> Facts:
 
 
 def app_folder(named: Path | None) -> Path:
-    """The app to build: the one named, else the current folder if it is one, else app_slots/."""
+    """The app to build: the one named, else that of the current folder.
+
+    In the project's own checkout that is the demo, app_slots/.
+
+    Raises:
+        Failure: the current folder is no app.
+    """
     here = Path.cwd()
-    return named or (here if (here / FACTS).exists() else places.sources("app_slots"))
+    demo = places.sources("app_slots")
+    if named or (here / FACTS).exists():
+        return named or here
+    if here.resolve() == demo.resolve().parent:
+        return demo
+    raise Failure(
+        f"{here} is no app: it has no {FACTS}",
+        "`mipy new .` makes it one, `mipy new DIR` makes another folder; or name the app's folder",
+    )
+
+
+def name_here() -> str:
+    """The name of the app in the current folder; the demo's where there is none."""
+    here = Path.cwd()
+    return facts(here if (here / FACTS).exists() else places.sources("app_slots")).name
 
 
 def classes_of(app_dir: Path, wanted: list[str] | None) -> tuple[str, ...]:

@@ -61,6 +61,8 @@ def release(
     with console.busy("registering the fleet's keys"):
         publish_trust(server)
     app, known = project.facts(app_dir).name, server.releases()
+    if cls:
+        _ask_about(classes, app, server.boards())
     published = []
     with console.progress() as bar:
         task = bar.add_task("building", total=3 * len(classes))
@@ -82,6 +84,26 @@ def release(
             published.append(server.publish(signed))
             bar.advance(task)
     _finish(server, published, follow, timeout, as_json)
+
+
+def _ask_about(classes: Iterable[str], app: str, boards: Iterable[Mapping[str, Any]]) -> None:
+    """Ask before a release is published for a class that no board of the app has.
+
+    A fleet without boards is not asked about: the first release may come before the first board.
+
+    Raises:
+        Failure: the person thinks better of it, or nobody is there to ask.
+    """
+    there = {board["class"] for board in boards if board["app"] == app}
+    if not there or not (strange := set(classes) - there):
+        return
+    text = f"no board of {app} is of class {', '.join(sorted(strange))}"
+    hint = f"its boards are of class {', '.join(sorted(there))}"
+    if not sys.stdin.isatty():
+        raise Failure(text, f"{hint}; without --class a release is built for all of app.toml's")
+    console.warn(f"{text}; {hint}")
+    if not console.confirm("publish it all the same?"):
+        raise Failure("nothing was published", hint)
 
 
 def reissue(

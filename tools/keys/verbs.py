@@ -10,7 +10,7 @@ import typer
 from ...signing import keys as pem
 from ...signing import trust as trust_file
 from .. import console, options, places
-from ..app.project import app_folder, facts
+from ..app.project import name_here
 from ..console import Failure
 from . import backup as backups
 from . import changes, store
@@ -47,7 +47,7 @@ def new(
     if passphrase or passphrase_file:
         phrase = secret.ask("Passphrase for the new keys", passphrase_file, twice=True)
     if role is None:
-        made = changes.make_fleet(app or facts(app_folder(None)).name, passphrase=phrase)
+        made = changes.make_fleet(app or name_here(), passphrase=phrase)
         console.say(f"keys of the fleet '{places.fleet()}', app '{made.app}':")
         list_keys()
         console.note("keep a copy off this machine: `mipy keys backup FILE`")
