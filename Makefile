@@ -11,6 +11,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check -qq
 MIPY    := $(BIN)/mipy
 READY   := $(VENV)/.ready
 STUBS   := .cache/stubs/.ready
+STUB_OTA := .cache/stubs/.ota
 STATIC  := ota_server/static/.ready
 CHIPS   := esp8266 esp32
 PREFIX  ?= $(HOME)/.local
@@ -52,8 +53,7 @@ $(READY): requirements-dev.lock pyproject.toml
 $(STATIC): ota_server/package-lock.json
 	@scripts/static.sh
 
-# The boards' stubs shadow the standard library, so each set has a folder of its own. `ota` is the
-# name under which an app knows bootloader/guard.py.
+# The boards' stubs shadow the standard library, so each set has a folder of its own.
 $(STUBS): requirements-stubs.lock | $(READY)
 	@echo "fetching the boards' type stubs, once"
 	@rm -rf .cache/stubs
@@ -61,7 +61,13 @@ $(STUBS): requirements-stubs.lock | $(READY)
 	@for chip in $(CHIPS); do \
 	  $(PIP) install --no-deps --no-index --target .cache/stubs/$$chip \
 	    .cache/stubs/wheels/micropython_{$${chip},stdlib}_stubs-*.whl; \
-	  ln -s ../../../bootloader/guard.py .cache/stubs/$$chip/ota.py; \
+	done
+	@touch $@
+
+# `ota` is the name under which an app knows bootloader/resident.py.
+$(STUB_OTA): Makefile $(STUBS)
+	@for chip in $(CHIPS); do \
+	  ln -sf ../../../bootloader/resident.py .cache/stubs/$$chip/ota.py; \
 	done
 	@touch $@
 
@@ -86,7 +92,7 @@ test: packages setup $(STUBS) ## Lint, type-check and test everything.
 	@$(MAKE) --no-print-directory --jobs 2 lint test-all
 
 .PHONY: check
-check: $(READY) $(STUBS) ## The fast lane, under a minute: lint, types and the tests in tests/host.
+check: $(READY) $(STUB_OTA) ## The fast lane, under a minute: lint, types and the tests in tests/host.
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint test-host
 
 .PHONY: test-all
@@ -103,7 +109,7 @@ packages:
 	  /usr/sbin/mosquitto=mosquitto
 
 .PHONY: lint
-lint: $(READY) $(STUBS) ## Check style, types and what a chip lacks.
+lint: $(READY) $(STUB_OTA) ## Check style, types and what a chip lacks.
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/basedpyright

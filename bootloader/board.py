@@ -2,8 +2,8 @@
 
 from hashlib import sha256
 
-from bootloader import pair
-from bootloader.lines import hexa
+from bootloader import two_copies
+from bootloader.manifest import hexa
 
 
 def load():
@@ -20,7 +20,7 @@ def load():
         except (OSError, ValueError) as e:
             print("the board file", copy, repr(e))
             continue
-        learned = pair.load("s")
+        learned = two_copies.load("s")
         if learned:
             url = learned.decode()
             b["server"] = [url] + [u for u in b["server"] if u != url]

@@ -10,18 +10,18 @@ from micropython import const
 
 import ota
 from bootloader import record, rtc
-from bootloader.lines import Refused, hexa
+from bootloader.manifest import Rejected, hexa
 
 _INCOMING = "/state/incoming"
 _FAILS = const(3)  # after so many the plain fetch steps in
-_LIMIT = const(3600)  # ticks of guard.py: half an hour
+_LIMIT = const(3600)  # ticks of resident.py: half an hour
 
 
 def run():
     """Install what the server offers, and reset in any case."""
     life = rtc.load()
     fails = life[rtc.FAILS]
-    if ota.due != rtc.POLL:  # nobody knows whether that daily poll has anything to install
+    if ota.poll_at != rtc.POLL:  # nobody knows whether that daily poll has anything to install
         life[rtc.FAILS] = min(fails + 1, 200)
         rtc.save(life)
     # A peer that trickles cannot hold the board: after half an hour it resets.
@@ -33,9 +33,9 @@ def run():
         if not ota.stage("wifi").connect():
             raise OSError("no Wi-Fi")
         b = ota.stage("board").load()
-        once(b, r, "installing", 1 - r.active, r.active, fails < _FAILS)
+        update(b, r, "installing", 1 - r.active, r.active, fails < _FAILS)
         ota.mark(rtc.FAILS, 0)
-    except (OSError, ValueError, MemoryError, Refused) as e:
+    except (OSError, ValueError, MemoryError, Rejected) as e:
         print("install:", repr(e))
         if isinstance(e, MemoryError) and fails < _FAILS:
             # Where old stack frames keep things alive is chance: once more, on a clean heap.
@@ -43,33 +43,33 @@ def run():
     machine.reset()
 
 
-def once(b, r, state, target, active, own=False):
+def update(b, r, state, slot, active, own=False):
     """Poll, follow the trust file up, install what is offered; True when a trial is open.
 
     `b` is the board file, `r` the record; `state` goes into the poll; `own`: files come by the
-    active release's own installer, if it has one. Raises OSError when no server answers, Refused
+    active release's own installer, if it has one. Raises OSError when no server answers, Rejected
     (after the server was told) when what it offers breaks a rule.
     """
     wanted = ""
     try:
         while True:
-            url, wanted, trust = ota.stage("offer").take(b, r, state, _INCOMING)
+            url, wanted, trust = ota.stage("install_check").download(b, r, state, _INCOMING)
             if not trust:
                 break
-            ota.stage("step").step(_INCOMING, r, trust)
+            ota.stage("trust_update").apply_next(_INCOMING, r, trust)
         if not wanted:
             return False
-        digest = ota.stage("admit").admit(_INCOMING, r, b)
+        digest = ota.stage("verify_manifest").verify(_INCOMING, r, b)
         if hexa(digest) != wanted:
-            raise Refused("hash")
+            raise Rejected("hash")
         if r.trial != record.NONE:
-            raise Refused("busy")
-        of = ota.stage("target").make_room(target)
-        ota.stage("fill").fill(url, b, r, state, target, active, own, of)
-    except Refused as e:
+            raise Rejected("busy")
+        of = ota.stage("install_slot").make_room(slot)
+        ota.stage("install_files").bring(url, b, r, state, slot, active, own, of)
+    except Rejected as e:
         print("refused:", e.args[0])
-        # What is refused in the middle of its transfer, offer.py alone can name.
-        ota.stage("offer").refuse(b, r, state, (e.args + (wanted,))[1], e.args[0])
+        # What is refused in the middle of its transfer, install_check.py alone can name.
+        ota.stage("install_check").report_rejection(b, r, state, (e.args + (wanted,))[1], e.args[0])
         raise
-    ota.stage("target").open_trial(r, target, digest)
+    ota.stage("install_slot").start_trial(r, slot, digest)
     return True

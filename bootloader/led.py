@@ -40,11 +40,11 @@ def show(pattern):
         lamp.value(pattern >> step & 1)
         step = (step + 1) & 15
 
-    # guard.py's tick has the other timer; the RISC-V chips have no more than two.
+    # resident.py's tick has the other timer; the RISC-V chips have no more than two.
     number = -1
     if sys.platform != "esp8266":
         kind = sys.implementation._machine.split("ESP32")[-1]
         number = 1 if kind[:1] in ("C", "H") else 2
     # Kept by who stays: an ESP8266 lets the collector take a timer that nobody holds.
-    ota.blinks = timer = machine.Timer(number)  # pyright: ignore
+    ota.led_timer = timer = machine.Timer(number)  # pyright: ignore
     timer.init(period=_STEP, mode=machine.Timer.PERIODIC, callback=blink)

@@ -10,7 +10,7 @@ try:
     del start
     import ota
 
-    if ota.more:
+    if ota.poll_extra:
         ota.webrepl(app)
     ota.go(app)
 except KeyboardInterrupt:

@@ -9,9 +9,9 @@ import time
 
 import ota
 from bootloader import record
-from bootloader.lines import Refused, hexa
-from bootloader.link import Link
-from bootloader.wire import mac
+from bootloader.hmac256 import mac
+from bootloader.http_client import Connection
+from bootloader.manifest import Rejected, hexa
 
 
 class Poll:
@@ -23,36 +23,36 @@ class Poll:
 
     def __init__(self, board, r, state, more=None):
         self._key = bytes.fromhex(board["key"])
-        self.link = None
+        self.connection = None
         for self.url in board["server"]:
             if self._begin(board, r, state, more):
                 break
         else:
-            self.url = ota.stage("find").find(board)
+            self.url = ota.stage("server_discovery").discover(board)
             if not self.url or not self._begin(board, r, state, more):
                 raise OSError("no server answers")
         moved = self.reply.get("moved")
         if moved:
-            ota.stage("servers").learn(board, moved)
+            ota.stage("server_address").learn(board, moved)
 
     def _begin(self, board, r, state, more):
         ota.feed()  # three servers that do not answer take longer than a heartbeat lasts
         try:
-            self.link = Link(self.url)
+            self.connection = Connection(self.url)
             self.reply = self._say(board, r, state, more)
             if "stale" in self.reply:
                 # The first exchange of a boot has no ticket; the second, which has, counts.
                 self.reply = self._say(board, r, state, more)
             return True
-        except (OSError, ValueError, KeyError, TypeError, Refused) as e:
+        except (OSError, ValueError, KeyError, TypeError, Rejected) as e:
             print("server", self.url, repr(e))
             self.close()
             return False
 
     def close(self):
-        if self.link:
-            self.link.close()
-            self.link = None
+        if self.connection:
+            self.connection.close()
+            self.connection = None
 
     def _say(self, board, r, state, more):
         nonce = hexa(os.urandom(8))
@@ -62,7 +62,7 @@ class Poll:
             # Kept from poll to poll: by it the server knows that its orders have arrived.
             "k": ota.__dict__.get("ticket", ""),
             "seq": ota.seq,
-            "m": hexa(ota.digest or bytes(16)),
+            "m": hexa(ota.digest16 or bytes(16)),
             "state": state,
             "heap": gc.mem_free(),
             "up": time.ticks_ms() // 1000,
@@ -76,23 +76,23 @@ class Poll:
             "trust": trust_version(),
             "addr": network.WLAN(network.STA_IF).ifconfig()[0],
         }
-        facts["life"] = ota.__dict__.get("nonce") or hexa(os.urandom(8))
-        ota.nonce = facts["life"]  # pyright: ignore
-        facts.update(ota.more)
+        facts["life"] = ota.__dict__.get("life_id") or hexa(os.urandom(8))
+        ota.life_id = facts["life"]  # pyright: ignore
+        facts.update(ota.poll_extra)
         if more:
             facts.update(more)
-        elif r.bad != record.ZERO:
+        elif r.rejected != record.ZERO:
             digest, why, soft = record.rejection(r)
-            text = ota.stage("why").text()
+            text = ota.stage("crash_report").read()
             facts["bad"] = {"m": hexa(digest), "why": why, "soft": int(soft > 0), "trace": text}
         body = json.dumps(facts, separators=(",", ":")).encode()
         if len(body) > 1024:
             facts["bad"]["trace"] = text[len(body) - 1024 :]
             body = json.dumps(facts, separators=(",", ":")).encode()
         sent = hexa(mac(self._key, b"poll1\0", body))
-        out, theirs = self.link.post("/d/v1/poll", body, sent)
+        out, theirs = self.connection.post("/d/v1/poll", body, sent)
         if theirs != hexa(mac(self._key, b"reply1\0", nonce.encode(), out)).encode():
-            raise Refused("mac")
+            raise Rejected("mac")
         reply = json.loads(out)
         # What is none of the kind that was agreed on is no reply, whoever has sealed it.
         "".join([reply["k"], reply.get("m", ""), reply.get("moved", "")] + reply.get("do", []))
@@ -104,7 +104,7 @@ class Poll:
 def trust_version():
     """The version that both copies of the trust file read like, not verified: to tell the server.
 
-    The lower one where they differ: then the board asks, and step.py makes it good.
+    The lower one where they differ: then the board asks, and trust_update.py makes it good.
     """
     found = []
     for copy in (0, 1):

@@ -15,11 +15,11 @@ from binascii import hexlify
 from micropython import const
 
 import ota
-from bootloader import dns, http, page
+from bootloader import portal_dns, portal_http, portal_page
 
 _OPEN = const(300)  # s that it stays open, counted anew while somebody uses it ...
 _MOST = const(1800)  # ... up to so many
-_LIMIT = const(5000)  # ticks of guard.py, above that
+_LIMIT = const(5000)  # ticks of resident.py, above that
 _QUIET = const(60)  # s without a request after which known networks are tried again
 _JOIN = const(20)  # s for a network to work
 _SETTLES = const(2)  # s in which the chip may still tell of the attempt before ...
@@ -149,7 +149,7 @@ class Portal:
 
     def _asked(self, names):
         query, peer = names.recvfrom(512)
-        reply = dns.answer(query, bytes(int(n) for n in self._address.split(".")))
+        reply = portal_dns.answer(query, bytes(int(n) for n in self._address.split(".")))
         if reply:
             names.sendto(reply, peer)
 
@@ -162,7 +162,7 @@ class Portal:
                     break
             else:
                 return
-        client = http.Client(door.accept()[0])
+        client = portal_http.Client(door.accept()[0])
         self._clients.append(client)
         self._poll.register(client.socket, select.POLLIN)
 
@@ -199,7 +199,7 @@ class Portal:
             return self._page(b"200 OK")
         if self._joining or self._done:
             return home  # tapped twice
-        token, which, ssid, password, server, do = http.fields(client.body, _FIELDS)
+        token, which, ssid, password, server, do = portal_http.fields(client.body, _FIELDS)
         values = self._values
         if token != values[b"token"]:
             return self._page(b"403 Forbidden", (b"old",))
@@ -225,7 +225,7 @@ class Portal:
         kind = b"wait" if self._joining else b"done" if self._done else b"form"
         shown = (b"all", kind) + self._show + more  # of one moment: sending takes a while
         yield _PAGE % status
-        yield from page.page(shown, values, self._names, self._found)
+        yield from portal_page.render(shown, values, self._names, self._found)
 
     # --- trying a network
 
@@ -234,9 +234,9 @@ class Portal:
         self._show = (b"url",)
         try:
             if server:
-                self._values[b"server"] = _lend("servers", "address", server)
+                self._values[b"server"] = _lend("server_address", "parse", server)
             self._show = (b"length" if ssid else b"choose",)
-            _lend("known", "check", ssid, password)
+            _lend("wifi_networks", "check", ssid, password)
         except ValueError:
             return
         self._show = ()
@@ -271,11 +271,11 @@ class Portal:
         values = self._values
         server = values[b"server"]
         try:
-            _lend("known", "add", *self._joining)
+            _lend("wifi_networks", "add", *self._joining)
             self._done = True
             values[b"address"] = self._sta.ifconfig()[0].encode()
             if server:
-                proves = _lend("servers", "learn", self._board, server.decode())
+                proves = _lend("server_address", "learn", self._board, server.decode())
                 self._show = (b"heard" if proves else b"silent",)
         except OSError as e:
             print("portal:", repr(e))

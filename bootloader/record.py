@@ -42,24 +42,24 @@ class Record:
         self.number = 0
         self.active = 0
         self.trial = NONE
-        self.left = 0
-        self.soft = 0  # soft rejections of `bad` so far; its next trial waits the longer
+        self.tries_left = 0
+        self.soft_count = 0  # soft rejections of `rejected` so far; its next trial waits the longer
         self.reached = 0  # after how many of them the old release then reached the server
         self.flags = 0
-        self.reason = 0  # why `bad` was rejected
-        self.fault = 0  # how the open trial's tries have ended so far
+        self.reason = 0  # why `rejected` was rejected
+        self.last_failure = 0  # how the open trial's tries have ended so far
         self.seq = 0
         self.floor = 0
         # Digest of the manifest of slot a and of slot b, that was confirmed or is on trial.
-        self.good = [ZERO, ZERO]
-        self.bad = ZERO  # digest of the last rejected release
+        self.digests = [ZERO, ZERO]
+        self.rejected = ZERO  # digest of the last rejected release
         self.copy = 1  # which copy holds this record: the other one is written next
 
 
 def pack(r):
     b = struct.pack(
-        _FORMAT, _MAGIC, r.number, r.active, r.trial, r.left, r.soft, r.flags, r.reason, r.reached,
-        r.fault, r.seq, r.floor, r.good[0], r.good[1], r.bad,
+        _FORMAT, _MAGIC, r.number, r.active, r.trial, r.tries_left, r.soft_count, r.flags, r.reason,
+        r.reached, r.last_failure, r.seq, r.floor, r.digests[0], r.digests[1], r.rejected,
     )  # fmt: skip
     return b + sha256(b).digest()[:4]
 
@@ -69,10 +69,10 @@ def unpack(b):
     if len(b) != _SIZE + 4 or b[:4] != _MAGIC or sha256(b[:_SIZE]).digest()[:4] != b[_SIZE:]:
         return None
     r = Record()
-    good = r.good
+    good = r.digests
     (
-        _, r.number, r.active, r.trial, r.left, r.soft, r.flags, r.reason, r.reached,
-        r.fault, r.seq, r.floor, good[0], good[1], r.bad,
+        _, r.number, r.active, r.trial, r.tries_left, r.soft_count, r.flags, r.reason,
+        r.reached, r.last_failure, r.seq, r.floor, good[0], good[1], r.rejected,
     ) = struct.unpack(_FORMAT, b)  # fmt: skip
     return r
 
@@ -108,18 +108,18 @@ def store(r):
     r.copy = 1 - r.copy
 
 
-def confirm(r, digest, raises):
-    """Make the trial the confirmed release; `raises` is (seq, floor). The caller stores it."""
-    r.good[r.trial] = digest
+def confirm(r, digest16, raise_to):
+    """Make the trial the confirmed release; `raise_to` is (seq, floor). The caller stores it."""
+    r.digests[r.trial] = digest16
     r.active = r.trial
     r.trial = NONE
-    r.left = 0
-    r.seq = max(r.seq, raises[0])
-    r.floor = max(r.floor, raises[1])
+    r.tries_left = 0
+    r.seq = max(r.seq, raise_to[0])
+    r.floor = max(r.floor, raise_to[1])
 
 
 def rejection(r):
     """(digest, reason, soft rejections so far; 0 when it is for good), or None."""
-    if r.bad == ZERO:
+    if r.rejected == ZERO:
         return None
-    return r.bad, REASONS[r.reason], 0 if r.flags & HARD else r.soft
+    return r.rejected, REASONS[r.reason], 0 if r.flags & HARD else r.soft_count

@@ -8,12 +8,12 @@ import time
 from micropython import const
 
 import ota
-from bootloader import board, install, record, rtc, spread
-from bootloader.lines import Refused
+from bootloader import board, install, jitter, record, rtc
+from bootloader.manifest import Rejected
 
 _ROUND = const(5)  # minutes, growing
 _MOST = const(60)
-_LIMIT = const(4 * 3600)  # ticks of guard.py: an hour over the longest round
+_LIMIT = const(4 * 3600)  # ticks of resident.py: an hour over the longest round
 _PAUSE = const(15)  # seconds between two polls, growing
 
 
@@ -36,34 +36,28 @@ def run():
     pause = _PAUSE
     # A peer that trickles cannot hold the board.
     ota.alarms = [(_LIMIT, rtc.ROUNDS, rounds, True)]
-    # `ota.slot` is the one that boots, if any.
-    target = 1 - r.active if ota.slot else _broken(r)
+    slot = ota.stage("install_slot").choose(r)
     over = False
     while not over or not (ota.slot or shut):
         over = time.ticks_diff(end, time.ticks_ms()) < 0
         try:
             b = board.load()
             if ota.stage("wifi").connect():
-                if install.once(b, r, "recovery", target, 1 - target):
+                if install.update(b, r, "recovery", slot, 1 - slot):
                     break
                 pause = _PAUSE
-            elif "portal" in b and (over or not ota.offline):
+            elif "portal" in b and (over or not ota.portal_rounds):
                 # The portal, and then here again.
                 ota.mark(rtc.WANT, rtc.PORTAL | (rtc.RECOVER if ota.slot else 0))
                 break
-        except (OSError, ValueError, MemoryError, Refused) as e:
+        except (OSError, ValueError, MemoryError, Rejected) as e:
             print("recovery:", repr(e))
-            if ota.more and isinstance(e, MemoryError):
+            if ota.poll_extra and isinstance(e, MemoryError):
                 # WebREPL has taken the room: a round without it.
                 ota.mark(rtc.FAILS, 255)
                 ota.mark(rtc.WANT, rtc.RECOVER)
                 break
         print("recovery: again in", pause, "s")
-        time.sleep(spread.spread(pause))
+        time.sleep(jitter.around(pause))
         pause = min(pause * 2, 300)
     machine.reset()
-
-
-def _broken(r):
-    """The slot to overwrite: the one that is not confirmed, else the one that is not active."""
-    return r.active if r.good[r.active] == record.ZERO else 1 - r.active

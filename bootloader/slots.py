@@ -5,7 +5,7 @@ from hashlib import sha256
 from micropython import const
 
 from bootloader import record
-from bootloader.lines import PREFIX, Manifest, Refused, hexa, signed
+from bootloader.manifest import PREFIX, Manifest, Rejected, hexa, signed
 
 _DIR = const(0x4000)
 _MOST = const(64)
@@ -15,7 +15,7 @@ def path(slot):
     return "/app_slots/" + "ab"[slot]
 
 
-def manifest(slot):
+def manifest_path(slot):
     return path(slot) + "/manifest"
 
 
@@ -82,7 +82,7 @@ def _sweep(root, inside, names):
 def check_files(slot, source):
     """Hash every file of the slot against the manifest in the file `source`; remove the others.
 
-    Returns the Manifest. Raises Refused: "hash", "extra", or what the manifest's syntax breaks.
+    Returns the Manifest. Raises Rejected: "hash", "extra", or what the manifest's syntax breaks.
     """
     buf = bytearray(256)
     names = Names()
@@ -93,20 +93,20 @@ def check_files(slot, source):
             names.add(name)
             h = file_hash(root + name, buf)
             if not h or hexa(h) != sha or os.stat(root + name)[6] != size:
-                raise Refused("hash")
+                raise Rejected("hash")
     try:
         sweep(slot, names)
     except OSError:
-        raise Refused("extra")
+        raise Rejected("extra")
     return m
 
 
-def digest(slot):
+def digest16(slot):
     """Digest of the slot's manifest, its first 16 bytes; None when there is none that is whole."""
     try:
-        with open(manifest(slot), "rb") as f:
+        with open(manifest_path(slot), "rb") as f:
             return signed(f, PREFIX)[0][:16]
-    except (OSError, Refused):
+    except (OSError, Rejected):
         return None
 
 
@@ -116,10 +116,10 @@ def check_confirmed(r, slot):
     Returns None otherwise, with a line on the console. Neither signature nor floor is asked:
     what a board once confirmed it can boot, also when the key was revoked since.
     """
-    if r.good[slot] == record.ZERO or digest(slot) != r.good[slot]:
+    if r.digests[slot] == record.ZERO or digest16(slot) != r.digests[slot]:
         return None
     try:
-        return check_files(slot, manifest(slot))
-    except (OSError, Refused) as e:
+        return check_files(slot, manifest_path(slot))
+    except (OSError, Rejected) as e:
         print("slot", "ab"[slot], repr(e))
         return None

@@ -6,10 +6,10 @@ import os
 import sys
 from micropython import const
 
-from bootloader import guard, pins, record, rtc, slots
+from bootloader import pins, record, resident, rtc, slots
 
 _CRASHES = const(5)  # lives of less than ten minutes each
-# Ticks of guard.py, two a second
+# Ticks of resident.py, two a second
 _DAY = const(172800)
 _CALM = const(1200)  # a life of ten minutes is no crash
 _LASTS = const(120)  # so long a trial must have lasted: 60 s
@@ -20,7 +20,7 @@ _NEXT = const(30)  # a plain app polls again after that, and then as the server 
 
 
 def run():
-    """Decide and prepare; return what guard.go() starts: the app's entry, or "/" and a stage."""
+    """Decide and prepare; return what resident.go() starts: the app's entry, or "/" and a stage."""
     life = rtc.load()
     end = _ended(life)
     want = life[rtc.WANT]
@@ -31,60 +31,60 @@ def run():
     life[rtc.READY] &= _OPEN
     life[rtc.PRESSES] += machine.reset_cause() == 6  # ESP8266: the reset button
     rtc.save(life)
-    sys.modules["ota"] = guard
+    sys.modules["ota"] = resident
     if not ready & rtc.CHECKED:
-        guard.end = end  # until it has been accounted for
+        resident.end_if_stopped = end  # until it has been accounted for
     if ready & rtc.OFFLINE:
-        guard.offline = life[rtc.PORTALS]
+        resident.portal_rounds = life[rtc.PORTALS]
         ready &= ~rtc.OFFLINE
     elif want >= rtc.PORTAL or life[rtc.PRESSES] > 1 or pins.button:
-        if _stage("summon").run(life, end, want, ready):
-            timer(guard)
+        if _stage("portal_trigger").run(life, end, want, ready):
+            timer(resident)
             _leave(sys.modules)
             return "/portal"
     r = record.load()
     if not r:
-        from bootloader import rebuild
+        from bootloader import record_rebuild
 
-        r = rebuild.rebuild()
-    trial = guard.trial = r.trial != record.NONE
+        r = record_rebuild.rebuild()
+    trial = resident.trial = r.trial != record.NONE
     slot = r.trial if trial else r.active
     if not trial:
         want = _account(r, life, end, want)
         m = slots.check_confirmed(r, slot)
-        if not m and _stage("fallback").other(r):
+        if not m and _stage("rollback").from_damaged(r):
             machine.reset()
     elif ready:
-        m = slots.check_files(slot, slots.manifest(slot))
+        m = slots.check_files(slot, slots.manifest_path(slot))
     else:
         life[rtc.CRASHES] = life[rtc.ROUNDS] = 0
-        m = _stage("fallback").trial(r, end, want)
+        m = _stage("trial_boot").next_try(r, end, want)
         if not m:
             machine.reset()
     rtc.save(life)
-    guard.end = rtc.STOPPED
-    guard.slot = None
+    resident.end_if_stopped = rtc.STOPPED
+    resident.slot = None
     if m:
-        guard.slot = "ab"[slot]
-        guard.seq = m.seq
-        guard.digest = slots.digest(slot)
-        guard.bad = record.rejection(r)
-        guard.fails = life[rtc.FAILS]
-        guard.plain = "runtime" not in os.listdir(slots.path(slot))
+        resident.slot = "ab"[slot]
+        resident.seq = m.seq
+        resident.digest16 = slots.digest16(slot)
+        resident.rejection = record.rejection(r)
+        resident.install_failures = life[rtc.FAILS]
+        resident.plain = "runtime" not in os.listdir(slots.path(slot))
     if not m or want == rtc.RECOVER:
         entry = "/recovery"
     elif want in (rtc.INSTALL, rtc.POLL) and not trial:
         entry = "/install"
-        guard.due = want
-    elif (trial or guard.plain) and not ready:
+        resident.poll_at = want
+    elif (trial or resident.plain) and not ready:
         entry = "/prepare"
     else:
         entry = m.entry
         _hand_over(m, slots.path(slot), life, ready)
     if life[rtc.READY] or "open" in os.listdir("/"):
-        guard.more = {"open": 0}
-    print("ota:", guard.slot, guard.seq, entry)
-    timer(guard)
+        resident.poll_extra = {"open": 0}
+    print("ota:", resident.slot, resident.seq, entry)
+    timer(resident)
     _leave(sys.modules)
     return entry
 
@@ -100,7 +100,7 @@ def _account(r, life, end, want):
         life[rtc.CRASHES] = 0
         rtc.save(life)
         reason = record.CRASHES
-    if reason and _stage("fallback").go_back(r, reason):
+    if reason and _stage("rollback").to_other(r, reason):
         # What had to be loaded for that leaves its names behind: the app gets a clean heap.
         machine.reset()
     return rtc.RECOVER if reason == record.CRASHES else want
@@ -124,27 +124,27 @@ def _ended(life):
 
 
 def _hand_over(m, root, life, ready):
-    """What happens last, and what will happen by the tick of guard.py."""
-    guard.heard = int(ready & rtc.HEARD > 0)
-    guard.server = ready & rtc.NAMED > 0 or not ready
-    guard.lasts = _LASTS if guard.server else _LASTS_ALONE
-    if guard.trial:
-        _stage("trial").run(m, ready)
+    """What happens last, and what will happen by the tick of resident.py."""
+    resident.server_seen_at = int(ready & rtc.HEARD > 0)
+    resident.has_server = ready & rtc.NAMED > 0 or not ready
+    resident.min_uptime = _LASTS if resident.has_server else _LASTS_ALONE
+    if resident.trial:
+        _stage("trial_limits").apply(m, ready)
     else:
-        guard.alarms = [
+        resident.alarms = [
             (_DOUBLE, rtc.PRESSES, 0, False),
             (_CALM, rtc.CRASHES, 0, False),
         ]
-        guard.again(_DAY)
-    if guard.plain:
-        guard.due = _NEXT if guard.heard else 0
+        resident.rescue_in(_DAY)
+    if resident.plain:
+        resident.poll_at = _NEXT if resident.server_seen_at else 0
     life[rtc.END] = rtc.RUNNING
     rtc.save(life)
-    if not guard.plain:
+    if not resident.plain:
         # From before the app is imported. ESP8266 takes no other value, bites after 1.6 to 3.2 s
         # and never stops: hence the tick of half a second, which feeds it on the loop's behalf. On
         # an ESP32 no tick comes while a name is looked up, half a minute where DNS is dead.
-        guard.wdt = machine.WDT(timeout=5000 if sys.platform == "esp8266" else 60000)
+        resident.wdt = machine.WDT(timeout=5000 if sys.platform == "esp8266" else 60000)
     sys.path[:] = [root, root + "/lib", ".frozen"]
     try:
         os.chdir("/data")
@@ -153,7 +153,7 @@ def _hand_over(m, root, life, ready):
         os.chdir("/data")
 
 
-def timer(guard):
+def timer(ota):
     """Start the tick, on the timer that an app is the least likely to use."""
     number = -1
     if sys.platform != "esp8266":
@@ -161,13 +161,13 @@ def timer(guard):
         kind = sys.implementation._machine.split("ESP32")[-1]
         number = 0 if kind[:1] in ("C", "H") else 3
     periodic = machine.Timer.PERIODIC
-    ms = guard.clock
-    guard.clock = machine.Timer(number)  # an ESP8266 lets the collector take it otherwise
-    guard.clock.init(period=ms, mode=periodic, callback=guard.tick)
+    ms = ota.tick_timer
+    ota.tick_timer = machine.Timer(number)  # an ESP8266 lets the collector take it otherwise
+    ota.tick_timer.init(period=ms, mode=periodic, callback=ota.tick)
 
 
 def _leave(modules):
-    """Let go of the boot stage, but for guard.py.
+    """Let go of the boot stage, but for resident.py.
 
     Emptied, not just dropped: the collector takes what an old stack frame left behind for a
     reference, and one to a module would keep all of them on the heap.
@@ -175,5 +175,5 @@ def _leave(modules):
     for k in list(modules):
         if k.startswith("bootloader"):
             names = modules.pop(k).__dict__
-            if k != "bootloader.guard":
+            if k != "bootloader.resident":
                 names.clear()

@@ -1,7 +1,7 @@
 """Who may sign: the trust file, and the signatures of it and of manifests.
 
 Two copies of the newest version; the one that came with the boot stage is the last resort. What
-is read here is read for the sake of verifying it; step.py holds it against the rules.
+is read here is read for the sake of verifying it; trust_update.py holds it against the rules.
 """
 
 from binascii import a2b_base64, b2a_base64
@@ -9,7 +9,7 @@ from hashlib import sha256
 from micropython import const
 
 from bootloader import rsa
-from bootloader.lines import MAX, Refused, hexa, is_hex, signed
+from bootloader.manifest import MAX, Rejected, hexa, is_hex, signed
 
 _PREFIX = b"ota-trust-v1\0"
 _LINE = const(700)
@@ -28,16 +28,16 @@ def value(path, key):
         while True:
             line = f.readline(_LINE)
             if line == b"end\n" or not line:
-                raise Refused("syntax")
+                raise Rejected("syntax")
             if line.startswith(key):
                 return line[len(key) : -1].decode()
 
 
 def number(path, key):
-    """Like `value`, a number. Raises Refused("syntax") when it is none."""
+    """Like `value`, a number. Raises Rejected("syntax") when it is none."""
     text = value(path, key)
     if not text.isdigit():
-        raise Refused("syntax")
+        raise Rejected("syntax")
     return int(text)
 
 
@@ -50,23 +50,23 @@ def _signatures(f, most):
         most -= 1
         parts = line.split(b" ")
         if most < 0 or len(parts) != 3 or parts[0] != b"sig" or f.tell() > MAX:
-            raise Refused("syntax")
+            raise Rejected("syntax")
         try:
             sig = a2b_base64(parts[2])
         except ValueError:
-            raise Refused("syntax")
-        who = parts[1].decode()
+            raise Rejected("syntax")
+        key_id = parts[1].decode()
         if b2a_base64(sig) != parts[2] or len(sig) not in (256, 384):
-            raise Refused("syntax")
-        if len(who) != 16 or not is_hex(who):
-            raise Refused("syntax")
-        yield who, sig
+            raise Rejected("syntax")
+        if len(key_id) != 16 or not is_hex(key_id):
+            raise Rejected("syntax")
+        yield key_id, sig
 
 
 def _key(path, role, wanted):
     """Return the modulus of the key with id `wanted` in that role, None when there is none.
 
-    Raises Refused("revoked") when the file revokes it.
+    Raises Rejected("revoked") when the file revokes it.
     """
     found = None
     role = ("key %s " % role).encode()
@@ -77,48 +77,48 @@ def _key(path, role, wanted):
             if line == b"end\n" or not line:
                 return found
             if line == revoked:
-                raise Refused("revoked")
+                raise Rejected("revoked")
             if not found and line.startswith(role):
                 n = a2b_base64(line[len(role) :])
                 if hexa(sha256(n).digest()[:8]) == wanted:
                     found = n
 
 
-def signers(f, most, trust, role, digest, also=None):
+def signers(f, most, trust, role, digest, extra_key=None):
     """Return the ids of `trust`'s keys of that role whose signature of `digest` follows in `f`.
 
-    `also` is one more accepted modulus, a board's dev key, reported as "dev". Raises Refused when
-    nobody is left: "revoked", "key" for signatures that do not count, "unsigned" for none.
+    `extra_key` is one more accepted modulus, a board's dev key, reported as "dev". Raises Rejected
+    when nobody is left: "revoked", "key" for signatures that do not count, "unsigned" for none.
     """
     good = []
     why = "unsigned"
-    dev = also and hexa(sha256(also).digest()[:8])
-    for who, sig in _signatures(f, most):
+    dev = extra_key and hexa(sha256(extra_key).digest()[:8])
+    for key_id, sig in _signatures(f, most):
         try:
-            n = also if who == dev else _key(trust, role, who)
-        except Refused as e:
+            n = extra_key if key_id == dev else _key(trust, role, key_id)
+        except Rejected as e:
             why = e.args[0]
             continue
         if why == "unsigned":
             why = "key"
-        if n and who not in good and rsa.verify(n, sig, digest):
-            good.append("dev" if who == dev else who)
+        if n and key_id not in good and rsa.verify(n, sig, digest):
+            good.append("dev" if key_id == dev else key_id)
     if not good:
-        raise Refused(why)
+        raise Rejected(why)
     return good
 
 
-def check(new, by):
-    """Raise Refused unless the trust file `new` is signed by the root threshold of file `by`."""
+def check_signatures(new, by):
+    """Raise Rejected unless the trust file `new` is signed by the root threshold of file `by`."""
     with open(new, "rb") as f:
         _, digest = signed(f, _PREFIX, _LINE)
         need = number(by, b"threshold root ")
         try:
             good = signers(f, _SIGS, by, "root", digest)
-        except Refused as e:
-            raise Refused("syntax" if e.args[0] == "syntax" else "trust-sig")
+        except Rejected as e:
+            raise Rejected("syntax" if e.args[0] == "syntax" else "trust-sig")
     if not 0 < need <= len(good):
-        raise Refused("trust-sig")
+        raise Rejected("trust-sig")
 
 
 def load():
@@ -128,19 +128,19 @@ def load():
         try:
             version = number(p, b"version ")
             if not best or version > best[1]:
-                check(p, p)
+                check_signatures(p, p)
                 best = (p, version)
-        except (OSError, ValueError, Refused) as e:
+        except (OSError, ValueError, Rejected) as e:
             print("trust:", p, repr(e))
     if not best:
-        raise Refused("trust-sig")
+        raise Rejected("trust-sig")
     return best
 
 
 def verify(source, prefix, board):
     """Return (digest, signed by this board's dev key) of the manifest in the file `source`.
 
-    Raises Refused: "unsigned", "key", "revoked", "threshold", "size", "syntax".
+    Raises Rejected: "unsigned", "key", "revoked", "threshold", "size", "syntax".
     """
     dev = a2b_base64(value(board["dev"], b"dev ")) if "dev" in board else None
     keys = load()[0]
@@ -150,5 +150,5 @@ def verify(source, prefix, board):
     if "dev" in good:
         return digest, True
     if len(good) < number(keys, b"threshold release "):
-        raise Refused("threshold")
+        raise Rejected("threshold")
     return digest, False

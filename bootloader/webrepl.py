@@ -1,4 +1,4 @@
-"""Opens WebREPL, for ever or as long as RTC memory says. What stays is door.py."""
+"""Opens WebREPL, for ever or as long as RTC memory says. What stays is webrepl_session.py."""
 
 import _webrepl  # pyright: ignore[reportMissingImports] # no stub has it
 import machine
@@ -11,15 +11,15 @@ from bootloader import board, rtc
 
 _PORT = const(8266)
 _CALLBACK = const(20)  # socket option: a function to call when something has arrived
-_TICK = const(500)  # ms, guard.py's
-_UNIT = const(1200)  # ticks of guard.py: ten minutes
+_TICK = const(500)  # ms, resident.py's
+_UNIT = const(1200)  # ticks of resident.py: ten minutes
 
 
 def start():
     """Listen, from now on."""
     life = rtc.load()
     if life[rtc.FAILS] == 255:
-        ota.more = {}
+        ota.poll_extra = {}
         return
     units = life[rtc.READY] >> 5
     if units:
@@ -32,14 +32,14 @@ def start():
     s.bind(socket.getaddrinfo("0.0.0.0", _PORT)[0][-1])
     s.listen(1)
     s.setblocking(False)
-    door = ota.stage("door")
-    door.socket = s  # pyright: ignore
-    ota.more["open"] = units * 600
-    if ota.stage("held").held():
-        ota.more["push"] = 1
-    door.end = units * _UNIT  # pyright: ignore
-    s.setsockopt(socket.SOL_SOCKET, _CALLBACK, door.accept)
-    door.accept(s)  # pyright: ignore # who has knocked meanwhile is not called out again
-    clock = ota.clock  # type: machine.Timer # pyright: ignore
-    clock.init(period=_TICK, mode=machine.Timer.PERIODIC, callback=door.tick)
+    session = ota.stage("webrepl_session")
+    session.socket = s  # pyright: ignore
+    ota.poll_extra["open"] = units * 600
+    if ota.stage("pushed").is_running():
+        ota.poll_extra["push"] = 1
+    session.end = units * _UNIT  # pyright: ignore
+    s.setsockopt(socket.SOL_SOCKET, _CALLBACK, session.accept)
+    session.accept(s)  # pyright: ignore # whoever connected meanwhile is not announced again
+    clock = ota.tick_timer  # type: machine.Timer # pyright: ignore
+    clock.init(period=_TICK, mode=machine.Timer.PERIODIC, callback=session.tick)
     print("webrepl: open on port", _PORT)

@@ -7,7 +7,7 @@ import time
 from micropython import const
 
 import ota
-from bootloader import known
+from bootloader import wifi_networks
 
 _WAIT = const(20)  # s for one network
 _SETTLES = const(10)  # fifths of a s in which the chip may still tell of the attempt before ...
@@ -21,7 +21,7 @@ def connected():
 def station():
     """Return the station, switched on and named; the access point is off then."""
     if "wifi.json" in os.listdir("/"):
-        ota.stage("wifi_file").take_in()
+        ota.stage("wifi_file").import_file()
     # An ESP8266 remembers the switch: its factory's access point is off for good.
     ap = network.WLAN(network.AP_IF)
     if ap.active():
@@ -59,7 +59,7 @@ def attempt(sta, ssid, password, tries=2):
 
 
 def _in_order(sta):
-    networks = known.load()
+    networks = wifi_networks.load()
     level = {}
     if len(networks) > 1:
         try:
@@ -80,11 +80,11 @@ def start(turn=0):
     sta = network.WLAN(network.STA_IF) if turn else station()
     if sta.isconnected():
         return
-    networks = known.load() if turn else _in_order(sta)
+    networks = wifi_networks.load() if turn else _in_order(sta)
     if networks:
         ssid, key = networks[turn % len(networks)]
         attempt(sta, ssid, key, -1)
-    elif not turn and not ota.offline and "portal" in ota.stage("board").load():
+    elif not turn and not ota.portal_rounds and "portal" in ota.stage("board").load():
         ota.portal()
 
 

@@ -3,12 +3,12 @@
 import json
 import os
 
-from bootloader import known
+from bootloader import wifi_networks
 
 _FILE = "/wifi.json"
 
 
-def take_in():
+def import_file():
     """Take over /wifi.json, {"ssid": "password", ...}; what cannot be a network stays in it.
 
     The console says which and why, but no password.
@@ -21,18 +21,18 @@ def take_in():
             if f.read(3) != b"\xef\xbb\xbf":  # what some editors put before UTF-8
                 f.seek(0)
             new = json.load(f)
-        networks = known.load()
+        networks = wifi_networks.load()
         wrong = {}
         for ssid in new:
             try:
                 name, password = ssid.encode(), new[ssid].encode()
-                known.check(name, password)
+                wifi_networks.check(name, password)
                 networks = [(name, password)] + [k for k in networks if k[0] != name]
             except (AttributeError, ValueError) as e:
                 wrong[ssid] = new[ssid]
                 why = e if isinstance(e, ValueError) else "its password is no text"
                 print(_FILE, repr(ssid), "stays:", why)
-        known.store(networks)
+        wifi_networks.store(networks)
         # A full disk keeps the file for another start.
         if not wrong:
             os.remove(_FILE)

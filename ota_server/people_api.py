@@ -27,7 +27,7 @@ from starlette.routing import Route
 
 from mipy_ota import __version__
 
-from ..signing import board_file, bundle, limits, manifest, opening
+from ..signing import board_file, bundle, limits, manifest, unlock
 from ..signing import trust as trust_file
 from ..signing.manifest import Manifest
 from ..signing.reasons import SENTENCES, Refused
@@ -253,8 +253,8 @@ class PeopleApi:
             known = await self._storage.known(board.id)
             text = f"retry {_rejected(known, retry[1])}"
             await amend(lambda known: policy.give(known, text))
-        elif isinstance(order, str) and order.startswith(policy.OPENING):
-            self._check_opening(board, order)
+        elif isinstance(order, str) and order.startswith(policy.UNLOCK):
+            self._check_unlock(board, order)
             await amend(lambda known: policy.give(known, order))
         else:
             raise Problem(
@@ -265,13 +265,13 @@ class PeopleApi:
             )
         return JSONResponse({"id": board.id, "order": policy.title(str(order))}, 202)
 
-    def _check_opening(self, board: Board, order: str) -> None:
+    def _check_unlock(self, board: Board, order: str) -> None:
         """The board would say no to what is refused here; people should not have to wait for it."""
         trust = self._trust()
         try:
             if trust is None:
                 raise Refused("key", "no keys are registered here")
-            found = opening.verify(order.encode("utf-8", "replace"), trust)
+            found = unlock.verify(order.encode("utf-8", "replace"), trust)
         except Refused as refused:
             raise _refused(refused, "sign it with a debug key of this fleet") from refused
         if found.board != board.id:

@@ -35,7 +35,7 @@ ROLLBACK_REASONS = frozenset(
 RELEASE_REASONS = frozenset("app class mpy arch seq same-seq floor floor-low name rejected".split())
 # In these states a board looks at orders; in the others it would not and they would be lost.
 LISTENING_STATES = frozenset(("ok", "trial"))
-OPENING = "ota-open "
+UNLOCK = "ota-unlock "
 """How an order begins that opens a board's WebREPL. Heard in recovery too."""
 
 
@@ -430,7 +430,7 @@ def settled(order: Order, report: Report, received: bool) -> str | None:
         told = bad is not None and (bad.reason, bad.digest) == ("order", order.base)
         if told or (report.digest != order.base and report.state != "installing"):
             return "done"
-    if order.text.startswith(OPENING):
+    if order.text.startswith(UNLOCK):
         if report.open is not None:
             return "done"
         life = report.facts.get("life")
@@ -440,7 +440,7 @@ def settled(order: Order, report: Report, received: bool) -> str | None:
         if order.text in report.unknown:
             return "the board does not know this order"
         still = report.bad is not None and order.text == f"retry {report.bad.digest}"
-        if order.text != "rollback" and not order.text.startswith(OPENING) and not still:
+        if order.text != "rollback" and not order.text.startswith(UNLOCK) and not still:
             return "done"
     # Not by what was received: a board that resets at the order loses the ticket that came with it.
     return "the board did not follow" if order.tries >= ORDER_TRIES else None
@@ -467,17 +467,17 @@ def pause(paused: bool) -> Verdict:
 
 def heard(state: str, orders: Sequence[Order]) -> list[Order]:
     """Those of the open orders that a board in `state` looks at; one that opens it goes alone."""
-    opening = [order for order in orders if order.text.startswith(OPENING)]
+    unlocks = [order for order in orders if order.text.startswith(UNLOCK)]
     if state == "recovery":
-        return opening[-1:]
+        return unlocks[-1:]
     if state not in LISTENING_STATES:
         return []
-    return opening[-1:] or list(orders)
+    return unlocks[-1:] or list(orders)
 
 
 def title(order: str) -> str:
     """An order in one line."""
-    if order.startswith(OPENING):
+    if order.startswith(UNLOCK):
         return "open WebREPL"
     return order
 

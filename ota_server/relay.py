@@ -39,7 +39,7 @@ QUEUE = 4
 # stack answers them even while its app is busy; it does not answer a WebSocket's pings.
 _PROBES = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 
-# What MicroPython's WebREPL says, and what the boot stage adds (bootloader/door.py).
+# What MicroPython's WebREPL says, and what the boot stage adds (bootloader/webrepl_session.py).
 _PROMPT, _DENIED, _WELCOME = b"Password: ", b"Access denied", b"WebREPL connected\r\n"
 _WAIT = re.compile(rb"wrong passwords, wait (\d+) s\s*$")
 _OVER = re.compile(rb"([0-9.]+) has taken over\s*$")

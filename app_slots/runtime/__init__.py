@@ -7,7 +7,7 @@ import gc
 import sys
 from hashlib import sha256
 
-trying = False  # this start is a try of changed settings
+settings_trial = False  # this start is a try of changed settings
 
 
 def run(setup):
@@ -37,8 +37,8 @@ def connect(turn):
     try:
         part.start(turn)
     except OSError as e:
-        print("connecting:", repr(e))  # roam.py goes on trying
-    getattr(part, "known", part).__dict__.clear()
+        print("connecting:", repr(e))  # network_changes.py goes on trying
+    getattr(part, "wifi_networks", part).__dict__.clear()
     part.__dict__.clear()
 
 

@@ -24,8 +24,8 @@ def make(u, length):
     version = sys.implementation[1]
     mpy = sys.implementation._mpy
     trust = _trust()
-    if "nonce" not in ota.__dict__:
-        ota.nonce = hexlify(os.urandom(8)).decode()  # pyright: ignore
+    if "life_id" not in ota.__dict__:
+        ota.life_id = hexlify(os.urandom(8)).decode()  # pyright: ignore
     text = (
         ',"proto":1,"app":"%s","class":"%s","chip":"%s","boot":%d,"fw":"%d.%d.%d","mpy":"%d.%d",'
         '"trust":%d,"addr":"%s","life":"%s"'
@@ -41,10 +41,10 @@ def make(u, length):
         mpy >> 8 & 3,
         trust,
         u.wifi.address(),
-        ota.nonce,
+        ota.life_id,
     )
-    if ota.bad:
-        digest, why, soft = ota.bad
+    if ota.rejection:
+        digest, why, soft = ota.rejection
         text += ',"bad":{"m":"%s","why":"%s","soft":%d,"trace":' % (
             hexlify(digest).decode(),
             why,
@@ -76,7 +76,7 @@ def _trust():
 def _why():
     """The text that the boot stage kept about the last failure."""
     try:
-        with open("/state/why") as f:
+        with open("/state/crash") as f:
             return f.read(_TEXT)
     except (OSError, ValueError):  # none, or cut inside a character
         return ""

@@ -31,7 +31,7 @@ def _former():
 
 def remember(app):
     """Write down what has succeeded under this release, once in its life."""
-    digest = hexlify(ota.digest).decode()
+    digest = hexlify(ota.digest16).decode()
     if _former()[0] == digest:
         return
     f = open(_PATH, "w")
@@ -46,24 +46,24 @@ def remember(app):
 
 def confirmed(app):
     """Confirm the trial when it is time; return whether that is done."""
-    why = held(app)
-    if why != app.held:
+    why = blocked_by(app)
+    if why != app.blocked_by:
         if why:
-            log.info("trial: held by %s", why)
+            log.info("trial: blocked by %s", why)
         else:
-            log.info("trial: nothing holds it")
-        app.held = why
-    if why or not ota.settle():
+            log.info("trial: nothing blocks it")
+        app.blocked_by = why
+    if why or not ota.confirm_if_due():
         return False
     log.info("trial: confirmed")
     return True
 
 
-def held(app):
-    """Return what holds the confirmation back, "" when nothing does."""
+def blocked_by(app):
+    """Return what blocks the confirmation, "" when nothing does."""
     # Who pushes a release with a dev key, which raises no seq, does not wait for every job.
     # What MQTT calls for a topic, with its "/", depends on what others send.
-    for name in _former()[1] if not ota.trial or ota.raises[0] else ():
+    for name in _former()[1] if not ota.trial or ota.raise_to[0] else ():
         tally = app.tallies.get(name)
         if tally and "/" not in name and not tally[0] and (tally[1] or _runs_soon(app, name)):
             return "unproven job " + name
@@ -95,11 +95,11 @@ def settings(app, sleeping):
         return
     url = app.updater.answered
     new = config.SERVER and _server_is_new()
-    lasts = _TIMEOUT if ota.server or new else _LASTS_ALONE
-    if url == config.SERVER if new else url or not ota.server and (sleeping or app.up >= lasts):
-        why = held(app)
+    lasts = _TIMEOUT if ota.has_server or new else _LASTS_ALONE
+    if url == config.SERVER if new else url or not ota.has_server and (sleeping or app.up >= lasts):
+        why = blocked_by(app)
         if not why:
-            runtime.lend("copies").confirm()
+            runtime.lend("settings_store").confirm()
             return
     else:
         why = "no answer from the server"
@@ -109,9 +109,9 @@ def settings(app, sleeping):
 
 
 def _server_is_new():
-    copies = runtime.lend("copies")
-    copy = copies.newest()
-    former = copies.read(copies.other(copy))
+    store = runtime.lend("settings_store")
+    copy = store.newest()
+    former = store.read(store.other(copy))
     return _server(copy) != (_server(former) if former else None)
 
 

@@ -1,4 +1,4 @@
-"""Brings one file of a release into the target slot; the boot stage runs this, with no app loaded.
+"""Brings one file of a release into a slot; the boot stage runs this, with no app loaded.
 
 Constant memory: one buffer, whatever the size of the file.
 """
@@ -8,32 +8,32 @@ from binascii import hexlify
 from errno import EINVAL
 from hashlib import sha256
 
-from bootloader.lines import Refused
+from bootloader.manifest import Rejected
 
 _piece = memoryview(bytearray(256))
 
 
-def fetch(link, target, active, name, size, sha):
-    """Make `name` in slot `target` the file of `size` bytes with the SHA-256 `sha` (hex text).
+def fetch(connection, slot, active, name, size, sha):
+    """Make `name` in `slot` the file of `size` bytes with the SHA-256 `sha` (hex text).
 
     One that is right already is kept, one that is equal in slot `active` copied, anything else
-    read from `link.body("/d/v1/files/<sha>")`; its folder is there already. Returns "kept",
-    "copied" or "loaded". Raises Refused("size"), ("truncated") or ("hash") for content that is
+    read from `connection.body("/d/v1/files/<sha>")`; its folder is there already. Returns "kept",
+    "copied" or "loaded". Raises Rejected("size"), ("truncated") or ("hash") for content that is
     not what the manifest lists, OSError when the flash is full or the network fails; the file may
     be left incomplete then.
     """
-    path = "/app_slots/%s/%s" % (target, name)
+    path = "/app_slots/%s/%s" % (slot, name)
     if _matches(path, size, sha):
         return "kept"
     source = "/app_slots/%s/%s" % (active, name)
-    if active != target and _matches(source, size, sha):
+    if active != slot and _matches(source, size, sha):
         f = open(source, "rb")
         try:
             _store(f, path, size, sha)
         finally:
             f.close()
         return "copied"
-    _store(link.body("/d/v1/files/" + sha), path, size, sha)
+    _store(connection.body("/d/v1/files/" + sha), path, size, sha)
     return "loaded"
 
 
@@ -68,16 +68,16 @@ def _store(source, path, size, sha):
             if not n:
                 break
             if n > left:
-                raise Refused("size")
+                raise Rejected("size")
             left -= n
             h.update(_piece[:n])
             f.write(_piece[:n])
     finally:
         f.close()
     if left:
-        raise Refused("truncated")
+        raise Rejected("truncated")
     if hexlify(h.digest()).decode() != sha:
-        raise Refused("hash")
+        raise Rejected("hash")
 
 
 def _more(source, buffer):
@@ -85,8 +85,8 @@ def _more(source, buffer):
     try:
         return source.readinto(buffer)
     except EOFError:
-        raise Refused("truncated")
+        raise Rejected("truncated")
     except OSError as e:
         if e.errno == EINVAL:
-            raise Refused("hash")
+            raise Rejected("hash")
         raise

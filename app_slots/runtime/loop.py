@@ -25,7 +25,7 @@ from runtime.wifi import Wifi
 _REMEMBER = const(60)  # s after which a confirmed release's jobs have shown what they can do
 _LOOK = const(15)  # s between two looks at settings on trial
 _ENDS = const(1200)  # s after which that trial is over, even if the heap was too full to judge it
-_LONGEST_SLEEP = const(4294967)  # ms, of an ESP8266, as in deeds.py
+_LONGEST_SLEEP = const(4294967)  # ms, of an ESP8266, as in app_api.py
 
 
 class App(Scheduler):
@@ -35,7 +35,7 @@ class App(Scheduler):
         super().__init__()
         self.checks = []
         self.busy = None  # a function; while it returns true, updates wait, an hour at most
-        self.held = ""  # what holds the confirmation of a trial back
+        self.blocked_by = ""  # what holds the confirmation of a trial back
         self.updater = None  # type: Updater  # pyright: ignore # set by run()
         self.wifi = None  # type: Wifi  # pyright: ignore
         self.on_wifi = []  # functions that run as jobs when Wi-Fi came or went: wifi.up tells
@@ -65,11 +65,11 @@ class App(Scheduler):
         """Sleep deeply for `ms`. A trial is confirmed first when the server has answered."""
         self.stop()
         try:
-            if runtime.trying:
+            if runtime.settings_trial:
                 runtime.lend("health").settings(self, True)
             ota.sleep(ms)
-        except MemoryError:  # deeds.py does not fit: the same by what is here already
-            if ota.trial and (ota.heard or not ota.server):
+        except MemoryError:  # app_api.py does not fit: the same by what is here already
+            if ota.trial and (ota.server_seen_at or not ota.has_server):
                 ota.mark(0, 6)  # rtc.END is rtc.HEALTHY: the next boot has the heap to confirm it
                 machine.reset()
             ota.mark(0, 4)  # rtc.SLEEP
@@ -78,7 +78,7 @@ class App(Scheduler):
     def second(self):
         """What the loop looks after each second."""
         log.up = self.up
-        if runtime.trying and self.up > _ENDS:
+        if runtime.settings_trial and self.up > _ENDS:
             ota.reset()
         if self.updater.busy or self.updater.waits:
             return  # what a poll or a connection has lent leaves no room for the judge
@@ -86,11 +86,11 @@ class App(Scheduler):
             if _confirmed(self):
                 self.updater.soon()
             runtime.wipe()  # what the judge has left would be missing until the next second
-        elif ota.settle() and not self._remembered and self.up >= _REMEMBER:
+        elif ota.confirm_if_due() and not self._remembered and self.up >= _REMEMBER:
             part = runtime.lend("health")
             self._remembered = True  # also where the flash is full, which takes seconds to tell
             part.remember(self)
-        if runtime.trying and not self.up % _LOOK:
+        if runtime.settings_trial and not self.up % _LOOK:
             runtime.lend("health").settings(self, False)
 
 
@@ -132,7 +132,7 @@ def run(setup):
     app.updater = Updater(app, wifi, board, config.SERVER)
     if not app.updater.servers:
         # The boot stage, which has not looked, shall not poll in its stead.
-        ota.server = False
+        ota.has_server = False
         ota.alarms = [alarm for alarm in ota.alarms if alarm[1] != 2]
     app.every(1000, wifi.tick, "wifi")
     app.every(1000, app.updater.tick, "updater")

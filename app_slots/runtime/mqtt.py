@@ -2,7 +2,7 @@
 
 umqtt.simple makes the packets: they go into an outbox, and where it would wait for an answer it is
 left by an exception. Answers, pings, time limits and new attempts are the business of one coroutine
-that looks at the socket every 50 ms. What is needed at a new connection alone is in mqtt_open.py.
+that looks at the socket every 50 ms. Connecting is in mqtt_connect.py.
 """
 
 # config: MQTT_HOST = ""
@@ -70,7 +70,7 @@ class Mqtt(MQTTClient):
     """
 
     def __init__(self, app, most=512, room=2048):
-        super().__init__(b"", b"")  # mqtt_open.py knows whom to connect to, and as whom
+        super().__init__(b"", b"")  # mqtt_connect.py knows whom to connect to, and as whom
         self.sock = None  # type: Wire  # pyright: ignore # while there is a connection
         self.cb = matches  # umqtt.simple subscribes for nobody; messages are given out below
         self.app = app
@@ -210,7 +210,7 @@ class Mqtt(MQTTClient):
             self._limit = _TIMEOUT
             self._heard = self._pinged = ticks_ms()
             updater.waits = True
-            await runtime.lend("mqtt_open").connect(self)
+            await runtime.lend("mqtt_connect").connect(self)
             runtime.wipe()  # what that has left on the stack would stay for the fullest moment
             updater.waits = False
             begun = self.app.up

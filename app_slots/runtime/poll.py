@@ -24,7 +24,7 @@ async def ask(key, url, nonce, body):
 
     Raises OSError when none comes, ValueError for what is none.
     """
-    mac = ota.stage("wire").mac
+    mac = ota.stage("hmac256").mac
     scheme, host, port = (url + ":80").split(":")[:3]
     if scheme != "http":
         raise ValueError("http:// addresses only")

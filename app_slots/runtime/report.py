@@ -22,7 +22,7 @@ def make(u, nonce):
         nonce,
         json.dumps(u.ticket),
         ota.seq,
-        hexlify(ota.digest).decode(),
+        hexlify(ota.digest16).decode(),
         "trial" if ota.trial else "ok",
         gc.mem_free(),
         app.up,
@@ -30,12 +30,12 @@ def make(u, nonce):
     if u.unknown:
         text = '%s,"unk":%s' % (text, json.dumps(u.unknown))
     failing = failures(app.tallies)
-    if app.held:
+    if app.blocked_by:
         text += ',"held":1,"jobs":' + json.dumps(failing)
     elif failing != u.sent:
         text = '%s,"jobs":%s' % (text, json.dumps(failing))
-    if ota.more:
-        text += "," + json.dumps(ota.more)[1:-1]
+    if ota.poll_extra:
+        text += "," + json.dumps(ota.poll_extra)[1:-1]
     return text, failing
 
 

@@ -1,6 +1,6 @@
 """The board's own values for what config.py declares, with a changed one on trial like a release.
 
-How they lie on flash, and what ends their trial, is in copies.py and health.py.
+How they lie on flash, and what ends their trial, is in settings_store.py and health.py.
 """
 
 from micropython import const
@@ -10,12 +10,12 @@ import ota
 import runtime
 from runtime import log
 
-_TRIES = const(3)  # starts that changed values have to prove themselves, as in copies.py
+_TRIES = const(3)  # starts that changed values have to prove themselves, as in settings_store.py
 _SECRET = const(4)  # characters that make a secret worth hiding from the log
 # The last words of a secret's name.
 _NAMED = b" PASSWORD PASSWD PASSPHRASE PASS PWD PSK SECRET TOKEN KEY "
 
-copies = runtime.lend("copies")
+store = runtime.lend("settings_store")
 
 
 def _values(copy):
@@ -29,8 +29,8 @@ def _values(copy):
 
 
 def stored():
-    """Return (tries, {key: text}) of what counts; see copies.py for the tries."""
-    copy = copies.newest()
+    """Return (tries, {key: text}) of what counts; see settings_store.py for the tries."""
+    copy = store.newest()
     return copy.tries, _values(copy)
 
 
@@ -82,15 +82,15 @@ def _parse(default, text, rule):
 
 def load():
     """Put the board's values into `config`. A trial has one try fewer then, or is over."""
-    copy = copies.newest()
+    copy = store.newest()
     if copy.tries == 1:
         log.error("settings: the change has not proved itself, the former values are back")
-        copies.rollback()
-        copy = copies.newest()
+        store.rollback()
+        copy = store.newest()
     if copy.tries:
         copy.tries -= 1
-        copies.write(copy)
-    runtime.trying = copy.tries > 0
+        store.write(copy)
+    runtime.settings_trial = copy.tries > 0
     values = _values(copy)
     rules = _rules() if values else {}
     for key, text in values.items():
@@ -130,7 +130,7 @@ def change(values):
     """
     if ota.trial:
         raise OSError("a release is on trial, change settings when it is confirmed")
-    copy = copies.newest()
+    copy = store.newest()
     texts = _values(copy)
     rules = _rules()
     for key, value in values.items():
@@ -149,10 +149,10 @@ def change(values):
             raise ValueError(key + " " + str(e))
         texts[key] = text
     if not copy.tries:
-        copy.place = copies.other(copy)
+        copy.place = store.other(copy)
     copy.number += 1
     copy.tries = 1 + _TRIES
     copy.values = "".join([key + " " + texts[key] + "\n" for key in sorted(texts)]).encode()
-    copies.folder()
-    copies.write(copy)
-    runtime.trying = False  # what runs now is no try of these values
+    store.make_folder()
+    store.write(copy)
+    runtime.settings_trial = False  # what runs now is no try of these values

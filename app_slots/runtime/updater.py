@@ -1,7 +1,7 @@
 """Asks the server what this board should run (docs/protocol.md), and reports.
 
 When, is said here. A poll's parts are loaded one after the other, so that the heap has to hold
-one at a time: report.py, at a boot's first describe.py, poll.py, orders.py.
+one at a time: report.py, at a boot's first describe.py, poll.py, poll_reply.py.
 """
 
 import os
@@ -68,12 +68,12 @@ class Updater:
             part.__dict__.clear()
             part = body = None
             self.sent = failures
-            runtime.lend("orders").take(self, url, reply)
+            runtime.lend("poll_reply").obey(self, url, reply)
         except (OSError, ValueError, MemoryError) as e:
             if part:
                 part.__dict__.clear()
             part = body = reply = None
-            runtime.lend("orders").missed(self, url, e)
+            runtime.lend("poll_reply").missed(self, url, e)
         finally:
             self.busy = False
             runtime.wipe()

@@ -2,8 +2,8 @@
 
     runtime.lend("web").serve(app, values, forms, config.WEB_PASSWORD)
 
-Little more than the door stays in memory. What reads a request (pages.py), finds the answer
-(answers.py) and sends it (pages.py) comes from flash one after the other.
+Little more than the door stays in memory. What reads a request (web_io.py), finds the answer
+(web_answer.py) and sends it (web_io.py) comes from flash one after the other.
 """
 
 import gc
@@ -17,7 +17,7 @@ from micropython import const
 import runtime
 
 _TRIES = const(12)  # to load a part, a quarter of a second apart
-_LONGEST = const(20)  # bytes of a password: pages.py keeps 65 bytes of a line
+_LONGEST = const(20)  # bytes of a password: web_io.py keeps 65 bytes of a line
 
 
 def serve(app, values, forms=None, password=""):
@@ -62,20 +62,20 @@ def serve(app, values, forms=None, password=""):
             asks = False
             try:
                 s.setblocking(False)
-                module = await lend("pages")
+                module = await lend("web_io")
                 request = await module.read(s, poll)
                 if request:
                     # Emptied: the collector takes what old stack frames left for references.
                     module.__dict__.clear()
                     collect()
-                    module = await lend("answers")
+                    module = await lend("web_answer")
                     asks = True
                     answer = module.answer(site, *request)
                     asks = False
                     module.__dict__.clear()
                     del request
                     collect()
-                    module = await lend("pages")
+                    module = await lend("web_io")
                     await module.send(s, poll, *answer)
             except OSError:
                 if asks:

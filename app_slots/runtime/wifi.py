@@ -1,7 +1,7 @@
 """Keeps the board on its Wi-Fi without ever waiting for it.
 
-The chip reconnects by itself while it knows a network; what helps when that does not is in roam.py
-(docs/wifi.md).
+The chip reconnects by itself while it knows a network; network_changes.py helps when that does not
+work (docs/wifi.md).
 """
 
 import network
@@ -28,14 +28,14 @@ class Wifi:
         """Look after the connection; called each second."""
         up = self._sta.isconnected()
         if up != self.up:
-            part = runtime.lend("roam")  # first: where it finds no room, again in a second
+            part = runtime.lend("network_changes")  # no room: again in a second
             self.up = up
             self.down = 0
             part.changed(self)
         elif not up:
             self.down += 1
             if not self.down % _STEP:
-                part = runtime.lend("roam")
+                part = runtime.lend("network_changes")
                 turn = part.down(self)
                 part.__dict__.clear()
                 part = None

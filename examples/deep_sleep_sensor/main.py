@@ -28,7 +28,7 @@ def setup(app):
         mqtt.publish("~/temperature", dht.temperature, retain=True, qos=1)
         mqtt.publish("~/humidity", dht.humidity, retain=True, qos=1)
         await mqtt.drain(config.AWAKE * 1000)
-        while ota.server and not app.updater.answered:
+        while ota.has_server and not app.updater.answered:
             await sleep_ms(100)
         sleep()
 

@@ -4,17 +4,17 @@ import sys
 
 slot = "a"
 seq = 7
-digest = bytes(range(16))
+digest16 = bytes(range(16))
 trial = False
-raises = (7, 0)
-bad = None
-fails = 0
-server = True
+raise_to = (7, 0)
+rejection = None
+install_failures = 0
+has_server = True
 version = 1
-ripe = True  # a trial may be confirmed
-heard = False
-offline = 0
-more = {}
+can_confirm = True  # a trial may be confirmed
+server_seen_at = False
+portal_rounds = 0
+poll_extra = {}
 alarms = []
 events = []
 board = {"id": "sim-01", "app": "demo", "class": "unix", "key": "11" * 32, "server": []}
@@ -26,7 +26,7 @@ class Board:
         return board.copy()
 
 
-class Pair:
+class TwoCopies:
     @staticmethod
     def store(name, content):
         events.append((name, content))
@@ -41,22 +41,22 @@ def watch():
 
 
 def answered():
-    global heard
-    heard = True
+    global server_seen_at
+    server_seen_at = True
 
 
-def settle():
+def confirm_if_due():
     global trial
-    if trial and ripe and heard:
+    if trial and can_confirm and server_seen_at:
         trial = False
         events.append("confirmed")
     return not trial
 
 
-def forget(d):
-    global bad
-    bad = None
-    events.append("forget")
+def retry(d):
+    global rejection
+    rejection = None
+    events.append("retry")
 
 
 def _leave(what):
@@ -99,8 +99,8 @@ def stage(name):
         # Fresh each time, because the runtime empties it.
         sys.modules.pop("fake_wifi", None)
         return __import__("fake_wifi")
-    if name == "pair":
-        return Pair
-    from bootloader import wire
+    if name == "two_copies":
+        return TwoCopies
+    from bootloader import hmac256
 
-    return wire
+    return hmac256

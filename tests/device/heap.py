@@ -35,7 +35,16 @@ for name in ("log", "scheduler", "driver", "loop", "wifi", "updater"):
     __import__("runtime." + name)
     note(name)
 print("heap resident", start - last)
-for name in ("settings", "health", "report", "describe", "poll", "orders", "roam", "installer"):
+for name in (
+    "settings",
+    "health",
+    "report",
+    "describe",
+    "poll",
+    "poll_reply",
+    "network_changes",
+    "installer",
+):
     before = gc.mem_free()
     module = runtime.lend(name) if name != "installer" else None
     print("heap lent", name, before - gc.mem_free())

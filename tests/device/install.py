@@ -8,7 +8,7 @@ import sys
 import fake
 
 sys.path.append("/")
-from bootloader.lines import Refused  # noqa: E402
+from bootloader.manifest import Rejected  # noqa: E402
 from runtime import installer  # noqa: E402
 
 
@@ -36,7 +36,7 @@ class Endless:
 def refused(link, name, size, sha):
     try:
         installer.fetch(link, "b", "a", name, size, sha)
-    except Refused as e:
+    except Rejected as e:
         return e.args[0]
     return "taken"
 

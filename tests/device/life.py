@@ -131,10 +131,10 @@ def judged(names, setup):
     with open("/data/jobs", "w") as f:
         f.write("00\n" + "\n".join(names))
     ota.trial = True
-    ota.heard = True
+    ota.server_seen_at = True
     ota.events.clear()
     app = live(setup, 1500)[1]
-    return app.held, "confirmed" in ota.events
+    return app.blocked_by, "confirmed" in ota.events
 
 
 def trials():

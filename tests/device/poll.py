@@ -9,21 +9,21 @@ ota.board["server"] = fake.args[0].split(",")
 mode = fake.args[1:]
 if "trial" in mode:
     ota.trial = True
-    ota.ripe = "unripe" not in mode
+    ota.can_confirm = "unripe" not in mode
 if "bad" in mode or "soft" in mode:
-    ota.bad = (bytes([0xAB] * 16), "exception", "soft" in mode)
-    with open("/state/why", "w") as f:
+    ota.rejection = (bytes([0xAB] * 16), "exception", "soft" in mode)
+    with open("/state/crash", "w") as f:
         f.write('Traceback "x"\n' * 40)
 if "lines" in mode:
     with open("/data/log0", "w") as f:
         f.write("1 I an older line\n" * 20 + "9 W the newest line\n")
 if "fails" in mode:
-    ota.fails = 3
+    ota.install_failures = 3
 if "offline" in mode:
     fake.WLAN.up = False
 for word in mode:
     if word.startswith("digest="):
-        ota.digest = bytes.fromhex(word[7:])
+        ota.digest16 = bytes.fromhex(word[7:])
 
 import runtime  # noqa: E402
 
@@ -73,5 +73,5 @@ except KeyboardInterrupt:
 except SystemExit as e:
     print("left for", e)
 gc.collect()
-print("events", ota.events, "heard", ota.heard, "spins", spins[0])
+print("events", ota.events, "heard", ota.server_seen_at, "spins", spins[0])
 print("free before", before, "after", gc.mem_free(), "lowest", lowest[0])

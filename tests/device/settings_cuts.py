@@ -9,7 +9,7 @@ import config
 import runtime
 from runtime import health, log, settings
 
-copies = settings.copies
+store = settings.store
 
 ota = fake.ota
 log.level = 9
@@ -73,18 +73,18 @@ class Os:
 
 
 def use(storage):
-    copies.open = storage.open
-    copies.os = Os()
-    copies.os.stat = os.stat
-    copies.os.remove = storage.remove
-    copies.os.mkdir = storage.mkdir
+    store.open = storage.open
+    store.os = Os()
+    store.os.stat = os.stat
+    store.os.remove = storage.remove
+    store.os.mkdir = storage.mkdir
 
 
 def boot():
     """A start of the board: defaults, then what is stored; return what the app sees."""
     for key, value in DEFAULTS.items():
         setattr(config, key, value)
-    runtime.trying = False
+    runtime.settings_trial = False
     settings.load()
     return config.NAME, config.HEARTBEAT
 
@@ -105,15 +105,15 @@ def base():
     for key, value in (("NAME", "one"), ("HEARTBEAT", 1)):
         settings.set(key, value)
         boot()
-        copies.confirm()
-    assert boot() == ("one", 1) and not runtime.trying
+        store.confirm()
+    assert boot() == ("one", 1) and not runtime.settings_trial
 
 
 def good_life():
     settings.set("NAME", "two")
     boot()
     boot()
-    copies.confirm()
+    store.confirm()
     boot()
 
 
@@ -126,7 +126,7 @@ def bad_life():
 def ordered_back():
     settings.set("NAME", "two")
     boot()
-    copies.rollback()
+    store.rollback()
     boot()
 
 
@@ -134,16 +134,16 @@ def looked_at():
     settings.set("NAME", "two")
     for _ in range(4):
         boot()
-        copies.again()
+        store.give_back_try()
     boot()
-    copies.confirm()
+    store.confirm()
     boot()
 
 
 def both():
     settings.change({"NAME": "two", "HEARTBEAT": 2})
     boot()
-    copies.confirm()
+    store.confirm()
     boot()
 
 
@@ -178,14 +178,14 @@ def cuts():
                 seen = boot()
                 assert seen in (("one", 1), new), (life, how, at, seen)
                 if at % 2:  # then all is well
-                    copies.confirm()
+                    store.confirm()
                     assert boot() == seen
                 else:  # or it crashes on
-                    trying = runtime.trying
+                    trying = runtime.settings_trial
                     for _ in range(4):
                         seen_later = boot()
                     assert seen_later == (("one", 1) if trying else seen), (life, how, at)
-                assert not runtime.trying
+                assert not runtime.settings_trial
                 settings.change({"NAME": "three", "HEARTBEAT": 1})
                 assert boot() == ("three", 1)
                 at += 1
@@ -308,9 +308,9 @@ def in_time():
     boot()
     app.tick(59, "x")
     app.tick(100, "")
-    assert runtime.trying
+    assert runtime.settings_trial
     app.tick(61, "x")
-    assert not runtime.trying and boot() == ("two", 1)
+    assert not runtime.settings_trial and boot() == ("two", 1)
     settings.set("NAME", "three")
     for _ in range(3):
         assert boot() == ("three", 1)
@@ -336,15 +336,15 @@ def held():
     boot()
     app.tallies["sensor"] = [0, 3, 3]
     app.tick(60, "x")
-    assert runtime.trying and restarts(app, 300, "x") and "job sensor" in tail()
+    assert runtime.settings_trial and restarts(app, 300, "x") and "job sensor" in tail()
     boot()
     app.tallies["sensor"] = [1, 3, 0]
     app.checks.append(lambda: False)
     app.tick(60, "x")
-    assert runtime.trying
+    assert runtime.settings_trial
     app.checks.clear()
     app.tick(75, "x")
-    assert not runtime.trying and boot() == ("two", 1)
+    assert not runtime.settings_trial and boot() == ("two", 1)
     log.level = 9
 
 
@@ -355,16 +355,16 @@ def new_server():
     settings.set("SERVER", "http://new")
     boot()
     app.tick(60, "http://old")
-    assert runtime.trying and restarts(app, 300, "http://old")
+    assert runtime.settings_trial and restarts(app, 300, "http://old")
     boot()
     app.tick(60, "http://new")
-    assert not runtime.trying
+    assert not runtime.settings_trial
     boot()
     assert config.SERVER == "http://new"
     settings.set("HEARTBEAT", 2)
     boot()
     app.tick(60, "http://old")
-    assert not runtime.trying
+    assert not runtime.settings_trial
 
 
 def sleepers():
@@ -374,9 +374,9 @@ def sleepers():
     settings.set("NAME", "two")
     boot()
     app.tick(5, "", True)
-    assert runtime.trying
+    assert runtime.settings_trial
     app.tick(5, "x", True)
-    assert not runtime.trying and boot() == ("two", 1)
+    assert not runtime.settings_trial and boot() == ("two", 1)
 
 
 def stopped():
@@ -385,26 +385,26 @@ def stopped():
     settings.set("NAME", "two")
     for _ in range(9):
         assert boot() == ("two", 1)
-        copies.again()
+        store.give_back_try()
     for _ in range(3):
         assert boot() == ("two", 1)
     assert boot() == ("one", 1)
-    copies.again()
+    store.give_back_try()
     assert boot() == ("one", 1)
 
 
 def alone():
     """A board that names no server: ten minutes of running."""
     app = App()
-    ota.server = False
+    ota.has_server = False
     base()
     settings.set("NAME", "two")
     boot()
     app.tick(300, "")
-    assert runtime.trying
+    assert runtime.settings_trial
     app.tick(600, "")
-    assert not runtime.trying
-    ota.server = True
+    assert not runtime.settings_trial
+    ota.has_server = True
 
 
 def on_flash():

@@ -46,8 +46,8 @@ def stage(name):
 
 Ota.stage = stage
 sys.modules["ota"] = Ota
-from bootloader import record, step, strict, trust
-from bootloader.lines import Refused
+from bootloader import manifest_syntax, record, trust, trust_update
+from bootloader.manifest import Rejected
 
 trust.path = lambda copy: "trust%d" % copy
 record.store = lambda r: None
@@ -70,14 +70,14 @@ def judge_manifest(one):
         f.write("dev %s\\nend\\n" % one["dev"])
     trust.verify(one["raw"], b"ota-manifest-v1\0", {"dev": "board"} if one["dev"] else {})
     with open(one["raw"], "rb") as f:
-        strict.manifest(f)
+        manifest_syntax.check_manifest(f)
 
 
 def judge_step(one):
     put(one["trust"])
     try:
-        step.step(one["raw"], record.Record(), trust.load()[1] + 1)
-    except Refused:
+        trust_update.apply_next(one["raw"], record.Record(), trust.load()[1] + 1)
+    except Rejected:
         assert read(trust.path(0)) == read(trust.path(1)) == read(one["trust"])
         raise
     assert read(trust.path(0)) == read(trust.path(1)) == read(one["raw"])
@@ -89,7 +89,7 @@ with open("vectors") as f:
         try:
             judge_step(one) if one["step"] else judge_manifest(one)
             code = ""
-        except Refused as e:
+        except Rejected as e:
             code = e.args[0]
         except Exception as e:
             code = repr(e)

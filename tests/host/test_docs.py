@@ -16,7 +16,7 @@ from tests.support import ROOT
 
 PAGE = ROOT / "docs" / "architecture.md"
 LEFT = (3, 2, 1, 0)
-RESULTS = ("BOOT", "AGAIN", "CONFIRM", "BACK")
+RESULTS = ("BOOT", "AGAIN", "CONFIRM", "ROLLBACK")
 
 
 def table(first: str) -> list[list[str]]:
@@ -41,7 +41,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setitem(sys.modules, "micropython", micropython)
     monkeypatch.setitem(sys.modules, "machine", types.ModuleType("machine"))
     monkeypatch.setitem(sys.modules, "bootloader", package)
-    names = ("record", "rtc", "decide")
+    names = ("record", "rtc", "rollback", "decide")
     yield types.SimpleNamespace(**{name: import_module(f"bootloader.{name}") for name in names})
     for name in names:
         sys.modules.pop(f"bootloader.{name}", None)
@@ -68,11 +68,13 @@ def test_the_table_of_trials_is_what_decide_does(stage: Any) -> None:
     for end, *cells in table("the last life ended by"):
         for left, wanted in zip(LEFT, cells, strict=False):
             r = stage.record.Record()
-            r.trial, r.left = 1, left
+            r.trial, r.tries_left = 1, left
             done = stage.decide.trial(r, ends[word(end)], b"d" * 16)
             assert done == getattr(stage.decide, wanted), (end, left)
-            assert r.left == (left - 1 if wanted == "BOOT" else 0 if wanted == "BACK" else left)
-            assert (r.trial == stage.record.NONE) == (wanted == "BACK")
+            assert r.tries_left == (
+                left - 1 if wanted == "BOOT" else 0 if wanted == "ROLLBACK" else left
+            )
+            assert (r.trial == stage.record.NONE) == (wanted == "ROLLBACK")
 
 
 def test_reasons_and_what_is_soft(stage: Any) -> None:
@@ -82,7 +84,7 @@ def test_reasons_and_what_is_soft(stage: Any) -> None:
             continue
         reason, _, soft = counts.partition(", ")
         r = stage.record.Record()
-        r.trial, r.left = 1, 0
+        r.trial, r.tries_left = 1, 0
         stage.decide.trial(r, ends[word(end)], b"d" * 16)
         assert stage.record.REASONS[r.reason] == reason
         assert (r.flags != stage.record.HARD) == (soft == "soft")

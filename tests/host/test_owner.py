@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from mipy_ota.signing import bundle, manifest, opening, trust
+from mipy_ota.signing import bundle, manifest, trust, unlock
 from mipy_ota.signing.rsa import PublicKey
 from mipy_ota.tools import places
 from mipy_ota.tools.app import build
-from mipy_ota.tools.board import opening as unlock
 from mipy_ota.tools.board import push, target
 from mipy_ota.tools.board.open import open_board
 from mipy_ota.tools.console import Failure
@@ -31,7 +30,7 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fleet with keys, and two boards on record."""
     monkeypatch.setenv("MIPY_HOME", str(tmp_path))
     monkeypatch.setenv("MIPY_FLEET", "default")
-    monkeypatch.setattr(unlock, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("mipy_ota.tools.board.unlock._LOOK_SECONDS", 0.0)
     roles = ("root", "release", "debug")
     for role in roles:
         name = f"{role}-{vectors.public(role).id}.pem"
@@ -52,7 +51,7 @@ class Deceiver:
     def __init__(self, *answers: tuple[str, str], opens_after: int = 10**9) -> None:
         self.answers = list(answers)
         self.opens_after = opens_after
-        self.orders: list[opening.Opening] = []
+        self.orders: list[unlock.Unlock] = []
         self.asked: list[str] = []
 
     def board(self, board: str) -> dict[str, Any]:
@@ -62,7 +61,7 @@ class Deceiver:
         return {"id": board_id, "life": life, "open": opened, "last_seen": 0.0}
 
     def order(self, board: str, order: str) -> None:
-        self.orders.append(opening.verify(order.encode(), keys.trust()))
+        self.orders.append(unlock.verify(order.encode(), keys.trust()))
 
 
 LIVES = [("b1", f"{n:016x}") for n in range(1, 6)]
@@ -79,7 +78,7 @@ def test_an_order_is_for_the_board_that_was_meant(
 ) -> None:
     server = Deceiver(("b1", "0" * 16), opens_after=2)
     opened(server, board, monkeypatch)
-    assert server.orders == [opening.Opening("b1", "0" * 16, 30)]
+    assert server.orders == [unlock.Unlock("b1", "0" * 16, 30)]
     assert set(server.asked) == {"b1"}  # by the id of the fleet's own record
 
 
@@ -110,7 +109,7 @@ def test_a_life_that_is_none_is_not_signed(life: str, monkeypatch: pytest.Monkey
 def test_a_board_that_was_flashed_elsewhere_goes_by_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
     server = Deceiver(("cellar", "0" * 16), opens_after=1)
     opened(server, "cellar", monkeypatch)
-    assert server.orders == [opening.Opening("cellar", "0" * 16, 30)]
+    assert server.orders == [unlock.Unlock("cellar", "0" * 16, 30)]
 
 
 # --- releases that are signed again
@@ -208,7 +207,7 @@ def test_the_server_does_not_choose_the_number_of_a_release() -> None:
 # --- that there are no other places
 
 SIGNERS = {
-    "tools/board/opening.py:_order",  # board and life checked, shown
+    "tools/board/unlock.py:_order",  # board and life checked, shown
     "tools/board/push.py:Push._release",  # the app in this folder, for the board that was meant
     "tools/adopt/survey.py:Prepared.release",  # shown as a plan and asked about
     "tools/fleet/release.py:_signed",  # built here, or checked by check_meant

@@ -41,13 +41,13 @@ MUTANTS = (
         ("tries",),
         (
             (
-                "fallback.py",
+                "trial_boot.py",
                 "    if todo != decide.AGAIN:\n"
                 "        # Before the trial is verified: were that to hang, it would cost a try.\n"
                 "        record.store(r)\n"
-                "        ota.end = rtc.STOPPED  # pyright: ignore\n"
-                "    if todo == decide.BACK:\n",
-                "    if todo == decide.BACK:\n        record.store(r)\n",
+                "        ota.end_if_stopped = rtc.STOPPED  # pyright: ignore\n"
+                "    if todo == decide.ROLLBACK:\n",
+                "    if todo == decide.ROLLBACK:\n        record.store(r)\n",
             ),
         ),
     ),
@@ -72,11 +72,11 @@ MUTANTS = (
         (
             (
                 "install.py",
-                '        of = ota.stage("target").make_room(target)\n',
-                "        r.trial = target\n"
-                "        r.left = record.TRIES\n"
+                '        of = ota.stage("install_slot").make_room(slot)\n',
+                "        r.trial = slot\n"
+                "        r.tries_left = record.TRIES\n"
                 "        record.store(r)\n"
-                '        of = ota.stage("target").make_room(target)\n',
+                '        of = ota.stage("install_slot").make_room(slot)\n',
             ),
         ),
     ),
@@ -87,10 +87,10 @@ MUTANTS = (
         ("line",),
         (
             (
-                "target.py",
-                "    r.left = record.TRIES\n",
-                "    r.left = record.TRIES\n"
-                '    with open(slots.manifest(target), "rb") as f:\n'
+                "install_slot.py",
+                "    r.tries_left = record.TRIES\n",
+                "    r.tries_left = record.TRIES\n"
+                '    with open(slots.manifest_path(slot), "rb") as f:\n'
                 "        r.floor = Manifest(f).floor\n",
             ),
         ),
@@ -100,7 +100,7 @@ MUTANTS = (
         _INSTALL,
         "littlefs",
         ("line",),
-        (("record.py", "    r.seq = max(r.seq, raises[0])\n", ""),),
+        (("record.py", "    r.seq = max(r.seq, raise_to[0])\n", ""),),
     ),
     # LittleFS replaces a small file at once or not at all, so there this one survives.
     Mutant(
@@ -126,7 +126,7 @@ MUTANTS = (
         _BAD,
         "model",
         ("tries", "converge"),
-        (("decide.py", "    r.bad = digest\n", ""),),
+        (("rollback.py", "    r.rejected = digest16\n", ""),),
     ),
     Mutant(
         "an install goes over the running slot",
@@ -142,9 +142,9 @@ MUTANTS = (
         ("whole",),
         (
             ("start.py", "want in (rtc.INSTALL, rtc.POLL) and not trial", "want == rtc.INSTALL"),
-            ("deeds.py", "    if not ota.trial:\n        _reset(rtc.ASKED, rtc.INSTALL)",
+            ("app_api.py", "    if not ota.trial:\n        _reset(rtc.ASKED, rtc.INSTALL)",
              "    _reset(rtc.ASKED, rtc.INSTALL)"),
-            ("install.py", '            raise Refused("busy")\n', "            pass\n"),
+            ("install.py", '            raise Rejected("busy")\n', "            pass\n"),
         ),
     ),
     Mutant(
@@ -155,10 +155,10 @@ MUTANTS = (
         (
             (
                 "install.py",
-                '        of = ota.stage("target").make_room(target)\n',
-                '        of = ota.stage("target").make_room(target)\n'
-                '        path = "/app_slots/%s/manifest" % "ab"[target]\n'
-                '        ota.stage("step")._copy(_INCOMING, path)\n',
+                '        of = ota.stage("install_slot").make_room(slot)\n',
+                '        of = ota.stage("install_slot").make_room(slot)\n'
+                '        path = "/app_slots/%s/manifest" % "ab"[slot]\n'
+                '        ota.stage("trust_update")._copy(_INCOMING, path)\n',
             ),
         ),
     ),
@@ -167,14 +167,14 @@ MUTANTS = (
         _INSTALL,
         "littlefs",
         ("whole",),
-        (("target.py", "os.remove(slots.manifest(target))", "pass"),),
+        (("install_slot.py", "os.remove(slots.manifest_path(slot))", "pass"),),
     ),
     Mutant(
         "nothing is hashed again after the install",
         "installer that errs",
         "model",
         ("whole",),
-        (("fill.py", "    slots.check_files(target, _INCOMING)\n", ""),),
+        (("install_files.py", "    slots.check_files(slot, _INCOMING)\n", ""),),
     ),
     Mutant(
         "a trial's files are not hashed",
@@ -182,10 +182,11 @@ MUTANTS = (
         "littlefs",
         ("mix",),
         (
-            ("fallback.py", "        return slots.check_files(r.trial, slots.manifest(r.trial))",
-             '        return Manifest(open(slots.manifest(r.trial), "rb"))'),
-            ("start.py", "        m = slots.check_files(slot, slots.manifest(slot))\n",
-             '        m = slots.Manifest(open(slots.manifest(slot), "rb"))\n'),
+            ("trial_boot.py",
+             "        return slots.check_files(r.trial, slots.manifest_path(r.trial))",
+             '        return Manifest(open(slots.manifest_path(r.trial), "rb"))'),
+            ("start.py", "        m = slots.check_files(slot, slots.manifest_path(slot))\n",
+             '        m = slots.Manifest(open(slots.manifest_path(slot), "rb"))\n'),
         ),
     ),
     Mutant(
@@ -193,15 +194,16 @@ MUTANTS = (
         "trial is forged",
         "littlefs",
         ("mix",),
-        (("fallback.py", "        admit.admit(slots.manifest(r.trial), r, board.load())\n", ""),),
+        (("trial_boot.py",
+          "        verify_manifest.verify(slots.manifest_path(r.trial), r, board.load())\n", ""),),
     ),
     Mutant(
         "a confirmed slot boots without its files being hashed",
         "confirmed is damaged",
         "littlefs",
         ("mix",),
-        (("slots.py", "        return check_files(slot, manifest(slot))\n",
-          '        return Manifest(open(manifest(slot), "rb"))\n'),),
+        (("slots.py", "        return check_files(slot, manifest_path(slot))\n",
+          '        return Manifest(open(manifest_path(slot), "rb"))\n'),),
     ),
     Mutant(
         "unlisted files stay in a slot",
@@ -217,8 +219,8 @@ MUTANTS = (
         "model",
         ("trust",),
         (
-            ("step.py", 'open(target + ".new", "wb")', 'open(target, "wb")'),
-            ("step.py", '    os.rename(target + ".new", target)\n', ""),
+            ("trust_update.py", 'open(path + ".new", "wb")', 'open(path, "wb")'),
+            ("trust_update.py", '    os.rename(path + ".new", path)\n', ""),
         ),
     ),
     Mutant(
@@ -227,9 +229,9 @@ MUTANTS = (
         "model",
         ("line",),
         (
-            ("step.py", "    if reset and (r.seq, r.floor) != reset:\n"
+            ("trust_update.py", "    if reset and (r.seq, r.floor) != reset:\n"
              "        r.seq, r.floor = reset\n        record.store(r)\n", ""),
-            ("step.py", "    _copy(new, trust.path(1 - older))\n",
+            ("trust_update.py", "    _copy(new, trust.path(1 - older))\n",
              "    _copy(new, trust.path(1 - older))\n"
              "    if reset:\n        r.seq, r.floor = reset\n        record.store(r)\n"),
         ),
@@ -239,6 +241,6 @@ MUTANTS = (
         "both records lost",
         "littlefs",
         ("line",),
-        (("rebuild.py", "        r.floor = max(r.floor, m.floor)\n", ""),),
+        (("record_rebuild.py", "        r.floor = max(r.floor, m.floor)\n", ""),),
     ),
 )  # fmt: skip

@@ -99,7 +99,7 @@ BEHAVIOUR
 said = False
 while True:
     ota.check()
-    if not (said or ota.trial) and ota.heard:
+    if not (said or ota.trial) and ota.server_seen_at:
         said = True
         print("steady", SEQ)
     time.sleep(1)
@@ -121,22 +121,22 @@ _SETS = """
 import config, runtime
 from runtime import settings
 settings.load()
-print("set", config.NAME, int(runtime.trying))
+print("set", config.NAME, int(runtime.settings_trial))
 if config.NAME == "one" and "asked" not in os.listdir("/data"):
     open("/data/asked", "w").close()
     settings.set("NAME", "two")
     ota.reset()
-if runtime.trying:
+if runtime.settings_trial:
     THEN
 del settings
 """
-SETTING_CONFIRMED = _SETS.replace("THEN", "settings.copies.confirm()")
+SETTING_CONFIRMED = _SETS.replace("THEN", "settings.store.confirm()")
 SETTING_FAILS = _SETS.replace("THEN", "ota.reset()")
 
 _ERRING_INSTALLER = """
 def fetch(link, target, active, name, size, sha):
     import ota
-    ota.stage("fetch").fetch(link, target, active, name, size, sha)
+    ota.stage("install_file_plain").fetch(connection, slot, active, name, size, sha)
     if name == "blob":
         with open("/app_slots/%s/blob" % target, "ab") as f:
             f.write(b"x")
@@ -213,7 +213,7 @@ _PARTS: dict[str, Callable[[], dict[str, str | bytes]]] = {
     "erring": lambda: {"runtime/__init__.py": "", "runtime/installer.py": _ERRING_INSTALLER},
     "settings": lambda: {
         "config.py": "NAME = 'demo'",
-        **_runtime("__init__", "log", "settings", "copies"),
+        **_runtime("__init__", "log", "settings", "settings_store"),
     },
 }
 

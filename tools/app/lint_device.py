@@ -42,7 +42,7 @@ INSTEAD_OF_MODULE = {
     "_thread": "an asyncio task: the ESP8266 has no threads",
     "dataclasses": "a plain class",
     "enum": "const() from micropython",
-    "hmac": "bootloader.wire.mac",
+    "hmac": "bootloader.hmac256.mac",
     "logging": "runtime.log",
     "pathlib": "strings and os",
     "threading": "an asyncio task: the ESP8266 has no threads",

@@ -10,7 +10,7 @@ import typer
 from .. import console, options
 from ..fleet import client, enrol
 from ..keys import store as keys
-from .opening import request
+from .unlock import request
 
 
 def open_board(

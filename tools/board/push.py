@@ -37,11 +37,11 @@ _LONG = 64
 _INCOMING = b"/state/incoming"
 _FACTS = """\
 sys.path.insert(0,'/')
-from bootloader import board,record,slots
+from bootloader import board,install_slot,record,slots
 b=board.load()
 r=record.load()
 from bootloader import pushed
-print((b['id'],b['app'],b['class'],r.seq,slots.digest(r.active) or b'',pushed.target(r)))
+print((b['id'],b['app'],b['class'],r.seq,slots.digest16(r.active) or b'',install_slot.choose(r)))
 """
 _LIFE = re.compile(r"ota: (\S+) (\d+) (\S+)$")
 _CONFIRMED = re.compile(r"ota: confirmed (\d+)$")
@@ -199,7 +199,7 @@ class Push:
             repl.run("pushed.end()", timeout=60)
         except Raised as raised:
             code = raised.text.rpartition(" ")[2]
-            if raised.kind != "Refused":
+            if raised.kind != "Rejected":
                 raise
             raise Failure(
                 f"{self._target.name} refuses it: {_WORDS.get(code) or SENTENCES.get(code, code)}",
@@ -343,7 +343,7 @@ class Trial:
         try:
             repl.enter(soft_reset=False)
             digest, trial = repl.evaluate(
-                "(lambda o:(o.digest,o.trial))(__import__('sys').modules['ota'])"
+                "(lambda o:(o.digest16,o.trial))(__import__('sys').modules['ota'])"
             )
             repl.reset()
         except Failure:  # it starts again just now

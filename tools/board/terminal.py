@@ -71,22 +71,22 @@ def _open_until(found: Target) -> float | None:
     """Until when a board that was opened before stays so, as its server knows; None: for ever."""
     if not found.told or found.told["open"] is None:
         return None
-    from . import opening
+    from . import unlock
 
-    return opening.open_until(found.told)
+    return unlock.open_until(found.told)
 
 
 def _opened(found: Target, closed: Closed) -> float | None:
     """Open a closed production board, if its people want to and have a debug key.
 
-    Returns until when, as `opening.request` does.
+    Returns until when, as `unlock.request` does.
 
     Raises:
         Failure: they do not, or it does not open.
     """
     from ..fleet.client import connect
     from ..keys import store as keys
-    from . import opening
+    from . import unlock
 
     try:
         debug = keys.usable("debug")
@@ -100,7 +100,7 @@ def _opened(found: Target, closed: Closed) -> float | None:
         f"{debug[0].id}?"
     ):
         raise closed
-    return opening.request(connect(), found.board.id, keys.private(debug[0]), _MINUTES)
+    return unlock.request(connect(), found.board.id, keys.private(debug[0]), _MINUTES)
 
 
 class Keys:

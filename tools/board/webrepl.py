@@ -40,7 +40,7 @@ _PIECE = 1024
 _PROMPT, _DENIED = b"Password: ", b"Access denied"
 _WELCOME = b"WebREPL connected\r\n>>> "
 """The prompt in it says nothing: it comes while a program runs, too."""
-# What the boot stage's door says (bootloader/door.py).
+# What the boot stage adds (bootloader/webrepl_session.py).
 _HERE, _TAKEN, _WAIT = b"the password takes over", b"has taken over", b"wrong passwords, wait"
 _WORDS = 80
 """Bytes that a last word has at most."""

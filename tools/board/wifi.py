@@ -1,6 +1,6 @@
 """`mipy wifi`: the networks that a board knows, over its USB port or WebREPL.
 
-The work is done by bootloader/known.py on the board; in raw mode nothing that is sent is echoed.
+bootloader/wifi_networks.py does the work on the board; in raw mode nothing that is sent is echoed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..flash import wifi as network
 from . import session, target
 from .repl import Raised, Repl
 
-_KNOWN = "import sys\nsys.path.insert(0, '/')\nfrom bootloader import known\n"
+_KNOWN = "import sys\nsys.path.insert(0, '/')\nfrom bootloader import wifi_networks\n"
 Board = Annotated[
     str | None,
     typer.Option(
@@ -37,7 +37,7 @@ def add(
     password = (network.networks(ssid, password_file) or {})[ssid]
     with board(on) as repl:
         try:
-            repl.run(f"known.add({ssid.encode()!r}, {password.encode()!r})")
+            repl.run(f"wifi_networks.add({ssid.encode()!r}, {password.encode()!r})")
         except Raised as problem:
             # Its traceback may show what was sent.
             raise console.Failure(
@@ -50,21 +50,21 @@ def add(
 def ls(on: Board = None) -> None:
     """List the networks a board knows, newest first."""
     with board(on) as repl:
-        for ssid in repl.evaluate("[ssid for ssid, _ in known.load()]"):
+        for ssid in repl.evaluate("[ssid for ssid, _ in wifi_networks.load()]"):
             console.say(ssid.decode(errors="backslashreplace"))
 
 
 def rm(ssid: Annotated[str, typer.Argument(help="The network's name.")], on: Board = None) -> None:
     """Let a board forget a network."""
     with board(on) as repl:
-        if not repl.evaluate(f"known.remove({ssid.encode()!r})"):
+        if not repl.evaluate(f"wifi_networks.remove({ssid.encode()!r})"):
             raise console.Failure(f"the board does not know {ssid!r}", "see `mipy wifi ls`")
     console.say(f"the board has forgotten {ssid!r}")
 
 
 @contextmanager
 def board(name: str | None) -> Iterator[Repl]:
-    """The board's REPL with `known` at hand; the board starts again at the end.
+    """The board's REPL with `wifi_networks` at hand; the board starts again at the end.
 
     Raises:
         Failure: no board, or none with a boot stage.

@@ -81,7 +81,7 @@ class Client:
         return self._call("POST", "boards", json.dumps(said).encode())
 
     def order(self, board: str, order: str) -> dict[str, Any]:
-        """Give an order: as docs/protocol.md has them, or one of signing/opening.py."""
+        """Give an order: as docs/protocol.md has them, or one of signing/unlock.py."""
         said = json.dumps({"order": order}).encode()
         return self._call("POST", f"boards/{_part(board)}/orders", said)
 

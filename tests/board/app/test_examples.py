@@ -161,7 +161,7 @@ def test_blink_dht(tmp_path: Path, broker: Broker, watcher: Client, chip: Chip) 
 
 
 BESIDE = {
-    "topics": "    from runtime.topics import Topics\n    Topics(app, mqtt)\n",
+    "topics": "    from runtime.mqtt_topics import Topics\n    Topics(app, mqtt)\n",
     "relay": """\
     from runtime.homeassistant import HomeAssistant
     home = HomeAssistant(app, mqtt)

@@ -541,7 +541,7 @@ def test_two_clients_of_one_name(broker: Broker, boards: Callable[..., VirtualBo
 
 
 TOPICS = """
-    from runtime.topics import Topics
+    from runtime.mqtt_topics import Topics
     from runtime.homeassistant import HomeAssistant
 
     Topics(app, mqtt)

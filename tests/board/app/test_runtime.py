@@ -226,7 +226,7 @@ def test_orders(device: Device, serve: Callable[..., Server]) -> None:
 
     server = serve(script)
     out = device.run("poll.py", server.url, "5", "hasten", "bad", heap=ESP8266)
-    assert "events ['forget', 'rollback']" in out
+    assert "events ['retry', 'rollback']" in out
     assert server.polls[1]["unk"] == ["dance", "sing"] and "unk" not in server.polls[2]
 
 

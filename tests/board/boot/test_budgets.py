@@ -194,7 +194,7 @@ def test_bytecode(field: Field, figures: Figures) -> None:
     every = loaded(life.console, "bootloader")
     figures.check("boot stage, with all of an install, .mpy", taken(every), 25 * KB)
     figures.check(
-        "built-in installer: beyond a normal boot, .mpy", taken(every - normal), 6 * KB, 17_200
+        "built-in installer: beyond a normal boot, .mpy", taken(every - normal), 6 * KB, 17_500
     )
 
 

@@ -344,9 +344,9 @@ def test_ctrl_c_costs_no_try(tmp_path: Path) -> None:
 STRIKES = {
     "the record is read": ("record.py", "    best = None\n", ""),
     "files are hashed": ("slots.py", "        m = Manifest(f)\n", "    "),
-    "signatures are verified": ("admit.py", '    return ota.stage("trust")', ""),
-    "the app is next": ("start.py", "    if guard.plain:\n        guard.due", ""),
-    "all is handed over": ("start.py", '    print("ota:", guard.slot', ""),
+    "signatures are verified": ("verify_manifest.py", '    return ota.stage("trust")', ""),
+    "the app is next": ("start.py", "    if resident.plain:\n        resident.poll_at", ""),
+    "all is handed over": ("start.py", '    print("ota:", resident.slot', ""),
 }
 
 
@@ -556,7 +556,7 @@ def test_job_that_never_succeeds(tmp_path: Path) -> None:
         digest = it.publish(with_runtime(NEVER))
         it.install()
         assert it.tries() == [1001, 1001, 1001, 1000]
-        assert "trial: held by unproven job measure" in it.board.console
+        assert "trial: blocked by unproven job measure" in it.board.console
         it.board.start()
         told = it.rejected(digest)
         assert (told["reason"], told["soft"]) == ("timeout", True)

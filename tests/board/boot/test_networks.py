@@ -220,7 +220,7 @@ TROUBLES = {
     deaf: "OSError",
     error_500: "http b' 500'",
     portal: "http b' 302'",
-    forged: "Refused('mac',)",
+    forged: "Rejected('mac',)",
 }
 
 
@@ -263,7 +263,7 @@ TELLING = (
     + """\
 leave = ota.install
 def install():
-    print('leaves', ota.fails, ota.ticks // 2)
+    print('leaves', ota.install_failures, ota.ticks // 2)
     leave()
 ota.install = install
 """
@@ -329,7 +329,7 @@ if 'junk' not in os.listdir('/data'):
 n = 0
 while True:
     n += 1
-    if ota.fails == 2 and 'junk' in os.listdir('/data'):
+    if ota.install_failures == 2 and 'junk' in os.listdir('/data'):
         os.remove('/data/junk')
     ota.check()
     time.sleep(1)

@@ -121,7 +121,7 @@ class State:
         files = board.files()
         # Neither can be booted: no manifest, no slot.
         assert "/app_slots/b/manifest" not in files
-        scraps = ("/app_slots/b/", "/state/incoming", "/state/why")
+        scraps = ("/app_slots/b/", "/state/incoming", "/state/crash")
         return cls({name: data for name, data in files.items() if not name.startswith(scraps)})
 
 
@@ -392,7 +392,7 @@ def test_extra_file_that_stays_rejects_the_trial(field: Field) -> None:
     board.write("/boot.py", STUCK + board.read("/boot.py"))
     field.liar.reset()
     life = board.life(timeout=30)
-    assert "Refused('extra'" in life.console
+    assert "Rejected('extra'" in life.console
     board.start()
     assert board.wait(lambda _: "verify" in field.reasons(good.digest, "rolled-back"), 30), (
         board.console
@@ -551,7 +551,7 @@ def test_reply(field: Field, name: str) -> None:
     field.liar.bend = lambda exchange: bend(field, exchange)
     life = board.life(until="no server answers", timeout=30)
     assert (
-        f"Refused('{code}'" if code else "TypeError("
+        f"Rejected('{code}'" if code else "TypeError("
     ) in life.console and "no server answers" in life.console
     assert field.liar.asked == [hostile.POLL]
     assert State.of(board) == before
@@ -582,7 +582,7 @@ def test_replayed_reply(field: Field) -> None:
     board = field.back("running")
     field.liar.bend = lambda e: recorded[0]
     life = board.life(until="no server answers", timeout=30)
-    assert "Refused('mac'" in life.console
+    assert "Rejected('mac'" in life.console
 
 
 def test_largest_reply(field: Field) -> None:

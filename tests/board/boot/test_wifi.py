@@ -21,15 +21,15 @@ from tests.support.boards import Board
 MAIN = b"""\
 import network, os, sys, time
 sys.path.append("/")
-from bootloader import guard, known
-sys.modules["ota"] = guard
+from bootloader import resident, wifi_networks
+sys.modules["ota"] = resident
 from bootloader import wifi
 """
-SHOW = MAIN + b"print('known', known.load())\n"
-NEW = SHOW + b"known.add(b'new', b'secret-new')\nprint('then', known.load())\n"
-THIRD = SHOW + b"known.add(b'third', b'secret-3rd')\n"
-TAKE_IN = NEW + b"guard.stage('wifi_file').take_in()\n"
-TAKE_IN += b"print('after', known.load(), 'wifi.json' in os.listdir('/'))\n"
+SHOW = MAIN + b"print('known', wifi_networks.load())\n"
+NEW = SHOW + b"wifi_networks.add(b'new', b'secret-new')\nprint('then', wifi_networks.load())\n"
+THIRD = SHOW + b"wifi_networks.add(b'third', b'secret-3rd')\n"
+IMPORT = NEW + b"resident.stage('wifi_file').import_file()\n"
+IMPORT += b"print('after', wifi_networks.load(), 'wifi.json' in os.listdir('/'))\n"
 OLD = [(b"old", b"secret-old")]
 BOTH = [(b"new", b"secret-new"), *OLD]
 
@@ -71,7 +71,9 @@ def shown(life: Life, word: str = "known") -> Any:
 @pytest.mark.parametrize("torn", (False, True))
 def test_a_power_cut_leaves_old_or_new(tmp_path: Path, storage: Storage, torn: bool) -> None:
     """At every flash operation of a change, and then at every one of the change after that."""
-    with made(tmp_path, MAIN + b"known.add(b'old', b'secret-old')\n", storage=storage) as board:
+    with made(
+        tmp_path, MAIN + b"wifi_networks.add(b'old', b'secret-old')\n", storage=storage
+    ) as board:
         assert board.life().cause == "repl"
         board.write("/main.py", NEW)
         first = board.save()
@@ -131,10 +133,10 @@ def test_damaged_files_are_no_networks(tmp_path: Path) -> None:
 
 def test_eight_networks(tmp_path: Path) -> None:
     """Also those whose names are no text; the ninth pushes the oldest out; the last can go."""
-    many = b"for n in range(9):\n    known.add(bytes((0, 255, n)), b'x' * 63)\n"
-    end = b"print('then', [n[0] for n in known.load()])\n"
-    gone = b"for n in range(9):\n    known.remove(bytes((0, 255, n)))\n"
-    gone += b"print('last', known.load())\n"
+    many = b"for n in range(9):\n    wifi_networks.add(bytes((0, 255, n)), b'x' * 63)\n"
+    end = b"print('then', [n[0] for n in wifi_networks.load()])\n"
+    gone = b"for n in range(9):\n    wifi_networks.remove(bytes((0, 255, n)))\n"
+    gone += b"print('last', wifi_networks.load())\n"
     with made(tmp_path, MAIN + many + end + gone) as board:
         life = board.life()
         assert shown(life, "then") == [bytes((0, 255, n)) for n in range(8, 0, -1)]
@@ -144,7 +146,7 @@ def test_eight_networks(tmp_path: Path) -> None:
 
 def test_hostile_wifi_json(tmp_path: Path) -> None:
     """Reported without a password; file and networks stay as they are."""
-    with made(tmp_path, TAKE_IN) as board:
+    with made(tmp_path, IMPORT) as board:
         for name, content in HOSTILE.items():
             board.write("/wifi.json", content)
             life = board.life()
@@ -152,7 +154,7 @@ def test_hostile_wifi_json(tmp_path: Path) -> None:
             assert "stays:" in life.console, name
             assert "secret-word" not in life.console
             assert board.read("/wifi.json") == content
-    with made(tmp_path / "folder", TAKE_IN) as board:
+    with made(tmp_path / "folder", IMPORT) as board:
         board.write("/wifi.json/inside", b"")
         assert "/wifi.json OSError" in board.life().console
 
@@ -181,7 +183,7 @@ def test_one_rule_on_both_sides(tmp_path: Path) -> None:
     """The board's rule and the one of this computer, which asks before the board is reached."""
     pairs = repr([(ssid, password) for ssid, (password, _) in ENTRIES.items()]).encode()
     code = MAIN + b"said = []\nfor ssid, password in " + pairs + b":\n    try:\n"
-    code += b"        known.check(ssid, password)\n        said.append('')\n"
+    code += b"        wifi_networks.check(ssid, password)\n        said.append('')\n"
     code += b"    except ValueError as e:\n        said.append(str(e))\nprint('known', said)\n"
     with made(tmp_path, code) as board:
         board_says = shown(board.life())
@@ -201,7 +203,7 @@ def test_what_is_good_is_kept(tmp_path: Path, mark: bytes) -> None:
     """A bad entry stays in the file, alone, is named once a start, and costs no other anything."""
     wrong = {"bad": "short", "none": None, "number": 12345678, "list": ["secret-word"]}
     content = {"home": "secret-home", **wrong, "attic": ""}
-    with made(tmp_path, TAKE_IN) as board:
+    with made(tmp_path, IMPORT) as board:
         board.write("/wifi.json", mark + json.dumps(content).encode())
         life = board.life()
         after = re.search(r"^after (\[.*\]) True", life.console, re.MULTILINE)
@@ -232,7 +234,8 @@ def test_a_truncated_wifi_json_stops_no_boot(tmp_path: Path) -> None:
 
 CONNECT = (
     SHOW + b"ap = network.WLAN(1)\nsta = network.WLAN(0)\n"
-    b"for n in ('home', 'attic', 'cellar'):\n    known.add(n.encode(), n.encode() * 2 + b'--')\n"
+    b"for n in ('home', 'attic', 'cellar'):\n"
+    b"    wifi_networks.add(n.encode(), n.encode() * 2 + b'--')\n"
     b"print('is', wifi.connect(), sta.config('ssid'), ap.active(), network.hostname())\n"
 )
 

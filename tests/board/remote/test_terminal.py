@@ -189,7 +189,7 @@ def test_slots_and_boot_stage_are_no_place_for_files() -> None:
         with pytest.raises(Failure, match="signed releases") as refused:
             fs.writable(fs.path_of(path))
         assert "mipy push" in refused.value.hint
-    for path in (":/boot.py", ":/state/0/r", ":/trust", ":../bootloader/guard.mpy"):
+    for path in (":/boot.py", ":/state/0/r", ":/trust", ":../bootloader/resident.mpy"):
         with pytest.raises(Failure, match="boot stage"):
             fs.writable(fs.path_of(path))
     assert fs.writable(fs.path_of(":notes/a.txt")) == b"/data/notes/a.txt"
@@ -300,7 +300,7 @@ def test_a_closed_board_is_offered_to_be_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a debug key is at hand, and only if somebody says yes."""
-    from mipy_ota.tools.board import opening
+    from mipy_ota.tools.board import unlock
     from mipy_ota.tools.fleet import enrol
     from mipy_ota.tools.keys import changes
 
@@ -315,7 +315,7 @@ def test_a_closed_board_is_offered_to_be_opened(
     monkeypatch.setattr(
         "mipy_ota.tools.console.confirm", lambda text: bool(asked.append(text)) or len(asked) > 1
     )
-    monkeypatch.setattr(opening, "request", lambda *words: given.append(words) or 60.0)
+    monkeypatch.setattr(unlock, "request", lambda *words: given.append(words) or 60.0)
     monkeypatch.setattr("mipy_ota.tools.fleet.client.connect", lambda: "server")
     with pytest.raises(webrepl.Closed):
         terminal._opened(board, closed)

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from mipy_ota.ota_server import policy
-from mipy_ota.signing import envelope, opening, trust
+from mipy_ota.signing import envelope, trust, unlock
 from mipy_ota.signing.rsa import PublicKey
-from mipy_ota.tools.board import opening as verb
 from mipy_ota.tools.board import session, target, webrepl
+from mipy_ota.tools.board import unlock as verb
 from mipy_ota.tools.board.remote import Remote
 from mipy_ota.tools.board.repl import Repl
 from mipy_ota.tools.console import Failure
@@ -382,7 +382,7 @@ class Orders:
         return self.facts()["life"]
 
     def signed(self, life: str, minutes: int = 30, *, by: str = "debug", board: str = "") -> str:
-        found = opening.Opening(board or self.name, life, minutes)
+        found = unlock.Unlock(board or self.name, life, minutes)
         return found.sign(fleet.key(by)).decode()
 
     def slip(self, order: str) -> None:
@@ -443,7 +443,7 @@ while str(n) in os.listdir("/data"):
     with open("/data/%d" % n) as f, open("/state/order", "w") as g:
         g.write(f.read())
     try:
-        print("judged", n, ota.stage("unlock").judge("vault"))
+        print("judged", n, ota.stage("unlock").verify_order("vault"))
     except Exception as e:
         print("judged", n, repr(e))
     n += 1
@@ -490,10 +490,10 @@ def test_judging(make: Make, made: fleet.Fleet) -> None:
     for n, (order, wanted) in enumerate(cases.items()):
         found = re.search(rf"^judged {n} (.*?)\r?$", board.console, re.M)
         assert found and re.search(wanted, found[1]), (order, wanted, found)
-        assert ("Refused" in found[1] or "Error" in found[1]) == (not wanted.isdigit())
+        assert ("Rejected" in found[1] or "Error" in found[1]) == (not wanted.isdigit())
 
 
-def resigned(raw: bytes, prefix: bytes = opening.PREFIX) -> str:
+def resigned(raw: bytes, prefix: bytes = unlock.PREFIX) -> str:
     """Its signature replaced by one of the debug key's."""
     body = raw[: raw.index(b"sig ")]
     return envelope.add_signature(body, prefix, fleet.key("debug"), 2000, 1).decode()
@@ -509,7 +509,7 @@ def test_a_stolen_server_opens_nothing(make: Make, made: fleet.Fleet) -> None:
     old = orders.signed(life)
     orders.slip(orders.signed(life, by="release"))
     up(board, 2)
-    assert board.console.count("webrepl: order refused: Refused('key',)") == 1, board.console
+    assert board.console.count("webrepl: order rejected: Rejected('key',)") == 1, board.console
     orders.life()
     # One that was good for an earlier life does not even cost a reset.
     orders.slip(old)

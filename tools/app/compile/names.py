@@ -26,13 +26,22 @@ from .bytecode import module_name
 # What the project's own modules call things among themselves: neither in the docs nor in an app.
 INTERNAL = frozenset(
     # of runtime/ and drivers/
-    "App Copy Runner Scheduler Updater Wifi Wire announce base been calls changed"
-    " check_late checks confirmed down failed failures folder held jobs late learn make"
-    " matches missed newest on_up other out parts place queue rand remember say second sent servers"
-    " since soon take tallies tally ticket tries unknown waits wipe"
+    "App Copy Runner Scheduler Updater Wifi Wire announce base been blocked_by calls changed"
+    " check_late checks confirmed down failed failures give_back_try jobs late learn make"
+    " make_folder matches missed newest obey on_up other out parts place queue rand remember say"
+    " second sent servers settings_trial since soon take tallies tally ticket tries unknown"
+    " waits wipe"
     # of the boot stage
-    " Manifest Names Record attempt beat check_confirmed check_files fault file_hash go_back hexa"
-    " is_hex MAX PREFIX REASONS ZERO misses number rejection signed soft station sweep".split()
+    " apply apply_next around attempt beat bring button check_compatible check_confirmed"
+    " check_files check_manifest check_signatures check_trust Client commit confirm_at"
+    " CONNECTING connection Connection crashed dev_signed digests discover download"
+    " end_if_stopped expect fields file_hash files flags from_damaged hexa INSTALLING is_hex"
+    " is_running last_failure led_timer LineReader make_room Manifest manifest_path MAX"
+    " min_uptime Names next_try number plain Poll poll_at poll_failures poll_running PREFIX"
+    " reached reason REASONS rebuild receive Record RECOVERY reject rejected render"
+    " report_rejection rescue_in server_reached Session signed signers soft_count start_trial"
+    " station stopped sweep tick_timer to_other tries_left trust_version"
+    " verify_signature ZERO".split()
 )
 
 # Names that every firmware has in ROM (test_names.py asks the binary). The first are
@@ -73,6 +82,8 @@ VERSION = (b"names", Path(__file__).read_bytes())
 
 Edit = tuple[int, int, int, str]
 """(line, from 0; first column and the one behind the last, in bytes; what stands there instead)"""
+_WHOLE = 1_000
+"""Beyond the end of every line."""
 Defined = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -82,7 +93,8 @@ def without_constants(sources: Mapping[str, str]) -> dict[str, str]:
     Args:
         sources: path (`package/module.py`) -> text. `NAME = const(1)` at the top of one module
             becomes private to it, and `module.NAME` in another one becomes 1, unless somebody
-            reaches NAME in another way, like `from package.module import NAME`.
+            reaches NAME in another way, like `from package.module import NAME`. Imports that
+            nothing needs after that go, as does that of `const`, which the compiler knows.
     """
     trees = {file: ast.parse(text, file) for file, text in sources.items()}
     elsewhere = {name for tree in trees.values() for name in _reached_otherwise(tree)}
@@ -203,14 +215,31 @@ def _inlined(
     tree: ast.Module, own: Mapping[str, int], public: Mapping[str, Mapping[str, int]]
 ) -> Iterator[Edit]:
     modules = _modules(tree) & public.keys()
+    inlined: set[ast.expr] = set()
     for node in ast.walk(tree):
         match node:
             case ast.Name(id=name) if name in own:
                 yield _edit(node, name, f"_{name}")
-            case ast.Attribute(value=ast.Name(id=module), attr=name) if (
+            case ast.Attribute(value=ast.Name(id=module) as value, attr=name) if (
                 module in modules and name in public[module]
             ):
+                inlined.add(value)
                 yield _edit(node, f"{module}.{name}", str(public[module][name]))
+    needed = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)
+              and node not in inlined}  # fmt: skip
+    yield from _without_imports(tree, {"const", *modules} - (needed - {"const"}))
+
+
+def _without_imports(tree: ast.Module, needless: set[str]) -> Iterator[Edit]:
+    """Edits of the imports at the top that bring a needless name, however many lines they have."""
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and any(a.name in needless for a in node.names):
+            left = [ast.unparse(alias) for alias in node.names if alias.name not in needless]
+            first = f"from {node.module} import {', '.join(left)}" if left else ""
+            last = node.end_lineno or node.lineno
+            for line in range(node.lineno, last + 1):
+                end = (node.end_col_offset or 0) if line == last else _WHOLE
+                yield line - 1, 0, end, first if line == node.lineno else ""
 
 
 # --- what is private, and parameters -------------------------------------------------------------

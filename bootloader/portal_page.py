@@ -4,7 +4,7 @@ _LOCK = b"<svg role=img aria-label=locked><use href=#k></use></svg>"
 _NAMES = ((b"&", b"&amp;"), (b"<", b"&lt;"), (b">", b"&gt;"), (b'"', b"&quot;"), (b"'", b"&#39;"))
 
 
-def text(raw):
+def escaped(raw):
     """Return bytes from anywhere as HTML text: no markup, no control characters, whole UTF-8."""
     most = 256
     try:
@@ -17,7 +17,7 @@ def text(raw):
     return raw
 
 
-def page(shown, values, names, found):
+def render(shown, values, names, found):
     """Yield the page's parts.
 
     `shown` names the sections of page.html that belong to it, `values` what stands in its
@@ -36,7 +36,7 @@ def page(shown, values, names, found):
             elif show:
                 parts = line.split(b"$")
                 for i in range(1, len(parts), 2):
-                    parts[i] = text(values[parts[i]])
+                    parts[i] = escaped(values[parts[i]])
                 yield b"".join(parts)
     finally:
         f.close()
@@ -49,7 +49,7 @@ def _row(i, ssid, chosen, level, locked):
         % (
             i,
             b" checked" if ssid == chosen else b"",
-            text(ssid),
+            escaped(ssid),
             _LOCK if locked else b"",
             level,
             max(10, min(100, 2 * (level + 95))),

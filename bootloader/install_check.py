@@ -1,14 +1,14 @@
 """What the server offers, and telling it when that is refused."""
 
 import ota
-from bootloader.lines import MAX, Refused
+from bootloader.manifest import MAX, Rejected
 from bootloader.poll import Poll, trust_version
 
 
-def take(b, r, state, name):
+def download(b, r, state, name):
     """Poll and save the next trust file, else the offered manifest, as the file `name`.
 
-    Returns (server's url, digest as hex or "", the trust file's version or 0). Raises Refused with
+    Returns (server's url, digest as hex or "", the trust file's version or 0). Raises Rejected with
     the code and that digest.
     """
     version = trust_version() + 1
@@ -16,27 +16,27 @@ def take(b, r, state, name):
     reply = poll.reply
     wanted = reply.get("m", "")
     for order in reply.get("do", ()):
-        if order.startswith("ota-open 1\n"):
+        if order.startswith("ota-unlock 1\n"):
             ota.unlock(order)
     try:
         if reply["trust"] >= version:
-            poll.link.save("/d/v1/trust/%d" % version, name, MAX)
+            poll.connection.save("/d/v1/trust/%d" % version, name, MAX)
             return poll.url, wanted, version
         if wanted:
-            poll.link.save("/d/v1/manifests/" + wanted, name, MAX)
+            poll.connection.save("/d/v1/manifests/" + wanted, name, MAX)
         return poll.url, wanted, 0
-    except Refused as e:
-        raise Refused(e.args[0], wanted)
+    except Rejected as e:
+        raise Rejected(e.args[0], wanted)
     finally:
         poll.close()
 
 
-def refuse(b, r, state, wanted, code):
+def report_rejection(b, r, state, wanted, code):
     """Tell the server that what it offered is refused, and why."""
-    tell(b, r, state, {"bad": {"m": wanted[:32], "why": code, "soft": 0, "trace": ""}})
+    report(b, r, state, {"bad": {"m": wanted[:32], "why": code, "soft": 0, "trace": ""}})
 
 
-def tell(b, r, state, more):
+def report(b, r, state, more):
     """Report `more`, if the server can be reached."""
     try:
         Poll(b, r, state, more).close()

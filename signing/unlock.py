@@ -1,9 +1,9 @@
 """Orders that open a board's WebREPL for a while: what a debug key signs.
 
-1. Lines as in ``envelope``, in this order: ``ota-open 1``, board, life, minutes, ``end``; then one
-   signature.
+1. Lines as in ``envelope``, in this order: ``ota-unlock 1``, board, life, minutes, ``end``; then
+   one signature.
 2. ``life`` is what the board calls its life since its last reset, 16 hex digits: an order is good
-   for that one only, and opening is a reset. ``minutes`` is 10, 20 ... 70.
+   for that one only, and unlocking is a reset. ``minutes`` is 10, 20 ... 70.
 3. A board takes it from a key of the role ``debug`` in its trust file, and from no other.
 """
 
@@ -17,8 +17,8 @@ from .envelope import Lines
 from .reasons import Refused
 from .trust import Trust
 
-HEADER = "ota-open 1"
-PREFIX = b"ota-open-v1\0"
+HEADER = "ota-unlock 1"
+PREFIX = b"ota-unlock-v1\0"
 MINUTES = range(10, 71, 10)
 _BYTES = 900
 _SIGNATURES = 1
@@ -26,7 +26,7 @@ _LIFE = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
-class Opening:
+class Unlock:
     """An order, understood."""
 
     board: str
@@ -41,7 +41,7 @@ class Opening:
         return envelope.add_signature(raw, PREFIX, private, _BYTES, _SIGNATURES)
 
 
-def parse(raw: bytes) -> Opening:
+def parse(raw: bytes) -> Unlock:
     """Understand an order, signed or not.
 
     Raises:
@@ -58,10 +58,10 @@ def parse(raw: bytes) -> Opening:
     lines.end()
     if minutes not in MINUTES:
         raise Refused("size", "10, 20 ... 70 minutes are allowed")
-    return Opening(board, life, minutes)
+    return Unlock(board, life, minutes)
 
 
-def verify(raw: bytes, trust: Trust) -> Opening:
+def verify(raw: bytes, trust: Trust) -> Unlock:
     """Understand an order that a debug key of ``trust`` has signed.
 
     Raises:

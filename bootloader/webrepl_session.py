@@ -19,50 +19,50 @@ import ota
 
 _CALLBACK = const(20)  # socket option: a function to call when something has arrived
 _HEAD = const(1024)  # bytes
-_UNIT = const(1200)  # ticks of guard.py in what rtc.py counts of the time left: 10 min
+_UNIT = const(1200)  # ticks of resident.py in what rtc.py counts of the time left: 10 min
 # Ticks
 _SILENT = const(2)  # for the head of a request
 _TYPING = const(60)  # for the password
 _DOUBLED = const(6)  # the pause after a wrong password doubles so often, from a second on
 
-guest = user = None  # before and after the password
+pending = active = None  # before and after the password
 end = 0  # the tick at which it closes; 0: never
 late = 0  # the tick before which no password is taken
 wrong = 0  # passwords in a row
 
 
 def tick(t):
-    """guard.tick(), and what is due here."""
+    """resident.tick(), and what is due here."""
     ota.tick(t)
     now = ota.ticks
-    if guest and now > guest.end:
-        guest.close()
+    if pending and now > pending.end:
+        pending.close()
     if end:
-        ota.more["open"] = left = max(0, end - now) // 2
+        ota.poll_extra["open"] = left = max(0, end - now) // 2
         if not now & 63:
             ota.mark(5, left * 2 // _UNIT << 5)  # rtc.READY
         if not left and not ota.trial:
             ota.mark(5, 0)
-            if not ota.parked:
+            if not ota.stopped:
                 ota.mark(0, 5)  # rtc.END is rtc.ASKED
             machine.reset()  # which gives the app its memory back
 
 
-def accept(door):
+def accept(listener):
     """Somebody knocks, or several, for whom there may be one call."""
-    global guest
+    global pending
     while True:
         try:
-            s, address = door.accept()
+            s, address = listener.accept()
         except OSError:
             return
-        if guest:
+        if pending:
             s.close()  # one at a time: who is in between has little time
         else:
-            guest = Visitor(s, address[0])
+            pending = Session(s, address[0])
 
 
-class Visitor(IOBase):
+class Session(IOBase):
     """A client: what lies between the firmware's WebREPL and the websocket."""
 
     def __init__(self, s, address):
@@ -107,17 +107,17 @@ class Visitor(IOBase):
         if late > ota.ticks:
             self.write("\r\nwrong passwords, wait %d s\r\n" % ((late - ota.ticks) // 2 + 1))
             raise OSError
-        if user:
-            self.write(user.address + " is here, the password takes over\r\n")
+        if active:
+            self.write(active.address + " is here, the password takes over\r\n")
         gc.collect()  # a file that a client left half written is closed now, not later
         self.data = b""
         self.repl = _webrepl._webrepl(self)
 
     def close(self, text=None):
         """Hang up, with a last word."""
-        global guest, user
-        if user is self:
-            user = None
+        global pending, active
+        if active is self:
+            active = None
             os.dupterm(None)
         if text:
             try:
@@ -126,19 +126,19 @@ class Visitor(IOBase):
                 print("webrepl:", repr(e))  # it has gone: no matter of whoever takes over
         self.s.close()
         self.repl = None
-        if guest is self:
-            guest = None
+        if pending is self:
+            pending = None
 
     # What the firmware's WebREPL calls
 
     def readinto(self, buf):
-        global guest, user
-        if self.data is None and user is not self:
+        global pending, active
+        if self.data is None and active is not self:
             # Nobody reads on behind the password but the terminal.
-            if user:
-                user.close(self.address + " has taken over")
-            user = self
-            guest = None
+            if active:
+                active.close(self.address + " has taken over")
+            active = self
+            pending = None
             self.s.setsockopt(1, _CALLBACK, os.dupterm_notify)
             os.dupterm(self.repl)
         try:
@@ -147,10 +147,10 @@ class Visitor(IOBase):
             if e.args[0] in (110, 116):  # ETIMEDOUT: this has come in between while write() waits
                 return None
             raise
-        if n and user is self:
+        if n and active is self:
             if ota.wdt:
-                ota.wdt.feed()  # a file comes in a single call, and guard.tick() has no turn
-            if self.ws.ioctl(8, 0) == 2 and not ota.parked and sys.platform == "esp8266":
+                ota.wdt.feed()  # a file comes in a single call, and resident.tick() has no turn
+            if self.ws.ioctl(8, 0) == 2 and not ota.stopped and sys.platform == "esp8266":
                 # A file. The flash driver is Python there: the app may be in the midst of it.
                 while self.ws.readinto(buf):
                     pass
@@ -167,7 +167,7 @@ class Visitor(IOBase):
             else:  # "\r\nAccess denied"
                 wrong += 1
                 late = ota.ticks + (2 << min(wrong, _DOUBLED))
-                ota.more["wrong"] = ota.more.get("wrong", 0) + 1
+                ota.poll_extra["wrong"] = ota.poll_extra.get("wrong", 0) + 1
         # Who takes nothing for a second is gone: no client makes the board wait.
         self.s.settimeout(1)
         n = self.ws.write(buf)

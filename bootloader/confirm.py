@@ -4,11 +4,11 @@ import ota
 from bootloader import record
 
 
-def settle():
+def commit():
     """Confirm the trial; True."""
     r = record.load()
     if r.trial != record.NONE:
-        record.confirm(r, ota.digest, ota.raises)
+        record.confirm(r, ota.digest16, ota.raise_to)
         record.store(r)
         print("ota: confirmed", ota.seq)
     ota.trial = False
@@ -17,9 +17,9 @@ def settle():
     return True
 
 
-def reached():
+def server_reached():
     """The server has answered the release before the one that was softly rejected."""
     r = record.load()
-    if ota.stage("decide").reached(r):
+    if ota.stage("rollback").server_reached(r):
         record.store(r)
-    ota.bad = record.rejection(r)
+    ota.rejection = record.rejection(r)

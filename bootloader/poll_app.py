@@ -5,8 +5,8 @@ import sys
 from micropython import const
 
 import ota
-from bootloader import board, record, spread
-from bootloader.lines import hexa
+from bootloader import board, jitter, record
+from bootloader.manifest import hexa
 from bootloader.poll import Poll, trust_version
 
 _RETRY = const(120)  # ticks after a poll or install that failed, growing
@@ -27,12 +27,12 @@ def _joined():
     if wifi.connected():
         return True
     try:
-        wifi.start(ota.misses)
+        wifi.start(ota.poll_failures)
     except OSError as e:
         print("wifi:", repr(e))
-    if ota.misses:
+    if ota.poll_failures:
         return True  # it fails, which counts and lengthens the pause
-    ota.misses = 1
+    ota.poll_failures = 1
     return False
 
 
@@ -44,11 +44,11 @@ def poll(b):
     try:
         talk = Poll(b, r, state)
     except OSError as e:
-        ota.misses = min(ota.misses + 1, 6)
-        pause = spread.spread(_RETRY << ota.misses)
+        ota.poll_failures = min(ota.poll_failures + 1, 6)
+        pause = jitter.around(_RETRY << ota.poll_failures)
         print("poll:", repr(e), "again in", pause // 2, "s")
         # Half an hour, the longer the more often the portal was of no use.
-        late = ota.ticks > _HOUR // 2 << min(ota.offline, 5)
+        late = ota.ticks > _HOUR // 2 << min(ota.portal_rounds, 5)
         if late and not ota.trial and not ota.stage("wifi").connected():
             # What ota.portal() does, without loading it: rtc.END is rtc.ASKED, WANT is PORTAL.
             ota.mark(0, 5)
@@ -56,20 +56,20 @@ def poll(b):
             machine.reset()
         return pause
     talk.close()
-    ota.misses = 0
+    ota.poll_failures = 0
     reply = talk.reply
     ota.answered()
-    ota.more.pop("unk", None)
+    ota.poll_extra.pop("unk", None)
     for order in reply.get("do", ()):
         if order == "rollback":
             ota.rollback()
         elif order.startswith("retry "):
-            if ota.bad and order[6:] == hexa(ota.bad[0]):
-                ota.forget(ota.bad[0])
-        elif order.startswith("ota-open 1\n"):
+            if ota.rejection and order[6:] == hexa(ota.rejection[0]):
+                ota.retry(ota.rejection[0])
+        elif order.startswith("ota-unlock 1\n"):
             ota.unlock(order)
         else:
-            ota.more["unk"] = [order[:40]]
+            ota.poll_extra["unk"] = [order[:40]]
     if not ota.trial and (reply.get("m") or reply["trust"] > version) and not _early(reply):
         ota.install()
     return max(reply["every"], 1) * 2
@@ -78,10 +78,10 @@ def poll(b):
 def _early(reply):
     """Whether what is offered shall wait: it was tried, or its install did not get through."""
     wait = 0
-    if ota.bad and reply.get("m", "")[:32] == hexa(ota.bad[0]):
-        if not ota.bad[2]:
+    if ota.rejection and reply.get("m", "")[:32] == hexa(ota.rejection[0]):
+        if not ota.rejection[2]:
             return True
-        wait = _HOUR * min(1 << (ota.bad[2] - 1), 24)
-    if ota.fails:
-        wait = max(wait, _RETRY << min(ota.fails, 6))
+        wait = _HOUR * min(1 << (ota.rejection[2] - 1), 24)
+    if ota.install_failures:
+        wait = max(wait, _RETRY << min(ota.install_failures, 6))
     return ota.ticks < wait

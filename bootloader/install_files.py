@@ -1,7 +1,7 @@
-"""Brings a release's files into the target slot, one by one.
+"""Brings a release's files into a slot, one by one.
 
-How a single file comes is the release's own affair (runtime/installer.py); fetch.py is the plain
-way, for recovery and for when the other one fails.
+How a single file comes is the release's own affair (runtime/installer.py). install_file_plain.py
+is the plain way, for recovery and for when the other one fails.
 """
 
 import os
@@ -10,38 +10,38 @@ from micropython import const
 
 import ota
 from bootloader import slots
-from bootloader.lines import Manifest, Refused
+from bootloader.manifest import Manifest, Rejected
 
 _INCOMING = "/state/incoming"
 _TELL = const(8)  # progress goes to the server after so many downloads
 
 
-def fill(url, b, r, state, target, active, own, of):
+def bring(url, b, r, state, slot, active, own, of):
     """Bring all `of` files of the manifest in /state/incoming, and check them.
 
-    The rest is as in install.once(). Raises OSError, and Refused for content that is not listed.
+    The rest is as in install.update(). Raises OSError, and Rejected for content that is not listed.
     """
-    fetch = own and _own(active) or ota.stage("fetch").fetch
-    link = ota.stage("link").Link(url)
+    fetch = own and _own(active) or ota.stage("install_file_plain").fetch
+    connection = ota.stage("http_client").Connection(url)
     count = loaded = 0
     try:
         with open(_INCOMING, "rb") as f:
             for name, size, sha in Manifest(f).files():
                 count += 1
-                folder(slots.path(target) + "/" + name)
-                how = fetch(link, "ab"[target], "ab"[active], name, size, sha)
+                make_folders(slots.path(slot) + "/" + name)
+                how = fetch(connection, "ab"[slot], "ab"[active], name, size, sha)
                 print("file", count, name, how)
                 if how == "loaded":
                     loaded += 1
                     if loaded % _TELL == 0:
-                        ota.stage("offer").tell(b, r, state, {"prog": [count, of]})
+                        ota.stage("install_check").report(b, r, state, {"prog": [count, of]})
     except OSError as e:
         if e.args[0] == 28:  # ENOSPC
-            raise Refused("space")
+            raise Rejected("space")
         raise
     finally:
-        link.close()
-    slots.check_files(target, _INCOMING)
+        connection.close()
+    slots.check_files(slot, _INCOMING)
 
 
 def _own(active):
@@ -58,7 +58,7 @@ def _own(active):
         sys.path.remove(root)
 
 
-def folder(name):
+def make_folders(name):
     """Make the folders above the file `name`."""
     i = name.find("/", 1)
     while i > 0:

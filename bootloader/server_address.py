@@ -4,16 +4,16 @@ import json
 import os
 from micropython import const
 
-from bootloader import pair
-from bootloader.lines import Refused, hexa
-from bootloader.link import Link
-from bootloader.wire import mac
+from bootloader import two_copies
+from bootloader.hmac256 import mac
+from bootloader.http_client import Connection
+from bootloader.manifest import Rejected, hexa
 
 _MOST = const(100)
 _WAIT = const(10)  # s for the answer: the portal serves nobody meanwhile
 
 
-def address(typed):
+def parse(typed):
     """Return what a person typed (bytes) as an address; ValueError when it can be none."""
     url = typed.decode().rstrip("/")
     if "://" not in url:
@@ -33,13 +33,13 @@ def proves(b, url):
     body = json.dumps(facts).encode()
     key = bytes.fromhex(b["key"])
     try:
-        link = Link(url, _WAIT)
+        connection = Connection(url, _WAIT)
         try:
             # Without a ticket it is answered, and not counted.
-            reply, theirs = link.post("/d/v1/poll", body, hexa(mac(key, b"poll1\0", body)))
+            reply, theirs = connection.post("/d/v1/poll", body, hexa(mac(key, b"poll1\0", body)))
         finally:
-            link.close()
-    except (OSError, ValueError, Refused) as e:
+            connection.close()
+    except (OSError, ValueError, Rejected) as e:
         print("server", url, repr(e))
         return False
     return theirs == hexa(mac(key, b"reply1\0", nonce.encode(), reply)).encode()
@@ -51,5 +51,5 @@ def learn(b, url):
         if not proves(b, url):
             return False
         print("server: moved to", url)
-        pair.store("s", url.encode())
+        two_copies.store("s", url.encode())
     return True

@@ -3,6 +3,6 @@
 import os
 
 
-def spread(n):
+def around(n):
     """Return `n` or up to a quarter more or less of it."""
     return n - n // 4 + n * os.urandom(1)[0] // 510

@@ -4,7 +4,7 @@ import sys
 
 import ota
 from bootloader import record
-from bootloader.lines import PREFIX, Manifest, Refused
+from bootloader.manifest import PREFIX, Manifest, Rejected
 
 # Architectures of native code by their number in sys.implementation._mpy (py/persistentcode.h)
 _ARCHS = (
@@ -24,51 +24,51 @@ _ARCHS = (
 )
 
 
-def verify(source, board):
+def verify_signature(source, board):
     """Like trust.verify(), whose module is dropped again: the rest needs its memory."""
     return ota.stage("trust").verify(source, PREFIX, board)
 
 
-def fits(m, board):
-    """Raise Refused unless the manifest is for this app, class and firmware."""
+def check_compatible(m, board):
+    """Raise Rejected unless the manifest is for this app, class and firmware."""
     if m.app != board["app"]:
-        raise Refused("app")
+        raise Rejected("app")
     if m.cls != board["class"]:
-        raise Refused("class")
+        raise Rejected("class")
     mine = sys.implementation._mpy
     major, minor = m.mpy.split(".")
     if major != str(mine & 0xFF):
-        raise Refused("mpy")
+        raise Rejected("mpy")
     if m.arch:
         if minor != str(mine >> 8 & 3):
-            raise Refused("mpy")
+            raise Rejected("mpy")
         if m.arch != _ARCHS[mine >> 10 & 15]:
-            raise Refused("arch")
+            raise Rejected("arch")
 
 
-def admit(source, r, board):
+def verify(source, r, board):
     """Verify the manifest in `source` and hold it against the record `r`; return its digest.
 
-    `ota.dev` says afterwards whether it counts by this board's dev key alone.
+    `ota.dev_signed` says afterwards whether it counts by this board's dev key alone.
 
-    Raises Refused: as trust.verify(), strict.manifest() and fits(), and "rejected", "seq",
-    "same-seq", "floor-low".
+    Raises Rejected: as trust.verify(), manifest_syntax.check_manifest() and check_compatible(), and
+    "rejected", "seq", "same-seq", "floor-low".
     """
-    digest, ota.dev = verify(source, board)
+    digest, ota.dev_signed = verify_signature(source, board)
     with open(source, "rb") as f:
-        ota.stage("strict").manifest(f)
+        ota.stage("manifest_syntax").check_manifest(f)
         f.seek(0)
         m = Manifest(f)
-    fits(m, board)
+    check_compatible(m, board)
     # A soft rejection may be tried again: when, is the poller's business.
-    if digest[:16] == r.bad and r.flags & record.HARD:
-        raise Refused("rejected")
-    if ota.dev:
+    if digest[:16] == r.rejected and r.flags & record.HARD:
+        raise Rejected("rejected")
+    if ota.dev_signed:
         return digest
     if m.seq < r.seq:
-        raise Refused("seq")
-    if m.seq == r.seq and digest[:16] not in r.good + [r.bad]:
-        raise Refused("same-seq")
+        raise Rejected("seq")
+    if m.seq == r.seq and digest[:16] not in r.digests + [r.rejected]:
+        raise Rejected("same-seq")
     if m.floor < r.floor or m.seq < r.floor:
-        raise Refused("floor-low")
+        raise Rejected("floor-low")
     return digest

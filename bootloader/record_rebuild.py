@@ -1,9 +1,8 @@
 """Both copies of the record are lost: judge the slots by their signatures."""
 
-import os
-
-from bootloader import admit, board, record, slots
-from bootloader.lines import Refused
+import ota
+from bootloader import board, record, slots, verify_manifest
+from bootloader.manifest import Rejected
 
 
 def rebuild():
@@ -17,10 +16,10 @@ def rebuild():
     found = []
     for slot in (0, 1):
         try:
-            digest, _ = admit.verify(slots.manifest(slot), b)
-            m = slots.check_files(slot, slots.manifest(slot))
-            admit.fits(m, b)
-        except (OSError, ValueError, Refused) as e:
+            digest, _ = verify_manifest.verify_signature(slots.manifest_path(slot), b)
+            m = slots.check_files(slot, slots.manifest_path(slot))
+            verify_manifest.check_compatible(m, b)
+        except (OSError, ValueError, Rejected) as e:
             print("slot", "ab"[slot], repr(e))
             continue
         found.append((m.seq, slot, digest[:16]))
@@ -28,16 +27,12 @@ def rebuild():
     found.sort()
     if found:
         r.seq, r.active, digest = found[0]
-        r.good[r.active] = digest
+        r.digests[r.active] = digest
     if len(found) == 2:
         _, r.trial, digest = found[1]
-        r.good[r.trial] = digest
-        r.left = record.TRIES
-    for folder in ("/state", "/state/0", "/state/1"):
-        try:
-            os.mkdir(folder)
-        except OSError as e:
-            if e.args[0] != 17:  # EEXIST
-                raise
+        r.digests[r.trial] = digest
+        r.tries_left = record.TRIES
+    for copy in (0, 1):
+        ota.stage("install_files").make_folders(record.path(copy))
     record.store(r)
     return r

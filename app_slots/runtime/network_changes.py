@@ -22,9 +22,9 @@ def changed(wifi):
     """Wi-Fi came or went: tell everybody."""
     log.info("wifi: %s", wifi.address() if wifi.up else "lost")
     wifi.been = True
-    if ota.offline:
+    if ota.portal_rounds:
         ota.mark(_PORTALS, 0)
-        ota.offline = 0
+        ota.portal_rounds = 0
     for fn in wifi.app.on_wifi:
         wifi.app.once(fn)
 
@@ -36,7 +36,7 @@ def down(wifi):
     """
     app = wifi.app
     patience = _patience(wifi)
-    busy = ota.trial or runtime.trying or app.busy and app.busy()
+    busy = ota.trial or runtime.settings_trial or app.busy and app.busy()
     if patience and wifi.down >= patience and not busy:
         log.warning("wifi: none for %d s, opening the portal", wifi.down)
         try:
@@ -64,8 +64,8 @@ def _patience(wifi):
     if "portal" not in wifi.board:
         return 0
     later = 60 * getattr(config, "PORTAL", 30)
-    if ota.offline:
-        return later << min(ota.offline - 1, 5)
+    if ota.portal_rounds:
+        return later << min(ota.portal_rounds - 1, 5)
     return later if wifi.been else min(_AT_START, later)
 
 
@@ -73,7 +73,7 @@ def learn(board, servers, url, moved):
     """`url` has proved itself: ask it first from the next start on. Return whom to ask next."""
     known = board["server"]
     if url not in known:
-        ota.stage("pair").store("s", url.encode())
+        ota.stage("two_copies").store("s", url.encode())
         known.append(url)
     if moved and moved not in servers:
         servers.insert(0, moved)
@@ -83,10 +83,10 @@ def learn(board, servers, url, moved):
 
 async def search(servers):
     """Call for the server in the local network; what answers is tried in its turn."""
-    called = ota.stage("find").ask(ota.stage("board").load())
+    called = ota.stage("server_discovery").broadcast(ota.stage("board").load())
     try:
         await sleep_ms(_HEARS)
-        url = ota.stage("find").heard(*called)
+        url = ota.stage("server_discovery").answer(*called)
     finally:
         called[0].close()
     if url and url not in servers:

@@ -5,7 +5,7 @@ from micropython import const
 
 import ota
 from bootloader import record, slots
-from bootloader.lines import Manifest, Refused
+from bootloader.manifest import Manifest, Rejected
 
 _INCOMING = "/state/incoming"
 _BLOCK = const(4096)
@@ -13,20 +13,20 @@ _DIR = const(0x4000)
 _SPARE = const(8)  # blocks
 
 
-def make_room(target):
+def choose(r):
+    """Return the slot to install into: never the active one, unless that cannot boot."""
+    return r.active if r.digests[r.active] == record.ZERO else 1 - r.active
+
+
+def make_room(slot):
     """Take the slot's manifest away, then what the new release does not use; count its files.
 
     From here until the manifest is back the slot cannot boot: so what does not fit is refused
     before. Files of another size than listed go too, lest one is there twice while it is written.
     """
     names = slots.Names()
-    root = slots.path(target)
-    for folder in ("/app_slots", root):
-        try:
-            os.mkdir(folder)
-        except OSError as e:
-            if e.args[0] != 17:  # EEXIST
-                raise
+    root = slots.path(slot)
+    ota.stage("install_files").make_folders(slots.manifest_path(slot))
     need = _SPARE
     count = most = 0
     last = ""
@@ -45,10 +45,10 @@ def make_room(target):
                 most = max(most, blocks)
     # MicroPython's statvfs counts the two blocks of each folder below the root twice.
     if need + most > os.statvfs("/")[3] + 2 * _folders("/") + _taken(root):
-        raise Refused("space")
+        raise Rejected("space")
     if "manifest" in os.listdir(root):
-        os.remove(slots.manifest(target))
-    slots.sweep(target, names)
+        os.remove(slots.manifest_path(slot))
+    slots.sweep(slot, names)
     return count
 
 
@@ -77,12 +77,12 @@ def _taken(path):
     return blocks
 
 
-def open_trial(r, target, digest):
-    """Make the slot `target`, whose files are checked, what boots next."""
-    ota.stage("why").drop()
-    os.rename(_INCOMING, slots.manifest(target))
-    r.trial = target
-    r.good[target] = digest[:16]
-    r.left = record.TRIES
-    r.fault = 0
+def start_trial(r, slot, digest):
+    """Make `slot`, whose files are checked, what boots next."""
+    ota.stage("crash_report").clear()
+    os.rename(_INCOMING, slots.manifest_path(slot))
+    r.trial = slot
+    r.digests[slot] = digest[:16]
+    r.tries_left = record.TRIES
+    r.last_failure = 0
     record.store(r)

@@ -8,7 +8,7 @@ MAX = const(8192)
 PREFIX = b"ota-manifest-v1\0"
 
 
-class Refused(Exception):
+class Rejected(Exception):
     """Content breaks a rule; the argument is the reason code on the wire."""
 
 
@@ -23,7 +23,7 @@ def is_hex(text):
 def signed(f, prefix, longest=161):
     """Hash the open file `f` up to its `end` line; return (digest, what the signatures sign).
 
-    The file is left at the first byte behind `end`. Raises Refused: "size", "syntax".
+    The file is left at the first byte behind `end`. Raises Rejected: "size", "syntax".
     """
     plain = sha256()
     with_prefix = sha256(prefix)
@@ -32,9 +32,9 @@ def signed(f, prefix, longest=161):
         line = f.readline(longest)
         total += len(line)
         if total > MAX:
-            raise Refused("size")
+            raise Rejected("size")
         if line[-1:] != b"\n":
-            raise Refused("syntax")
+            raise Rejected("syntax")
         plain.update(line)
         with_prefix.update(line)
         if line == b"end\n":
@@ -42,7 +42,7 @@ def signed(f, prefix, longest=161):
 
 
 class Manifest:
-    """The values of a manifest that is known to be good: its digest is recorded, or strict.py ran.
+    """The values of a manifest that is known to be good, by its digest or manifest_syntax.py.
 
     `files()` yields each file's (name, size, sha256 as hex) and can be used once.
     """

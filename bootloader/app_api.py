@@ -22,14 +22,14 @@ def watch():
 
 def confirm():
     """The app is sure of itself before the 60 s are over. The server must have answered still."""
-    ota.lasts = ota.ticks
-    if ota.heard or not ota.server:
-        ota.ripe = ota.ticks
+    ota.min_uptime = ota.ticks
+    if ota.server_seen_at or not ota.has_server:
+        ota.confirm_at = ota.ticks
 
 
 def veto(text):
     """The app finds itself unfit: the trial ends here, for good."""
-    ota.stage("why").keep(text)
+    ota.stage("crash_report").save(text)
     _reset(rtc.VETO)
 
 
@@ -68,8 +68,8 @@ def portal():
 
 
 def unlock(order):
-    """The server's `ota-open` for this life: let the boot stage judge it; not during a trial."""
-    if not ota.trial and order.split("\n")[2:3] == ["life " + ota.nonce]:
+    """The server's `ota-unlock` for this life: let the boot stage judge it; not during a trial."""
+    if not ota.trial and order.split("\n")[2:3] == ["life " + ota.life_id]:
         f = open("/state/order", "w")
         try:
             f.write(order)
@@ -86,7 +86,7 @@ def webrepl(entry):
             return ota.stage("webrepl").start()
         except Exception as e:
             sys.print_exception(e)
-    ota.more = {}
+    ota.poll_extra = {}
 
 
 def sleep(ms):
@@ -97,33 +97,33 @@ def sleep(ms):
     if sys.platform == "esp8266":
         ms = min(ms, _LONGEST_SLEEP)
     confirm()
-    ota.settle()
+    ota.confirm_if_due()
     ota.mark(rtc.END, rtc.SLEEP)
     machine.deepsleep(ms)
 
 
-def forget(digest):
+def retry(digest):
     """The server's `retry`: a rejection of this release no longer counts."""
     r = record.load()
-    if r.bad == digest:
-        r.bad = record.ZERO
-        r.flags = r.soft = r.reached = r.reason = 0
+    if r.rejected == digest:
+        r.rejected = record.ZERO
+        r.flags = r.soft_count = r.reached = r.reason = 0
         record.store(r)
-        ota.bad = None
+        ota.rejection = None
 
 
 def check():
     """For an app without the runtime: feed, confirm and poll when due. Blocks for the poll."""
     ota.feed()
-    ota.settle()
-    if ota.ticks >= ota.due:
+    ota.confirm_if_due()
+    if ota.ticks >= ota.poll_at:
         _wipe(12)
         try:
-            wait = ota.stage("plain").poll_running()
+            wait = ota.stage("poll_app").poll_running()
         except MemoryError as e:  # no crash of the app's
             print("poll:", repr(e))
             wait = _RETRY
-        ota.due = ota.ticks + wait
+        ota.poll_at = ota.ticks + wait
         ota.feed()
 
 
@@ -148,7 +148,7 @@ def idle():
         time.sleep(1)
 
 
-def end(e, entry):
+def crashed(e, entry):
     """`entry` has ended by the exception `e`: keep its traceback, and reset."""
     sys.print_exception(e)
     if entry.startswith("bootloader."):
@@ -159,6 +159,6 @@ def end(e, entry):
 
         text = StringIO()
         sys.print_exception(e, text)
-        ota.stage("why").keep(text.getvalue())  # pyright: ignore
+        ota.stage("crash_report").save(text.getvalue())  # pyright: ignore
     finally:
         machine.reset()

@@ -9,7 +9,7 @@ import os
 from hashlib import sha256
 from micropython import const
 
-from bootloader import pair
+from bootloader import two_copies
 
 _CBC = const(2)
 _MOST = const(8)
@@ -29,7 +29,7 @@ def _aes(key, iv):
 def load():
     """Return the networks; none when nothing is stored or nothing decrypts."""
     key = _key()
-    raw = pair.load("w", key)
+    raw = two_copies.load("w", key)
     known = []
     if raw:
         plain = _aes(key, raw[:16]).decrypt(raw[16:])
@@ -53,7 +53,7 @@ def store(known):
     plain += bytes(16 - len(plain) % 16)
     key = _key()
     iv = os.urandom(16)
-    pair.store("w", iv + _aes(key, iv).encrypt(plain), key)
+    two_copies.store("w", iv + _aes(key, iv).encrypt(plain), key)
 
 
 def check(ssid, password):

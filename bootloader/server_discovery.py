@@ -6,15 +6,15 @@ import time
 from micropython import const
 
 import ota
-from bootloader.lines import hexa
-from bootloader.wire import mac
+from bootloader.hmac256 import mac
+from bootloader.manifest import hexa
 
 _PORT = const(8266)
 _WAIT = const(2000)  # ms
 
 
-def ask(b):
-    """Call for the server of the board `b`; return what heard() wants. Does not wait."""
+def broadcast(b):
+    """Call for the server of the board `b`; return what answer() takes. Does not wait."""
     nonce = hexa(os.urandom(8))
     key = bytes.fromhex(b["key"])
     said = b["id"] + " " + nonce
@@ -29,7 +29,7 @@ def ask(b):
     return s, key, nonce
 
 
-def heard(s, key, nonce):
+def answer(s, key, nonce):
     """Return the address in an answer that has come and is sealed with the key, else None."""
     while True:
         try:
@@ -42,20 +42,20 @@ def heard(s, key, nonce):
                 return words[1].decode()
 
 
-def find(b):
+def discover(b):
     """Return an address that proves to be the server's and is kept now, or None."""
     for url in (_trusted(), _called(b)):
-        if url and url not in b["server"] and ota.stage("servers").learn(b, url):
+        if url and url not in b["server"] and ota.stage("server_address").learn(b, url):
             return url
     return None
 
 
 def _called(b):
-    asked = ask(b)
+    asked = broadcast(b)
     try:
         for _ in range(_WAIT // 100):
             time.sleep_ms(100)
-            url = heard(*asked)
+            url = answer(*asked)
             if url:
                 return url
     finally:

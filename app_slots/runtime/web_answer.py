@@ -13,9 +13,9 @@ _HEAD = (
 
 
 def answer(site, seen, body):
-    """Return head, stream, token and values, as pages.send() takes them.
+    """Return head, stream, token and values, as web_io.send() takes them.
 
-    `seen` and `body` are what pages.read() returns.
+    `seen` and `body` are what web_io.read() returns.
     """
     values, forms, password, token = site
     none = (b"",)
@@ -23,7 +23,7 @@ def answer(site, seen, body):
     path = (post or seen.get(b"get", none))[0].split(b"?")[0]
     # A name that anybody could own may be a foreign page's, pointed at this board meanwhile.
     name = seen.get(b"host:", none)[0].split(b":")[0].lower()
-    # One that fills the line may go on behind what pages.py has kept.
+    # One that fills the line may go on behind what web_io.py has kept.
     if len(name) > 58 or (
         name.strip(b"0123456789.") and name.split(b".")[-1] not in (name, b"local", b"lan")
     ):

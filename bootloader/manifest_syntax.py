@@ -1,12 +1,12 @@
-"""The rules of manifests and trust files, applied to every line before anything is believed.
+"""The rules of manifests, applied to every line before anything is believed.
 
-Nothing here holds a file: it is read line by line. The rules stand in docs/architecture.md; the
+A file is read line by line, never as a whole. docs/protocol.md has the rules under "Manifest"; the
 signer and the server apply the same ones (signing/).
 """
 
 from micropython import const
 
-from bootloader.lines import Refused, is_hex
+from bootloader.manifest import Rejected, is_hex
 
 _LINE = const(160)
 _FILES = const(64)
@@ -17,10 +17,10 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./-"
 def number(text):
     """Return the decimal number in `text`, without leading zeros and below 2**31."""
     if not text.isdigit() or len(text) > 10 or (text[0] == "0" and text != "0"):
-        raise Refused("syntax")
+        raise Rejected("syntax")
     n = int(text)
     if n >> 31:
-        raise Refused("syntax")
+        raise Rejected("syntax")
     return n
 
 
@@ -28,21 +28,21 @@ def name(text):
     """Return `text` when it is a path inside a slot: allowed letters, none hidden or climbing."""
     path = "/" + text + "/"
     if len(text) > 64 or ".." in path or "/." in path or "//" in path:
-        raise Refused("name")
+        raise Rejected("name")
     for c in text:
         if c not in _LETTERS:
-            raise Refused("name")
+            raise Rejected("name")
     return text
 
 
 def word(text):
     """Return `text` when it is a name that is no path: of an app, a class, an entry."""
     if "/" in text:
-        raise Refused("name")
+        raise Rejected("name")
     return name(text)
 
 
-class Lines:
+class LineReader:
     """The lines of the signed part, each of the form `<key> <value>`."""
 
     def __init__(self, f, longest=_LINE):
@@ -54,45 +54,45 @@ class Lines:
     def next(self):
         line = self._f.readline(self._longest + 1)
         if line[-1:] != b"\n" or len(line) > self._longest:
-            raise Refused("syntax")
+            raise Rejected("syntax")
         for c in line[:-1]:
             if not 32 <= c < 127:
-                raise Refused("syntax")
+                raise Rejected("syntax")
         line = line[:-1].decode()
         i = line.find(" ")
         if i == len(line) - 1:
-            raise Refused("syntax")
+            raise Rejected("syntax")
         self.key = line if i < 0 else line[:i]
         self.value = "" if i < 0 else line[i + 1 :]
 
-    def take(self, key):
+    def expect(self, key):
         """Return the value of the current line, which must have `key`, and go on."""
         value = self.value
         if self.key != key or not value:
-            raise Refused("syntax")
+            raise Rejected("syntax")
         self.next()
         return value
 
 
-def manifest(f):
-    """Hold the manifest in the open file `f` against every rule. Raises Refused."""
-    lines = Lines(f)
-    if lines.take("ota-manifest") != "1":
-        raise Refused("syntax")
-    word(lines.take("app"))
-    word(lines.take("class"))
-    seq = number(lines.take("seq"))
-    if number(lines.take("floor")) > seq:
-        raise Refused("floor")
-    mpy = lines.take("mpy").split(".")
+def check_manifest(f):
+    """Hold the manifest in the open file `f` against every rule. Raises Rejected."""
+    lines = LineReader(f)
+    if lines.expect("ota-manifest") != "1":
+        raise Rejected("syntax")
+    word(lines.expect("app"))
+    word(lines.expect("class"))
+    seq = number(lines.expect("seq"))
+    if number(lines.expect("floor")) > seq:
+        raise Rejected("floor")
+    mpy = lines.expect("mpy").split(".")
     if len(mpy) != 2:
-        raise Refused("syntax")
+        raise Rejected("syntax")
     number(mpy[0])
     number(mpy[1])
     if lines.key == "arch":
-        word(lines.take("arch"))
-    start = word(lines.take("entry"))
-    left = number(lines.take("total"))
+        word(lines.expect("arch"))
+    start = word(lines.expect("entry"))
+    left = number(lines.expect("total"))
     count = 0
     last = ""
     claims = []
@@ -102,15 +102,15 @@ def manifest(f):
         parts = lines.value.split(" ")
         count += 1
         if len(parts) != 3 or len(parts[2]) != 64 or not is_hex(parts[2]):
-            raise Refused("syntax")
+            raise Rejected("syntax")
         if count > _FILES:
-            raise Refused("syntax")
+            raise Rejected("syntax")
         path = name(parts[0])
         size = number(parts[1])
         if (path + "/").startswith("manifest/"):
-            raise Refused("name")
+            raise Rejected("name")
         if path <= last:
-            raise Refused("syntax")
+            raise Rejected("syntax")
         _claim(claims, path)
         if path in (start + ".py", start + ".mpy"):
             entry = True
@@ -119,12 +119,12 @@ def manifest(f):
         last = path
         lines.next()
     if left or not entry:
-        raise Refused("syntax")
-    lines.take("note")
+        raise Rejected("syntax")
+    lines.expect("note")
     while lines.key.startswith("x-") and len(lines.key) > 2 and lines.value:
         lines.next()
     if lines.key != "end" or lines.value:
-        raise Refused("syntax")
+        raise Rejected("syntax")
 
 
 def _claim(claims, path):
@@ -138,7 +138,7 @@ def _claim(claims, path):
     for begin, module in claims:
         rest = path[len(begin) :]
         if rest[0] == "/" or (module and rest == ".py"):
-            raise Refused("name")
+            raise Rejected("name")
     if path.endswith(".mpy") or path.endswith(".py"):
         claims.append((path[: path.rfind(".")], True))
     claims.append((path, False))
@@ -151,7 +151,7 @@ def _count_entries(dirs, path):
         here = dirs[-1]
         here[1] += 1
         if here[1] > _ENTRIES:
-            raise Refused("syntax")
+            raise Rejected("syntax")
         i = path.find("/", len(here[0]))
         if i < 0:
             return

@@ -6,7 +6,7 @@ from errno import ETIMEDOUT
 from micropython import const
 
 import ota
-from bootloader.lines import Refused
+from bootloader.manifest import Rejected
 
 _HEAD = const(1024)
 _LINE = const(128)
@@ -15,7 +15,7 @@ _WAIT = const(10)  # seconds of silence
 _ANSWER = const(60)  # seconds for an answer
 
 
-class Link:
+class Connection:
     """Connected to `url` (http://host:port or https://...). Raises OSError when it cannot be.
 
     `timeout` is in s for the head of an answer, and the body of a poll's.
@@ -45,7 +45,7 @@ class Link:
         self._s.close()
 
     def _ask(self, what, head="", body=b""):
-        """Send a request; return (content length, value of ota-mac). Raises Refused("http")."""
+        """Send a request; return (content length, value of ota-mac). Raises Rejected("http")."""
         s = self._s
         s.write("%s HTTP/1.1\r\nhost: %s\r\n%s\r\n" % (what, self._host, head))
         if body:
@@ -58,7 +58,7 @@ class Link:
             line = self._line()
             left -= len(line)
             if line[-2:] != b"\r\n" or left <= 0:
-                raise Refused("http")
+                raise Rejected("http")
             line = line[:-2].lower()
             if not line:
                 break
@@ -70,7 +70,7 @@ class Link:
                 mac = line[8:].strip()
         if status != b" 200" or length is None:
             print("http", status)
-            raise Refused("http")
+            raise Rejected("http")
         return length, mac
 
     def _byte(self):
@@ -94,7 +94,7 @@ class Link:
         head = "content-length: %d\r\nota-mac: %s\r\n" % (len(body), mac)
         length, mac = self._ask("POST " + path, head, body)
         if length > _BODY:
-            raise Refused("size")
+            raise Rejected("size")
         reply = bytearray()
         while len(reply) < length:
             reply += self._byte()
@@ -108,7 +108,7 @@ class Link:
         return deflate.DeflateIO(self._s, deflate.RAW, 10)
 
     def save(self, path, name, most, h=None, buf=None):
-        """Write the inflated body of `path` to the file `name`; Refused("size") beyond `most`.
+        """Write the inflated body of `path` to the file `name`; Rejected("size") beyond `most`.
 
         `h` takes the hash of what was written. Returns how much less than `most` that was.
         """
@@ -123,7 +123,7 @@ class Link:
                     return most
                 most -= n
                 if most < 0:
-                    raise Refused("size")
+                    raise Rejected("size")
                 if h:
                     h.update(view[:n])
                 f.write(view[:n])
@@ -136,8 +136,8 @@ def inflate(stream, buf):
     try:
         return stream.readinto(buf)
     except EOFError:
-        raise Refused("truncated")
+        raise Rejected("truncated")
     except OSError as e:
         if e.args[0] == 22:
-            raise Refused("hash")
+            raise Rejected("hash")
         raise

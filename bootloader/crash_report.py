@@ -2,10 +2,10 @@
 
 import os
 
-_PATH = "/state/why"
+_PATH = "/state/crash"
 
 
-def keep(text):
+def save(text):
     """Store the last 500 characters for the next poll."""
     f = open(_PATH, "w")
     try:
@@ -14,7 +14,7 @@ def keep(text):
         f.close()
 
 
-def text():
+def read():
     """Return what was kept, or an empty string."""
     try:
         with open(_PATH) as f:
@@ -23,7 +23,7 @@ def text():
         return ""
 
 
-def drop():
+def clear():
     """Forget it, before a trial that is to have its own."""
-    if "why" in os.listdir("/state"):
+    if "crash" in os.listdir("/state"):
         os.remove(_PATH)

@@ -25,19 +25,19 @@ def missed(u, url, e):
     pause = min(4 << min(u.fails // len(servers), 9), _LONGEST_TRIAL if ota.trial else _LONGEST)
     u.fails += 1
     if not u.fails % (4 * len(servers)):
-        u.app.once(lambda: runtime.lend("roam").search(servers), "search")
+        u.app.once(lambda: runtime.lend("network_changes").search(servers), "search")
     u.left = pause // 2 + rand(pause)
     log.warning("updater: no answer from %s (%r), again in %d s", url, e, u.left)
 
 
-def take(u, url, reply):
+def obey(u, url, reply):
     """Do what the reply from `url` says."""
     u.fails = 0
     moved = reply.get("moved")
     if moved and moved[:7] != "http://":
         moved = None  # poll.py could not ask there
     if moved or url not in u.board["server"]:
-        u.index = runtime.lend("roam").learn(u.board, u.servers, url, moved)
+        u.index = runtime.lend("network_changes").learn(u.board, u.servers, url, moved)
     u.ticket = str(reply.get("k", ""))
     if reply.get("stale") or u.trust is None:
         # Only a message with the ticket of the last reply counts: all of it again, with this.
@@ -58,9 +58,9 @@ def _obey(u, reply):
         if order == "rollback":
             _leave(u, ota.rollback)
         elif order[:6] == "retry ":
-            ota.forget(unhexlify(order[6:38]))
-        elif order[:11] == "ota-open 1\n":
-            if not ota.trial and ota.nonce in order:
+            ota.retry(unhexlify(order[6:38]))
+        elif order[:13] == "ota-unlock 1\n":
+            if not ota.trial and ota.life_id in order:
                 _leave(u, ota.unlock, order)
         else:
             u.unknown.append(order[:40])
@@ -75,13 +75,14 @@ def _obey(u, reply):
 def _install(u, digest):
     """Hand over to the boot stage's installer, unless it is too early for that."""
     up = u.app.up
-    bad = ota.bad
+    bad = ota.rejection
     if bad and digest == bad[0]:
         # Rejected for good, or softly: then again after 1, 2, 4 ... 24 h.
         if not bad[2] or up < 3600 * min(1 << (bad[2] - 1), 24):
             return
     # After an install that failed, the pause grows from half a minute to an hour.
-    if runtime.trying or ota.fails and up < min(15 << min(ota.fails, 8), 3600):
+    failures = ota.install_failures
+    if runtime.settings_trial or failures and up < min(15 << min(failures, 8), 3600):
         return
     busy = u.app.busy
     if busy and busy():

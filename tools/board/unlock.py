@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from ...signing import opening
+from ...signing import unlock
 from ...signing.reasons import Refused
 from .. import console
 from ..console import Failure
@@ -84,7 +84,7 @@ def _order(board: str, life: str, minutes: int, private: RSAPrivateKey) -> str:
             "wait for its next start, or press its reset button",
         )
     try:
-        return opening.Opening(board, life, minutes).sign(private).decode()
+        return unlock.Unlock(board, life, minutes).sign(private).decode()
     except Refused as refused:
         raise Failure(f"no order comes of this: {refused}", "see `mipy boards`") from refused
 

@@ -81,11 +81,11 @@ def write(copy):
 def confirm():
     """Keep the values on trial."""
     copy = newest()
-    if runtime.trying and copy.tries:
+    if runtime.settings_trial and copy.tries:
         copy.tries = 0
         write(copy)
         log.info("settings: the change is confirmed")
-    runtime.trying = False
+    runtime.settings_trial = False
 
 
 def rollback():
@@ -93,10 +93,10 @@ def rollback():
     copy = newest()
     if copy.tries:
         os.remove(_PATH + copy.place)
-    runtime.trying = False
+    runtime.settings_trial = False
 
 
-def again():
+def give_back_try():
     """Give back the try that this start took: it is a person who ends it."""
     copy = newest()
     if 0 < copy.tries <= _TRIES:
@@ -104,7 +104,7 @@ def again():
         write(copy)
 
 
-def folder():
+def make_folder():
     """Make the copies' folder."""
     try:
         os.mkdir("/data/settings")

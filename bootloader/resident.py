@@ -1,0 +1,174 @@
+"""What stays of the boot stage while the app runs: `import ota`.
+
+Small, because its bytes are missing to the app: everything that is not needed every second is in
+app_api.py and comes from flash when it is called. The tick runs inside the app, perhaps in the
+middle of a flash operation, so it touches nothing but RAM and RTC memory.
+"""
+
+import gc
+import machine
+import network
+import sys
+from micropython import const
+
+# Of rtc.py, whose names would stay with this module
+_END = const(0)
+_WANT = const(2)
+_EXCEPTION = const(2)
+_HEALTHY = const(6)
+_POLL = const(4)
+# Ticks
+_HEARTBEAT = const(60)  # without feed() for so long an app hangs: 30 s
+_HOUR = const(7200)
+_DAY = const(172800)
+
+version = 1  # of the boot stage
+tick_timer = 500  # ms between two ticks; the timer, once it runs
+ticks = beat = server_seen_at = poll_at = poll_failures = install_failures = min_uptime = 0
+confirm_at = 1 << 29  # the tick at which a trial may be confirmed; not before an answer
+trial = stopped = plain = False
+portal_rounds = 0  # without a network, in a row, the last one right before this life
+has_server = True
+dev_signed = False  # signed by this board's dev key alone
+raise_to = (0, 0)  # seq and floor that a confirmation raises the record to
+wdt = None
+end_if_stopped = 3  # what Ctrl-C leaves in rtc.END: rtc.STOPPED
+slot = "a"
+seq = 0
+digest16 = rejection = None
+alarms = []  # (tick, RTC byte, value, reset the board), soonest first
+poll_extra = {}  # what polls say beside the usual: of WebREPL, where it is open
+
+
+def mark(i, value):
+    """Write `value` (0 to 255) to byte `i` of the boot stage's RTC memory (rtc.py)."""
+    rtc = machine.RTC()
+    m = bytearray(rtc.memory())
+    m[i] = value
+    m[i + 8] = 255 - value
+    rtc.memory(m)
+
+
+def tick(_):
+    """Count half a second, feed the watchdog on the app's behalf, ring what is due of `alarms`."""
+    global ticks
+    ticks += 1
+    if wdt and (stopped or ticks - beat < _HEARTBEAT):
+        wdt.feed()
+    if alarms and ticks >= alarms[0][0]:
+        _, i, value, reset = alarms.pop(0)
+        if i == _WANT and not network.WLAN(0).isconnected():
+            rescue_in(_HOUR)  # no poll without Wi-Fi: an hour later
+            return
+        mark(i, value)
+        if reset:
+            machine.reset()
+
+
+def feed():
+    """Tell the watchdog that the app is alive; due every 30 s. The runtime's loop calls it."""
+    global beat
+    beat = ticks
+
+
+def rescue_in(wait):
+    """Let the boot stage poll by itself, should no server answer within `wait` ticks."""
+    if has_server:
+        alarms.append((ticks + wait, _WANT, _POLL, True))
+
+
+def answered():
+    """Note that a server has answered, authenticated: a trial may be confirmed from now on."""
+    global server_seen_at, confirm_at, alarms
+    first = not server_seen_at
+    server_seen_at = ticks or 1
+    if trial:
+        confirm_at = min(confirm_at, min_uptime)
+        return
+    alarms = [a for a in alarms if a[1] != _WANT]
+    rescue_in(_DAY)
+    if first and rejection and rejection[2]:
+        stage("confirm").server_reached()
+
+
+def confirm_if_due():
+    """Confirm the trial if it has proved itself; return whether none is open (any more)."""
+    if trial and ticks < confirm_at:
+        return False
+    try:
+        return not trial or stage("confirm").commit()
+    except MemoryError:
+        mark(_END, _HEALTHY)  # the next boot has the heap to confirm it
+        machine.reset()
+
+
+def stage(name):
+    """Import and return the boot stage's module `name` without keeping it or what it imports.
+
+    Raises MemoryError when there is no room for it; nothing of it stays on the heap then.
+    """
+    gc.collect()  # what is loaded shall lie close together
+    had = list(sys.modules)
+    sys.path.insert(0, "/")
+    whole = False
+    try:
+        __import__("bootloader." + name)
+        name = sys.modules["bootloader." + name]
+        whole = True
+        return name
+    finally:
+        # Nothing here takes heap: what did not fit would stay for good.
+        sys.path.pop(0)
+        k = "bootloader"
+        while k:
+            for k in sys.modules:
+                if k == "bootloader" or (k not in had and k.startswith("bootloader.")):
+                    if not whole:
+                        sys.modules[k].__dict__.clear()
+                    del sys.modules[k]
+                    break
+            else:
+                k = None
+
+
+def __getattr__(name):
+    return getattr(stage("app_api"), name)
+
+
+def stop():
+    """Leave the app to the person who pressed Ctrl-C: the watchdog is fed, no alarm rings.
+
+    Ctrl-C is often pressed twice: this is done before a second one can interrupt it.
+    """
+    global stopped, alarms
+    stopped = True
+    alarms = []
+    mark(_END, end_if_stopped)
+
+
+def go(entry):
+    """Run `entry`: an app's module, or a stage of the boot as "/" and its name. Never returns.
+
+    However it ends, the board is reset, but for Ctrl-C, which leads to the REPL.
+    """
+    had = tuple(sys.modules)
+    gc.collect()
+    try:
+        if entry[0] == "/":
+            entry = "bootloader." + entry[1:]
+            __import__(entry)
+            sys.modules[entry].run()
+        else:
+            __import__(entry)
+            stage("app_api").idle()
+    except KeyboardInterrupt:
+        stop()
+    except BaseException as e:
+        try:
+            for k in list(sys.modules):
+                if k not in had:
+                    sys.modules.pop(k).__dict__.clear()
+            stage("app_api").crashed(e, entry)
+        except MemoryError:
+            mark(_END, _EXCEPTION)  # there is no room for more
+            machine.reset()

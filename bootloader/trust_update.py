@@ -1,0 +1,54 @@
+"""The next trust file: a board goes from version N to N+1, never further at once (TUF 5.3)."""
+
+import os
+
+from bootloader import record, trust, trust_syntax
+from bootloader.manifest import Rejected
+
+
+def apply_next(new, r, asked):
+    """Take the file `new` as the next version; both copies hold it afterwards.
+
+    If another version was sent than was asked for, a copy is corrupt: restore both from the
+    verified file, and leave `new` for the next time.
+
+    A `reset` line changes the record `r` first: cut before the copies are written, it is done
+    again. Raises Rejected: "trust-sig", "trust-version" unless `new` is exactly the next version,
+    "app", "syntax".
+    """
+    current, version = trust.load()
+    if asked != version + 1:
+        for path in (trust.path(0), trust.path(1)):
+            if path != current:
+                _copy(current, path)
+        return
+    trust.check_signatures(new, current)
+    if trust.number(new, b"version ") != version + 1:
+        raise Rejected("trust-version")
+    if trust.value(new, b"app ") != trust.value(current, b"app "):
+        raise Rejected("app")
+    trust.check_signatures(new, new)
+    reset = trust_syntax.check_trust(new)
+    if reset and (r.seq, r.floor) != reset:
+        r.seq, r.floor = reset
+        record.store(r)
+    # The older copy first: a cut leaves the newer one, or the former.
+    older = 0 if current == trust.path(1) else 1
+    _copy(new, trust.path(older))
+    _copy(new, trust.path(1 - older))
+
+
+def _copy(source, path):
+    """Copy atomically: a truncated file still has a readable version line."""
+    buf = bytearray(256)
+    with open(source, "rb") as f:
+        out = open(path + ".new", "wb")
+        try:
+            while True:
+                n = f.readinto(buf)
+                if not n:
+                    break
+                out.write(memoryview(buf)[:n])
+        finally:
+            out.close()
+    os.rename(path + ".new", path)
