@@ -12,10 +12,11 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
+from starlette.routing import Mount
 from uvicorn import Config
 
-from . import discovery, flash_page
+from . import api_v1, discovery, flash_page
 from .device_api import DeviceApi
 from .limits import IDLE_SECONDS, GuardedProtocol
 from .people_api import PeopleApi, Problem
@@ -97,21 +98,23 @@ def make_app(
                 calls.close()
             await storage.close()
 
+    handlers = {
+        HTTPException: _refusal,
+        Problem: _problem,
+        ClientDisconnect: _gone,
+        OSError: _storage,
+        StorageError: _storage,
+        Exception: _defect,
+    }
     app = Starlette(
         routes=[
+            Mount("/api/v1", api_v1.make(people, handlers)),
             *people.routes(),
             *terminals.routes(),
             *flash_page.routes(),
         ],
         lifespan=lifespan,
-        exception_handlers={
-            HTTPException: _refusal,
-            Problem: _problem,
-            ClientDisconnect: _gone,
-            OSError: _storage,
-            StorageError: _storage,
-            Exception: _defect,
-        },
+        exception_handlers=handlers,
     )
     # People's answers are made in threads: each shall give way to polls within half a millisecond.
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -161,7 +164,7 @@ async def _refusal(request: Request, refused: Exception) -> Response:
 
 async def _problem(_: Request, problem: Exception) -> Response:
     assert isinstance(problem, Problem)
-    return JSONResponse(problem.as_json(), problem.status, problem.headers)
+    return problem.answer()
 
 
 async def _gone(_: Request, __: Exception) -> Response:

@@ -83,6 +83,10 @@ class Problem(Exception):
         self.hint = hint
         self.headers = {"connection": "close"} if close else None
 
+    def answer(self) -> Response:
+        """The answer."""
+        return JSONResponse(self.as_json(), self.status, self.headers)
+
     def as_json(self) -> dict[str, str]:
         """The body of the answer."""
         return {"error": self.code, "text": self.text, "hint": self.hint}
@@ -98,7 +102,7 @@ class PeopleApi:
     """
 
     def __init__(self, storage: Storage, token: str, devices: DeviceApi) -> None:
-        self._storage = storage
+        self.storage = self._storage = storage
         self._devices = devices
         self._people = People(storage, token)
         self._publishing = asyncio.Lock()
@@ -150,21 +154,29 @@ class PeopleApi:
 
     def _guarded(self, endpoint: Endpoint, role: str) -> Endpoint:
         async def guarded(request: Request) -> Response:
-            scheme, _, given = request.headers.get("authorization", "").partition(" ")
-            who = None
-            if scheme.lower() == "bearer" and given:
-                who = await self._by_token(request, given)
-            if who is None:
-                raise Problem(
-                    401, "token", "the token is missing or wrong", "see `mipy serve`", close=True
-                )
-            if not who.may(role):
-                text = f"{who.name} has the role '{who.role}', and this needs '{role}'"
-                raise Problem(403, "role", text, "ask an admin of this server", close=True)
-            request.state.who = who
+            request.state.who = await self.admit(request, role)
             return await endpoint(request)
 
         return guarded
+
+    async def admit(self, request: Request, role: str) -> Who:
+        """Who asks with a token, if he may do what needs this role.
+
+        Raises:
+            Problem: he may not.
+        """
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        who = None
+        if scheme.lower() == "bearer" and given:
+            who = await self._by_token(request, given)
+        if who is None:
+            raise Problem(
+                401, "token", "the token is missing or wrong", "see `mipy serve`", close=True
+            )
+        if not who.may(role):
+            text = f"{who.name} has the role '{who.role}', and this needs '{role}'"
+            raise Problem(403, "role", text, "ask an admin of this server", close=True)
+        return who
 
     async def _by_token(self, request: Request, given: str) -> Who | None:
         try:
@@ -290,7 +302,14 @@ class PeopleApi:
         return board
 
     async def _board(self, request: Request) -> Board:
-        name = request.path_params["id"]
+        return await self.named(request.path_params["id"])
+
+    async def named(self, name: str) -> Board:
+        """The board of this id or name.
+
+        Raises:
+            Problem: there is none, or several.
+        """
         board = await self.find(name)
         if board is None:
             raise Problem(404, "board", f"there is no board '{name}'", "see `mipy boards`")
@@ -643,7 +662,7 @@ def _board_facts(said: dict[str, Any]) -> Board:
 
 def _boards_json(db: Connection, board_id: str) -> Response:
     """One board, made in the thread that reads it."""
-    body = orjson.dumps(_board_json(queries.known(db, [board_id])[board_id]))
+    body = orjson.dumps(board_json(queries.known(db, [board_id])[board_id]))
     return Response(body, media_type="application/json")
 
 
@@ -651,11 +670,12 @@ def _some_boards_json(db: Connection, after: str) -> tuple[bytes, str]:
     """Some boards after the id `after`, without the brackets around them; "" after the last."""
     ids = queries.ids(db, after, BOARDS_AT_ONCE)
     found = queries.known(db, ids)
-    body = orjson.dumps([_board_json(found[name]) for name in ids])[1:-1]
+    body = orjson.dumps([board_json(found[name]) for name in ids])[1:-1]
     return body, ids[-1] if len(ids) == BOARDS_AT_ONCE else ""
 
 
-def _board_json(known: Known) -> dict[str, Any]:
+def board_json(known: Known) -> dict[str, Any]:
+    """What people are told of a board: all but its key."""
     facts = {name: getattr(known.board, name) for name in BOARD}
     facts["class"] = facts.pop("cls")
     del facts["key"]

@@ -2,9 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, case, func, select
+from sqlalchemy import ColumnElement, Connection, Row, case, func, select
 
 from .model import (
     boards,
@@ -13,6 +14,7 @@ from .model import (
     orders,
     rejections,
     releases,
+    tags,
     trust,
 )
 from .policy import Bad, Board, Known, Order, Release
@@ -78,6 +80,45 @@ def find(db: Connection, name: str) -> str | None:
         return name
     named = db.execute(select(boards.c.id).where(boards.c.name == name).limit(2)).all()
     return named[0].id if len(named) == 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which boards: all that fulfil what is not None."""
+
+    state: str | None = None
+    app: str | None = None
+    tag: str | None = None
+    search: str | None = None
+    retired: bool = False
+
+
+def page(
+    db: Connection, wanted: Wanted, sort: str, most: int, offset: int
+) -> tuple[int, list[tuple[Known, list[str]]]]:
+    """How many boards are wanted, and some of them with their tags."""
+    retired = boards.c.retired
+    which: list[ColumnElement[bool]] = [
+        retired.is_not(None) if wanted.retired else retired.is_(None)
+    ]
+    if wanted.state is not None:
+        which.append(boards.c.state == ("" if wanted.state == "never seen" else wanted.state))
+    if wanted.app is not None:
+        which.append(boards.c.app == wanted.app)
+    if wanted.tag is not None:
+        which.append(boards.c.id.in_(select(tags.c.board).where(tags.c.tag == wanted.tag)))
+    if wanted.search:
+        part = wanted.search
+        match = boards.c.id.contains(part, autoescape=True)
+        which.append(match | boards.c.name.contains(part, autoescape=True))
+    total = db.execute(select(func.count()).select_from(boards).where(*which)).scalar_one()
+    order = boards.c[sort].desc() if sort == "last_seen" else boards.c[sort]
+    some = select(boards.c.id).where(*which).order_by(order, boards.c.id)
+    names = list(db.execute(some.limit(most).offset(offset)).scalars())
+    found, labels = known(db, names), defaultdict(list)
+    for row in db.execute(select(tags).where(tags.c.board.in_(names)).order_by(tags.c.tag)):
+        labels[row.board].append(row.tag)
+    return total, [(found[name], labels[name]) for name in names]
 
 
 def alive(db: Connection) -> None:

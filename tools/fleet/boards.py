@@ -21,6 +21,13 @@ def boards(
     add: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Make a board known by its board file.")
     ] = None,
+    state_is: Annotated[
+        str | None, typer.Option("--state", help="Those in this state, like ok or 'never seen'.")
+    ] = None,
+    app: Annotated[str | None, typer.Option(help="Those of this app.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Those with this tag.")] = None,
+    search: Annotated[str | None, typer.Option(help="Those with this in name or id.")] = None,
+    retired: Annotated[bool, typer.Option("--retired", help="Those out of use.")] = False,
     as_json: JSON = False,
 ) -> None:
     """List the boards and what they run."""
@@ -37,12 +44,13 @@ def boards(
         else:
             _show_board(found, events)
         return
-    every = server.boards()
+    wanted = {"state": state_is, "app": app, "tag": tag, "search": search, "retired": retired}
+    every = server.search(**wanted)
     if as_json:
         console.data(every)
         return
     if not every:
-        console.say("no board is enrolled yet")
+        console.say("no such board" if any(wanted.values()) else "no board is enrolled yet")
         return
     releases = {known["digest"][:32]: known for known in server.releases()}
     console.table(

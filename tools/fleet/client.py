@@ -16,6 +16,7 @@ from .. import console, places
 from ..addresses import loopback
 
 DEFAULT_SERVER = "http://127.0.0.1:8266"
+PAGE = 200
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 60
 
@@ -56,6 +57,27 @@ class Client:
     def board(self, board: str) -> dict[str, Any]:
         """One board, by id or name."""
         return self._call("GET", f"boards/{_part(board)}")
+
+    def search(self, **wanted: Any) -> list[dict[str, Any]]:
+        """The boards that are meant by all of state, app, tag, search and retired, by id."""
+        from urllib.parse import urlencode
+
+        asked = {name: value for name, value in wanted.items() if value not in (None, False)}
+        found: list[dict[str, Any]] = []
+        while True:
+            query = urlencode(asked | {"limit": PAGE, "offset": len(found)})
+            page = self._call("GET", f"v1/boards?{query}")
+            found += page["boards"]
+            if len(page["boards"]) < PAGE:
+                return found
+
+    def change(self, board: str, **changes: Any) -> dict[str, Any]:
+        """Change a board's name, channel, paused, retired or tags."""
+        return self._call("PATCH", f"v1/boards/{_part(board)}", _json(**changes))
+
+    def remove(self, board: str) -> dict[str, Any]:
+        """Forget a board and its key."""
+        return self._call("DELETE", f"v1/boards/{_part(board)}")
 
     def events(self, board: str, after: int = 0) -> list[dict[str, Any]]:
         """A board's history after event number `after`."""
@@ -164,6 +186,7 @@ class Client:
                     method,
                     f"{self.url}/api/{path}",
                     data=body,
+                    headers={"content-type": "application/json"} if method == "PATCH" else None,
                     auth=Bearer(self.token),
                     timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
                     allow_redirects=False,
