@@ -4,6 +4,7 @@ import _webrepl  # pyright: ignore[reportMissingImports] # no stub has it
 import machine
 import network
 import socket
+from binascii import unhexlify
 from micropython import const
 
 import ota
@@ -25,7 +26,8 @@ def start():
     if units:
         # Each life costs one at least: whatever resets the board makes no more of them.
         ota.mark(rtc.READY, life[rtc.READY] - 32)
-    _webrepl.password(board.load()["webrepl"])
+    facts = board.load()
+    _webrepl.password(facts["webrepl"])
     network.WLAN(network.STA_IF)  # an ESP32 has no sockets before that
     s = socket.socket()
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -34,6 +36,7 @@ def start():
     s.setblocking(False)
     session = ota.stage("webrepl_session")
     session.socket = s  # pyright: ignore
+    session.device_key = unhexlify(facts["key"])  # pyright: ignore
     ota.poll_extra["open"] = units * 600
     if ota.stage("pushed").is_running():
         ota.poll_extra["push"] = 1

@@ -7,15 +7,17 @@ RAM. It waits for nobody: a client is read as its bytes arrive.
 import _webrepl  # pyright: ignore[reportMissingImports] # no stub has it
 import gc
 import machine
+import network
 import os
 import sys
-from binascii import b2a_base64
+from binascii import b2a_base64, hexlify
 from hashlib import sha1
 from io import IOBase
 from micropython import const
 from websocket import websocket
 
 import ota
+from bootloader.hmac256 import mac
 
 _CALLBACK = const(20)  # socket option: a function to call when something has arrived
 _HEAD = const(1024)  # bytes
@@ -26,6 +28,7 @@ _TYPING = const(60)  # for the password
 _DOUBLED = const(6)  # the pause after a wrong password doubles so often, from a second on
 
 pending = active = None  # before and after the password
+device_key = b""
 end = 0  # the tick at which it closes; 0: never
 late = 0  # the tick before which no password is taken
 wrong = 0  # passwords in a row
@@ -98,9 +101,16 @@ class Session(IOBase):
                 key = line[18:].strip()
         h = sha1(key)
         h.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11")
+        # Proves, before the client sends the password, that this board is here and not elsewhere.
+        here = network.WLAN(0).ifconfig()[0].encode()
         self.s.send(
             b"HTTP/1.1 101 WebREPL\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: %s\r\n\r\n" % b2a_base64(h.digest())[:-1]
+            b"Sec-WebSocket-Accept: %s\r\nota-proof: %s %s\r\n\r\n"
+            % (
+                b2a_base64(h.digest())[:-1],
+                here,
+                hexlify(mac(device_key, b"webrepl1\0", key, b" ", here)),
+            )
         )
         self.ws = websocket(self.s)
         self.end = ota.ticks + _TYPING

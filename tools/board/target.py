@@ -2,7 +2,7 @@
 
 A name or id is looked up in the fleet's records, which also hold the WebREPL password; where the
 board is on the network the server knows from its last poll, else `NAME.local` may (an ESP32
-answers to it). The password goes nowhere but to the board.
+answers to it). The password goes to who proves to be the board, and else only if a person says so.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import places
+from .. import console, places
 from ..console import Failure
 from ..printable import printable
 
@@ -41,6 +42,7 @@ class Target:
         host, number: where its WebREPL is.
         record: what the fleet knows of it, if anything.
         told: what the server knows of it, if anything.
+        typed: the host is what a person gave, and not what a server or the network said.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Target:
     number: int = 0
     record: Record | None = None
     told: dict[str, Any] | None = None
+    typed: bool = False
 
     @property
     def board(self) -> Board | None:
@@ -73,7 +76,15 @@ class Target:
         end = time.monotonic() + (_START_SECONDS if self._opens() else 0)
         while True:
             try:
-                return WebRepl(self.host, self._password, self.name, self.number, patience)
+                return WebRepl(
+                    self.host,
+                    self._password,
+                    self.name,
+                    self.number,
+                    patience,
+                    self.board.key if self.board else None,
+                    self.typed,
+                )
             except (Closed, Deaf):
                 if time.monotonic() > end:
                     raise
@@ -104,19 +115,51 @@ class Target:
         dev = self.board is not None and self.board.dev is not None
         return dev or (self.told is not None and self.told["open"] is not None)
 
-    def _password(self) -> str:
+    def _password(self, doubt: str) -> str:
+        """The board's password, for whom `WebRepl` has `doubt` about, or none.
+
+        Raises:
+            Unproved: it is not to be sent there.
+        """
         known = self.board.webrepl if self.board else None
         if known:
+            if doubt:
+                self._ask_first(doubt)
             return known
         from getpass import getpass
 
+        at = "" if self.name == self.host else f" at {self.host}"
         try:
-            return getpass(printable(f"WebREPL password of {self.name}: "))
+            return getpass(printable(f"WebREPL password of {self.name}{at}: "))
         except EOFError:
             raise Failure(
                 f"the password of {self.name} is not known here",
                 "run it from a terminal; the board's label has it",
             ) from None
+
+    def _ask_first(self, doubt: str) -> None:
+        """A known password goes unasked to nobody but who has proved to be the board.
+
+        Where that is, a server says, or whoever answers to its name on the network.
+        """
+        from .webrepl import Unproved
+
+        there = (self.name, self.host, self.number)
+        if there in _allowed:
+            return
+        console.warn(f"what answers at {self.host} {doubt}")
+        if not sys.stdin.isatty():
+            raise Unproved(
+                f"the password of {self.name} is not sent to {self.host}",
+                "run this at a terminal, where you are asked; see `mipy boards` for its address",
+            )
+        if not console.confirm(f"Send it the WebREPL password of {self.name} all the same?"):
+            raise Unproved("the password was not sent", "over its cable a board needs none")
+        _allowed.add(there)
+
+
+_allowed: set[tuple[str, str, int]] = set()
+"""Who may have which board's password, as a person has said in this run of the program."""
 
 
 def find(board: str | None) -> Target:
@@ -172,9 +215,16 @@ def _at(host: str, number: int) -> Target:
     there = {board["id"]: board for board in _boards() if board["address"] == host}
     records = [one for one in enrol.records() if one.board.id in there]
     if len(records) != 1:
-        return Target(host, host=host, number=number)
+        return Target(host, host=host, number=number, typed=True)
     record = records[0]
-    return Target(host, host=host, number=number, record=record, told=there[record.board.id])
+    return Target(
+        host,
+        host=host,
+        number=number,
+        record=record,
+        told=there[record.board.id],
+        typed=True,
+    )
 
 
 def _where(record: Record, known: dict[str, Any] | None) -> str:

@@ -9,6 +9,8 @@ notice a wrong password.
 
 from __future__ import annotations
 
+import hmac
+import ipaddress
 import re
 import select
 import socket
@@ -25,6 +27,7 @@ from websockets.uri import WebSocketURI
 
 from .. import console
 from ..console import Failure
+from ..printable import printable
 
 PORT = 8266
 CONNECT_SECONDS = 5.0
@@ -44,6 +47,8 @@ _WELCOME = b"WebREPL connected\r\n>>> "
 _HERE, _TAKEN, _WAIT = b"the password takes over", b"has taken over", b"wrong passwords, wait"
 _WORDS = 80
 """Bytes that a last word has at most."""
+_PROOF = "ota-proof"
+"""The header by which a board proves that it is the one (bootloader/webrepl_session.py)."""
 _PUT = struct.Struct("<2sBBQLH64s")  # "WA", operation, flags, offset, size, length of name, name
 _NAME_BYTES = 63
 _DONE = b"WB\0\0"
@@ -73,6 +78,10 @@ class Refused(Failure):
     """Somebody answers, and does not let us in."""
 
 
+class Unproved(Refused):
+    """Somebody answers who may be another, and gets no password."""
+
+
 class Taken(Failure):
     """Somebody else with the password has come: who came first has to go."""
 
@@ -82,10 +91,14 @@ class WebRepl:
 
     Args:
         host: name or IPv4 address.
-        password: a function that gives it, called when the board asks; never shown.
+        password: a function that gives it, called when the board asks; never shown. It is told why
+            this may be another board, in words that follow "what answers there"; "" when it has
+            proved to be the one with `key`, at the address that was called.
         name: what messages call the board.
         port: where its WebREPL listens.
         patience: seconds that it may take with its answers; None: LOGIN_SECONDS.
+        key: the board's device key, if that is known.
+        tunnel: what answers on this computer may pass on to the board, as `ssh -L` does.
 
     Raises:
         Unreachable: nothing answers there as WebREPL does.
@@ -95,10 +108,12 @@ class WebRepl:
     def __init__(
         self,
         host: str,
-        password: Callable[[], str],
+        password: Callable[[str], str],
         name: str,
         port: int = PORT,
         patience: float | None = None,
+        key: bytes | None = None,
+        tunnel: bool = False,
     ) -> None:
         self._name = name
         self._patience = patience or LOGIN_SECONDS
@@ -106,6 +121,7 @@ class WebRepl:
         self._at = f"{name} ({host}:{port})" if name != host else f"{host}:{port}"
         self._got = self._last = b""
         self._answer = b""  # binary frames: the file protocol's
+        self._proof = ""
         self._text = True  # what a continued frame belongs to
         try:
             self._socket = socket.create_connection((host, port), CONNECT_SECONDS)
@@ -116,7 +132,7 @@ class WebRepl:
         self._protocol = ClientProtocol(WebSocketURI(False, host, port, "/", ""))
         try:
             self._shake_hands()
-            self._log_in(password)
+            self._log_in(lambda: password(self._doubt(key, tunnel)))
             self._let_in = True
         except BaseException:
             self._socket.close()
@@ -202,6 +218,26 @@ class WebRepl:
                     "is this the board's address?",
                 )
 
+    def _doubt(self, key: bytes | None, tunnel: bool) -> str:
+        """Why what answers may be another board; "" when it has proved that it is not.
+
+        The proof is `<its address> <HMAC-SHA256(device key, "webrepl1\\0" + the request's
+        Sec-WebSocket-Key + " " + its address)>`. With the address in it, nobody elsewhere can pass
+        on what the board says (docs/webrepl.md).
+        """
+        if key is None:
+            return "is not known here"
+        address, _, proof = self._proof.partition(" ")
+        said = b"webrepl1\0%b %b" % (self._protocol.key.encode(), address.encode())
+        if not hmac.compare_digest(hmac.digest(key, said, "sha256").hex().encode(), proof.encode()):
+            return f"does not prove to be {self._name}"
+        if address == "0.0.0.0":
+            raise Deaf(f"{self._at} has no address yet", "it is starting: try once more")
+        called = self._socket.getpeername()[0]
+        if address != called and not (tunnel and ipaddress.ip_address(called).is_loopback):
+            return f"passes on what {self._name} says, which is at {printable(address)}"
+        return ""
+
     def _log_in(self, password: Callable[[], str]) -> None:
         said = self._hear(b"", _PROMPT)
         if _PROMPT not in said:
@@ -266,6 +302,7 @@ class WebRepl:
             raise self._gone() from problem
         for event in self._protocol.events_received():
             if isinstance(event, Response):
+                self._proof = " ".join(event.headers.get_all(_PROOF))
                 continue
             assert isinstance(event, Frame)
             if event.opcode is not Opcode.CONT:

@@ -423,7 +423,7 @@ def test_broken_off_adoption_is_taken_up_again(board: VirtualBoard, cut: int) ->
 class Known(target.Target):
     """A board whose WebREPL password is known."""
 
-    def _password(self) -> str:
+    def _password(self, doubt: str) -> str:
         return "over-air"
 
 

@@ -137,7 +137,7 @@ def test_who_comes_later_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             while True:
                 first.read(10)
         second.close()
-        monkeypatch.setattr(target.Target, "_password", lambda _: "guess")
+        monkeypatch.setattr(target.Target, "_password", lambda *_: "guess")
         with pytest.raises(webrepl.Refused, match="does not take this password"):
             found.open()
         with pytest.raises(webrepl.Refused, match="wrong passwords, wait"):

@@ -46,7 +46,7 @@ BIG = secrets.token_bytes(200_000)
 class Known(target.Target):
     """A board whose password is known."""
 
-    def _password(self) -> str:
+    def _password(self, doubt: str) -> str:
         return PASSWORD
 
 
@@ -207,7 +207,7 @@ def test_somebody_else_is_there(found: target.Target, monkeypatch: pytest.Monkey
 
 
 def test_a_wrong_password(found: target.Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Known, "_password", lambda _: "guess")
+    monkeypatch.setattr(Known, "_password", lambda *_: "guess")
     with pytest.raises(webrepl.Refused, match="does not take this password"):
         found.reopen()
 

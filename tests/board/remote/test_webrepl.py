@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import random
 import re
+import select
 import socket
+import threading
 import time
 import webrepl as other
 from collections.abc import Callable, Iterator, Mapping
@@ -16,14 +18,14 @@ from typing import Any
 import pytest
 
 from mipy_ota.ota_server import policy
-from mipy_ota.signing import envelope, trust, unlock
+from mipy_ota.signing import board_file, envelope, trust, unlock
 from mipy_ota.signing.rsa import PublicKey
 from mipy_ota.tools.board import session, target, webrepl
 from mipy_ota.tools.board import unlock as verb
 from mipy_ota.tools.board.remote import Remote
 from mipy_ota.tools.board.repl import Repl
 from mipy_ota.tools.console import Failure
-from mipy_ota.tools.fleet import client
+from mipy_ota.tools.fleet import client, enrol
 from mipy_ota.tools.fleet.serve import Running, running
 from mipy_ota.tools.sim.board import Chip, VirtualBoard
 from tests.support import fleet, loopback
@@ -148,6 +150,73 @@ def test_a_dev_board_is_open(make: Make, made: fleet.Fleet, chip: Chip) -> None:
     assert not log.strip(b"n= \n0123456789")
 
 
+@pytest.mark.parametrize("chip", ["esp8266", "esp32"])
+def test_a_board_proves_who_and_where_it_is(make: Make, chip: Chip) -> None:
+    """By its device key, for this connection alone; so its password may go there unasked."""
+    board = make(f"proof-{chip}", dev=True, chip=chip)
+    who = board_file.parse(board.read("/trust/0/board"))
+    board.start()
+    up(board)
+    record = enrol.Record(who)
+    found = target.Target("proof", host=ADDRESS, number=webrepl.PORT, record=record)
+    with session.opened(found) as repl:
+        assert repl.evaluate("6 * 7") == 42
+    up(board, 2)
+    other = enrol.Record(replace(who, key=bytes(32)))
+    with pytest.raises(webrepl.Unproved):
+        replace(found, record=other).open()
+    # What passes it on from another address gets nothing.
+    elsewhere = loopback.address()
+    with relay(elsewhere, ADDRESS) as heard, pytest.raises(webrepl.Unproved):
+        replace(found, host=elsewhere).open()
+    assert f"ota-proof: {ADDRESS} ".encode() in heard and b"Password: " in heard
+    # The same for the same nonce, and another one for another.
+    first, again, another = (proof(head) for head in (HEAD, HEAD, HEAD.replace(b"AAEC", b"BAEC")))
+    assert first == again != another
+
+
+def proof(head: bytes) -> bytes:
+    """What a board answers to a request with this head."""
+    with Client(ADDRESS, head) as client:
+        client.until("Password: ")
+        [line] = [line for line in client.answer.split(b"\r\n") if b"proof" in line]
+        return line
+
+
+@contextlib.contextmanager
+def relay(here: str, there: str) -> Iterator[bytearray]:
+    """Passes connections on to the board, and keeps what the board says."""
+    heard = bytearray()
+    with socket.create_server((here, webrepl.PORT)) as door:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client = door.accept()[0]
+                    with client, socket.create_connection((there, webrepl.PORT)) as board:
+                        pass_on(client, board, heard)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield heard
+        door.shutdown(socket.SHUT_RDWR)
+    thread.join(30)
+
+
+def pass_on(client: socket.socket, board: socket.socket, heard: bytearray) -> None:
+    """Bytes between two sockets, until one closes."""
+    ways = {client: board, board: client}
+    with contextlib.suppress(OSError):
+        while True:
+            for ready in select.select(list(ways), [], [])[0]:
+                data = ready.recv(4096)
+                if not data:
+                    return
+                if ready is board:
+                    heard.extend(data)
+                ways[ready].sendall(data)
+
+
 # Writes and reads back a file without a pause, and says so when it is not what was written. An
 # ESP32 listens to nobody while it does not sleep.
 BUSY = """
@@ -254,7 +323,7 @@ def put_until_cut(found: target.Target, content: bytes, left: int) -> int:
 class Known(target.Target):
     """A board whose password is known."""
 
-    def _password(self) -> str:
+    def _password(self, doubt: str) -> str:
         return PASSWORD
 
 
