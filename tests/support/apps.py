@@ -13,7 +13,6 @@ import random
 import re
 import tempfile
 import textwrap
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -91,6 +90,13 @@ BAD = {
     "vetoes": Bad("ota.veto('no sensor')\n", "veto", text="no sensor", tries=1),
     "sleeps": Bad("time.sleep(2)\nmachine.deepsleep(20000)\n", "sleep", soft=True),
 }
+
+OWN = {"speed": 20, "clock": "own"}
+"""Options of a board: computing takes twenty times as long as here."""
+HOURS = 6 * 3600.0
+"""Of board time: what has not come by then never comes."""
+STEP = 5.0
+"""Seconds of board time between two looks at the server."""
 
 
 def _job(source: str) -> str:
@@ -177,12 +183,17 @@ class Story:
         """What the server knows of the board."""
         return self.fleet.get("/api/boards/b1")
 
-    def until(self, holds: Callable[[Any], bool], timeout: float = 120) -> Any:
-        """The server's record as soon as `holds` is true of it."""
-        end = time.monotonic() + timeout
-        while not holds(record := self.record()):
-            assert time.monotonic() < end, f"{record}\n{self.board.console[-6000:]}"
-            time.sleep(0.05)
+    def until(self, holds: Callable[[Any], bool], timeout: float = HOURS) -> Any:
+        """The server's record as soon as `holds` is true of it; `timeout` in board time."""
+        record: Any = None
+
+        def told(_: VirtualBoard) -> bool:
+            nonlocal record
+            record = self.record()
+            return holds(record)
+
+        came = self.board.wait(told, timeout, STEP)
+        assert came, f"{record}\n{self.board.console[-6000:]}"
         return record
 
     def confirmed(self, digest: str) -> Any:
@@ -205,14 +216,14 @@ class Story:
             last = self.record()["last_seen"]
             self.until(lambda r, last=last: r["last_seen"] != last)
 
-    def says(self, text: str, timeout: float = 120) -> None:
+    def says(self, text: str, timeout: float = HOURS) -> None:
         """Wait until the console says `text`."""
         assert self.board.wait(text, timeout), f"no {text!r}: {self.board.console[-6000:]}"
 
     def boot(self, seq: int) -> None:
         """Let the board, which is off, live until the release has begun; it is off again then."""
         for _ in range(5):
-            life = self.board.life(until=f"begin {seq}\n", timeout=120)
+            life = self.board.life(until=f"begin {seq}\n", timeout=HOURS)
             if f"begin {seq}\n" in life.console:
                 return
         raise AssertionError(self.board.console[-6000:])
@@ -226,7 +237,7 @@ class Story:
     def install(self) -> str:
         """One life of the board, which is off: it is asked to install. Returns its console."""
         self.remember(WANT, INSTALL)
-        life = self.board.life(timeout=120)
+        life = self.board.life(timeout=HOURS)
         assert life.cause == "reset" and "/install" in life.console, life
         return life.console
 
@@ -234,7 +245,7 @@ class Story:
         """Let the board, which is off, live until the old release runs; what has begun, by seq."""
         begun: list[int] = []
         for _ in range(12):
-            life = self.board.life(until="begin 1000\n", timeout=120)
+            life = self.board.life(until="begin 1000\n", timeout=HOURS)
             begun += [int(seq) for seq in re.findall(r"begin (\d+)\n", life.console)]
             if 1000 in begun:
                 return begun
@@ -273,14 +284,14 @@ def story(
         through: turns the server's address into the one in the board file.
         interval: seconds between polls.
         dev: name of the dev key in the board file.
-        options: of the board; its speed is 100 if not given.
+        options: of the board.
     """
     with running(folder / "server", interval=interval) as server:
         known = fleet.Fleet(server)
         who = fleet.identity("b1", (through(server.url),), dev)
         who = dataclasses.replace(who, cls=cls)
         known.enrol(who)
-        options = {"speed": 100, **options}
+        options = {**OWN, **options}
         with fleet.prepared(folder / "board", who, release(first, 1000, cls), **options) as board:
             yield Story(server, board, known, who)
 

@@ -20,7 +20,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,10 +29,12 @@ from typing import IO, Any, Literal
 from ..console import Failure
 from ..flash import image
 from . import interpreter
+from .clock import Keeper, Loan
 from .page import COUNTERS, Page
 
 Chip = Literal["esp8266", "esp32"]
 Storage = Literal["littlefs", "model"]
+Clock = Literal["own", "wall"]
 Cause = Literal["reset", "deepsleep", "watchdog", "soft reset", "cut", "repl", "killed", "crash"]
 Until = Callable[["VirtualBoard"], bool] | str
 
@@ -61,6 +63,10 @@ _EVENTS: dict[Cause, int] = {
     "repl": 5,
 }
 _TICK = 0.02
+_STEP = 1.0
+"""Seconds of its time after which a condition that is no text is asked again."""
+_STUCK = 600.0
+"""Real seconds beside the board time that is waited for, after which it is given up."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ class Stats:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Flash and memory of a board that is off, to return to."""
+    """Flash and memory of a board that is off, to return to; `clock` is in ms."""
 
     flash: Mapping[str, bytes]
     memory: bytes
@@ -104,6 +110,7 @@ class Snapshot:
 @dataclass
 class _Process:
     process: subprocess.Popen[bytes]
+    told: int
     started: float
     text: str = ""
 
@@ -133,7 +140,9 @@ class VirtualBoard:
         folder: where its flash and memory lie; made when missing.
         chip: "esp8266" or "esp32".
         address: its own loopback address, 127.0.0.N; ports below 1024 appear there 8000 higher.
-        speed: how many times faster than real its clock runs (integer).
+        speed: how many times as long as on this host computing takes in its time (integer); with
+            the wall's clock, how many times faster than real all its time passes.
+        clock: "own" or the "wall"'s (sim/clock.py).
         storage: "littlefs", or "model": files whose rewriting is not atomic (chip/_model.py).
         heap: bytes of heap; None takes the chip's.
         blocks: 4 KB blocks of flash; None takes the stock file system of a 4 MB chip.
@@ -150,6 +159,7 @@ class VirtualBoard:
         heap: int | None = None,
         blocks: int | None = None,
         heap_profile: bool = False,
+        clock: Clock = "wall",
     ) -> None:
         self.folder = Path(folder).resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -162,7 +172,9 @@ class VirtualBoard:
         self.blocks = blocks or _BLOCKS[chip]
         self.heap_profile = heap_profile
         self.lives: list[Life] = []
+        self.clock: Clock = clock
         self._page = Page(self.folder / "memory")
+        self._keeper = Keeper(self._page)
         self._air: dict[str, Any] = {"up": True, "clients": 0, "networks": {}}
         self._page.set_air(self._air)
         self._sums = Stats()
@@ -297,7 +309,8 @@ class VirtualBoard:
         Args:
             cut: the power goes at this flash operation (1 is the first); None: never.
             torn: half of that operation still happens.
-            timeout: real seconds after which the board is switched off.
+            timeout: seconds of its time (by the wall's clock real ones) after which the board is
+                switched off.
             until: switch it off when this text was printed, or when this function says so.
 
         Returns:
@@ -305,7 +318,17 @@ class VirtualBoard:
             "cut" the next life starts from a power-on, after "repl" from the reset button.
         """
         self._check_off()
-        return self._live(cut, torn, timeout, until, stay=False)
+        loan = _loan(
+            lambda: self._current and until and _holds(until, self, self._current.text),
+            timeout,
+            None if until is None or isinstance(until, str) else _STEP,
+        )
+        self._keeper.run(True)
+        try:
+            real = timeout + _STUCK if self._own else timeout
+            return self._live(cut, torn, loan, real, stay=False)
+        finally:
+            self._keeper.run(False)
 
     def start(
         self,
@@ -357,18 +380,59 @@ class VirtualBoard:
                 current.process.stdin.write(text.encode())
                 current.process.stdin.flush()
 
-    def wait(self, until: Until, timeout: float = 30) -> bool:
+    def wait(self, until: Until, timeout: float = 30, step: float = _STEP) -> bool:
         """Wait for a text on the console (of all lives since `start`) or for a condition.
 
+        Meanwhile the board's clock may skip what the board would wait through.
+
+        Args:
+            until: the text, or a function.
+            step: seconds of its time after which a function is asked again, though nothing was
+                printed.
+            timeout: seconds of its time; by the wall's clock, or when it is off, real ones.
+
         Returns:
-            False when it did not come within `timeout` real seconds.
+            False when it did not come in time.
         """
+        if self._own and self.running:
+            loan = _loan(
+                lambda: _holds(until, self, self._text),
+                timeout,
+                None if isinstance(until, str) else step,
+            )
+            self._keeper.lend(loan)
+            if not loan.over.wait(timeout + _STUCK):
+                self._keeper.call_in(loan)
+            return loan.result()
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             if _holds(until, self, self._text):
                 return True
             time.sleep(_TICK)
         return False
+
+    def go_on(self, seconds: float) -> None:
+        """Let so much of its time pass."""
+        self.wait(lambda _: False, seconds, seconds)
+
+    @contextlib.contextmanager
+    def passing(self, timeout: float = 600) -> Iterator[None]:
+        """Its clock may skip while somebody here waits for something that the board does.
+
+        Args:
+            timeout: seconds of its time after which it is real again.
+        """
+        loan = _loan(lambda: False, timeout, None)
+        self._keeper.lend(loan)
+        try:
+            yield
+        finally:
+            self._keeper.call_in(loan)
+
+    @property
+    def age(self) -> float:
+        """Seconds of its own clock since it was made, deep sleep included."""
+        return self._keeper.now / 1000
 
     @property
     def running(self) -> bool:
@@ -438,45 +502,66 @@ class VirtualBoard:
     # --- inside
 
     def _supervise(self, cut: int | None, torn: bool) -> None:
+        self._keeper.run(True)
+        try:
+            self._live_on(cut, torn)
+        finally:
+            self._keeper.run(False)
+
+    def _live_on(self, cut: int | None, torn: bool) -> None:
         while not self._stopping.is_set():
             life = self._live(cut, torn, None, None, stay=True)
             cut = None
             if life.cause == "deepsleep":
-                self._stopping.wait(self._page.get("sleep") / 1000 / self.speed)
+                ms = self._page.get("sleep")
+                if self._own:
+                    self._keeper.sleep(ms, self._stopping)
+                else:
+                    self._stopping.wait(ms / 1000 / self.speed)
 
     def _live(
         self,
         cut: int | None,
         torn: bool,
-        timeout: float | None,
-        until: Until | None,
+        loan: Loan | None,
+        real: float | None,
         stay: bool,
     ) -> Life:
         self._plug_in()
-        self._page.begin_life(self._event, self._clock)
+        self._page.begin_life(self._event, self._clock // 1000)
+        began = self._keeper.now
         current = self._spawn(cut, torn, stay)
+        self._keeper.begin(current.process.pid)
+        if loan:
+            self._keeper.lend(loan)
         self._current = current
         if self._unplugged.is_set():
             self._kill()
         try:
-            self._listen(current, timeout, until)
+            self._listen(current, loan, real)
         finally:
             # Also on Ctrl-C: no process is left behind.
             if current.process.poll() is None:
                 current.process.kill()
             status = current.process.wait()
+            os.close(current.told)
+            self._keeper.end(current.process.pid)
             for pipe in (current.process.stdin, current.process.stdout):
                 if pipe:
                     with contextlib.suppress(BrokenPipeError):
                         pipe.close()
             self._add(self._sums)
             self._current = None
-        return self._ended(current, status)
+        passed = self._keeper.now - began
+        if not self._own:
+            passed = int((time.monotonic() - current.started) * self.speed * 1000)
+        return self._ended(current, status, passed)
 
     def _spawn(self, cut: int | None, torn: bool, stay: bool) -> _Process:
         if not self._image.exists():
             self.format({})
         heap = interpreter.heap(self.heap)
+        told, tell = os.pipe()
         environment = {
             "SIM_PAGE": str(self._page.path),
             "SIM_IMAGE": str(self._image),
@@ -484,6 +569,8 @@ class VirtualBoard:
             "SIM_CHIP": self.chip,
             "SIM_ADDRESS": self.address,
             "SIM_SPEED": str(self.speed),
+            "SIM_CLOCK": self.clock,
+            "SIM_TELL": str(tell),
             "SIM_HEAP": str(self.heap),
             "SIM_FREE": str(heap.free),
             "SIM_USED": str(heap.used),
@@ -501,24 +588,40 @@ class VirtualBoard:
             env={**os.environ, **environment},
             # A Ctrl-C at the terminal is the host's, not the board's.
             start_new_session=True,
+            pass_fds=(tell,),
         )
-        return _Process(process, time.monotonic())
+        os.close(tell)
+        return _Process(process, told, time.monotonic())
 
-    def _listen(self, current: _Process, timeout: float | None, until: Until | None) -> None:
-        end = None if timeout is None else current.started + timeout
+    def _listen(self, current: _Process, loan: Loan | None, real: float | None) -> None:
+        """Hear what it prints, and lend it time, until it ends; switch it off when `loan` is over.
+
+        Args:
+            real: seconds after which it is switched off as well.
+        """
+        end = None if real is None else current.started + real
         output = current.process.stdout
         assert output is not None
+        pause = _TICK
         with selectors.DefaultSelector() as selector:
             selector.register(output, selectors.EVENT_READ)
+            selector.register(current.told, selectors.EVENT_READ)
             while True:
-                if selector.select(_TICK):
+                ready = [key.fd for key, _ in selector.select(pause)]
+                heard = output.fileno() in ready
+                if current.told in ready and not os.read(current.told, 4096):
+                    selector.unregister(current.told)  # it has ended
+                if heard:
+                    self._keeper.hold()
                     data = os.read(output.fileno(), 65536)
                     if not data:
                         return
                     self._heard(current, data.decode(errors="replace"))
-                if (end and time.monotonic() > end) or (
-                    until and _holds(until, self, current.text)
-                ):
+                if self._own:
+                    pause = self._keeper.turn(heard)
+                elif loan:
+                    loan.judge()
+                if (end and time.monotonic() > end) or (loan and loan.over.is_set()):
                     current.process.kill()
 
     def _heard(self, current: _Process, text: str) -> None:
@@ -527,10 +630,10 @@ class VirtualBoard:
         for listener in self._listeners:
             listener(text)
 
-    def _ended(self, current: _Process, status: int) -> Life:
+    def _ended(self, current: _Process, status: int, passed: int) -> Life:
         cause = _CAUSES.get(status, "crash")
-        asleep = self._page.get("sleep") // 1000 if cause == "deepsleep" else 0
-        self._clock += int((time.monotonic() - current.started) * self.speed) + asleep
+        asleep = self._page.get("sleep") if cause == "deepsleep" else 0
+        self._clock += passed + asleep
         if cause in _EVENTS:
             self._event = _EVENTS[cause]
         else:
@@ -558,6 +661,10 @@ class VirtualBoard:
         sums.peak = peak if self.heap_profile else 0
         sums.boots += 1
 
+    @property
+    def _own(self) -> bool:
+        return self.clock == "own"
+
     def _kill(self) -> None:
         current = self._current
         if current and current.process.poll() is None:
@@ -566,6 +673,11 @@ class VirtualBoard:
     def _check_off(self) -> None:
         if self._current or self.running:
             raise RuntimeError("the board is running: stop it first")
+
+
+def _loan(holds: Callable[[], object], seconds: float, step: float | None) -> Loan:
+    asked = (int(step * 1000),) if step else ()
+    return Loan(lambda: bool(holds()), int(seconds * 1000), *asked)
 
 
 def _holds(until: Until, board: VirtualBoard, text: str) -> bool:

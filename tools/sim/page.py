@@ -18,7 +18,10 @@ _NAMES = (
     "ops erases programmed peak sent received cause sleep radio clock rtc wifi started interrupt"
     " dns"
 )
+_CLOCK_NAMES = "now lease far held asked rest"
+_CLOCK = 192
 _FIELDS = {name: 4 * n for n, name in enumerate(_NAMES.split())}
+_FIELDS |= {name: _CLOCK + 4 * n for n, name in enumerate(_CLOCK_NAMES.split())}
 _RTC = 256
 _LEVEL_IN = 2560
 _LEVEL_OUT = 2624
@@ -59,7 +62,7 @@ class Page:
 
     def begin_life(self, cause: int, clock: int) -> None:
         """Counters to zero; `cause` is the number of the event that started this life."""
-        for name in COUNTERS:
+        for name in (*COUNTERS, *_CLOCK_NAMES.split()):
             self.set(name, 0)
         self.set("cause", cause)
         self.set("clock", clock)

@@ -135,7 +135,7 @@ def test_a_log_on_a_full_flash_keeps_no_update_off(tmp_path: Path) -> None:
         it.until(lambda record: record["jobs"].get("log file"))
         it.board.power_cut()
         it.publish(with_runtime("pass\n"))
-        it.says("ota: b 1001 /install", 60)
+        it.says("ota: b 1001 /install")
         said = it.board.console
         assert "a driver did not stop" in said[: said.index("ota: b 1001 /install")]
 
@@ -162,9 +162,9 @@ print("it fits", 0 < fit < 58)
 
 def test_what_finds_no_room_does_not_stay(tmp_path: Path) -> None:
     """A part of the boot stage that is loaded into too little heap, wherever that ends."""
-    with story(tmp_path, BEGIN + FULL + LOOP, speed=20) as it:
+    with story(tmp_path, BEGIN + FULL + LOOP) as it:
         it.board.start()
-        it.says("it fits True", 60)
+        it.says("it fits True")
 
 
 TASK = """\
@@ -178,7 +178,7 @@ asyncio.create_task(bad())
 
 def test_a_task_that_fails_is_told(tmp_path: Path) -> None:
     """As a job's failures are."""
-    with story(tmp_path, with_runtime(TASK), speed=40) as it:
+    with story(tmp_path, with_runtime(TASK)) as it:
         it.board.start()
         assert it.until(lambda record: record["jobs"], 25)["jobs"] == {"task": [1, 0]}
         assert "ValueError: dust" in it.board.console
@@ -209,7 +209,7 @@ def test_rollback_that_cannot_be(tmp_path: Path, why: str, kind: str) -> None:
     A plain app's release polls before it starts, in a life that ends with a reset of its own.
     """
     app = {"main.py": GOOD} if kind == "plain" else with_runtime(STEADY)
-    with story(tmp_path, app, speed=40) as it:
+    with story(tmp_path, app) as it:
         it.board.start()
         it.polls(1)
         if why == "floor":
@@ -273,13 +273,13 @@ app.every(1000, doze)
 @pytest.mark.parametrize("name", SLEEPERS)
 def test_sleeper(tmp_path: Path, name: str) -> None:
     """Confirmed before its first sleep; that it wakes from one is no crash."""
-    with story(tmp_path, speed=40) as it:
+    with story(tmp_path) as it:
         it.boot(1000)
         digest = it.publish(SLEEPERS[name])
         it.install()
         naps = 0
         while naps < 7:
-            life = it.board.life(timeout=120)
+            life = it.board.life(timeout=apps.HOURS)
             assert life.cause in ("reset", "deepsleep"), life
             naps += life.cause == "deepsleep"
         assert it.begun(1001) == naps  # none was a second try
@@ -301,7 +301,7 @@ def interrupted(it: Story) -> None:
         return False
 
     for _ in range(3):
-        life = it.board.life(until=press, timeout=120)
+        life = it.board.life(until=press, timeout=apps.HOURS)
         if pressed:
             assert life.cause == "repl", life.console
             return
@@ -368,7 +368,7 @@ def test_ctrl_c_in_the_boot_stage_costs_no_try(tmp_path: Path, when: str) -> Non
         for path, content in strike.items():
             it.board.write(path, content)
         for _ in range(6):
-            while (life := it.board.life(timeout=60)).cause == "reset":
+            while (life := it.board.life(timeout=apps.HOURS)).cause == "reset":
                 assert "/prepare" in life.console, life.console
             assert life.cause == "repl", life.console
         for path, content in before.items():
@@ -387,7 +387,7 @@ def test_ctrl_c_in_the_boot_stage_keeps_what_the_life_before_said(tmp_path: Path
         for path, content in struck("the record is read").items():
             it.board.write(path, content)
         it.remember(apps.END, 2)  # EXCEPTION
-        assert it.board.life(timeout=60).cause == "repl"
+        assert it.board.life(timeout=apps.HOURS).cause == "repl"
         assert it.board.rtc[apps.END] == 2
 
 
@@ -414,7 +414,7 @@ print('confirmed after', ota.ticks // 2)
     )
     pushed = fleet.release({"main.py": source}, 900, signer="dev")
     digest = fleet.digest(pushed)[:32]
-    with story(tmp_path, dev="dev", speed=20) as it:
+    with story(tmp_path, dev="dev") as it:
         it.boot(1000)
         it.publish(GOOD)
         it.install()
@@ -425,7 +425,7 @@ print('confirmed after', ota.ticks // 2)
         told = ""
         while "confirmed" not in told:
             # It leaves for the newest release that is published.
-            told = it.board.life(timeout=120).console
+            told = it.board.life(timeout=apps.HOURS).console
         it.confirmed(digest)
         assert not it.record()["rejected"]
         assert 3 <= int(told.partition("confirmed after ")[2].split()[0]) < 60
@@ -445,7 +445,7 @@ def test_dead_dns_is_no_hang(tmp_path: Path, chip: Any) -> None:
     with story(tmp_path, app, **named, chip=chip, speed=10) as it:
         it.board.radio(dns=20)
         it.board.start()
-        it.says("late\n", 60)
+        it.says("late\n")
         assert it.begun(1000) == 1
         assert it.board.console.count("no answer") > 1
 
@@ -521,7 +521,7 @@ app.every(1000, measure)
 
 def test_job_that_fails_now_and_then(tmp_path: Path) -> None:
     """It is told, and costs nothing."""
-    with story(tmp_path, with_runtime(STEADY), speed=40) as it:
+    with story(tmp_path, with_runtime(STEADY)) as it:
         it.board.start()
         it.until(lambda record: record["up"] >= 70)  # it is known what succeeds
         it.confirmed(it.publish(with_runtime(FLAKY)))
@@ -540,7 +540,7 @@ app.every(5000, measure, "mipy/b1/set")
 
 def test_what_others_send_holds_no_trial_back(tmp_path: Path) -> None:
     """A function for MQTT messages: a job by the name of a topic, which a stranger makes fail."""
-    with story(tmp_path, with_runtime(OFTEN), speed=40) as it:
+    with story(tmp_path, with_runtime(OFTEN)) as it:
         it.board.start()
         it.until(lambda record: record["up"] >= 70)
         it.confirmed(it.publish(with_runtime(OFTEN.replace("pass", "raise ValueError('on')"))))
@@ -549,7 +549,7 @@ def test_what_others_send_holds_no_trial_back(tmp_path: Path) -> None:
 
 def test_job_that_never_succeeds(tmp_path: Path) -> None:
     """It did under the former release: no confirmation, and after 15 minutes the try is over."""
-    with story(tmp_path, with_runtime(STEADY), speed=40) as it:
+    with story(tmp_path, with_runtime(STEADY)) as it:
         it.board.start()
         it.until(lambda record: record["up"] >= 70)
         it.board.stop()

@@ -75,6 +75,8 @@ class Between:
 
     def _serve(self, board: socket.socket) -> None:
         server = socket.create_connection(self._target)
+        for end in (server, board):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as sim/clock.py wants it
         self._open.append(server)
         for_files = threading.Event()
         threading.Thread(target=self._down, args=(server, board, for_files), daemon=True).start()
@@ -234,7 +236,7 @@ def test_no_answer(tmp_path: Path, between: Between) -> None:
             trouble(between)
             heard = len(it.board.console)
             enough = lambda board, count=count: len(pauses(board.console)) >= count  # noqa: E731
-            assert it.board.wait(enough, 120), it.board.console
+            assert it.board.wait(enough, apps.HOURS), it.board.console
             assert words in it.board.console[heard:]
         found = pauses(it.board.console)
         assert growing(found, 120, 3840), found
@@ -251,10 +253,10 @@ def test_name_that_does_not_resolve(tmp_path: Path) -> None:
     with story(tmp_path) as it:
         who = fleet.identity("b2", (nowhere, it.server.url))
         it.fleet.enrol(who)
-        with fleet.prepared(tmp_path / "b2", who, apps.release(GOOD, 1000), speed=100) as board:
+        with fleet.prepared(tmp_path / "b2", who, apps.release(GOOD, 1000), **apps.OWN) as board:
             board.start()
-            assert board.wait(lambda _: it.fleet.get("/api/boards/b2")["state"] == "ok", 120)
-            assert board.wait(f"server {nowhere}")
+            assert board.wait(lambda _: it.fleet.get("/api/boards/b2")["state"] == "ok", apps.HOURS)
+            assert board.wait(f"server {nowhere}", apps.HOURS)
 
 
 # Says when it leaves for the installer, and after how many that failed.
@@ -273,12 +275,12 @@ ota.install = install
 
 def test_install_that_never_gets_through(tmp_path: Path, between: Between) -> None:
     """The pauses between the attempts grow; after three of them the plain installer steps in."""
-    with story(tmp_path, TELLING, through=between.through, speed=200) as it:
+    with story(tmp_path, TELLING, through=between.through) as it:
         between.cut = 400
         it.board.start()
         it.polls(1)
         digest = it.publish({**FILES, "main.py": TELLING})
-        assert it.board.wait("leaves 3", 120), it.board.console
+        assert it.board.wait("leaves 3", apps.HOURS), it.board.console
         left = re.findall(r"leaves (\d) (\d+)", it.board.console)
         at_least = [0, 120, 240, 480]
         for (fails, seconds), least in zip(left[1:], at_least[1:], strict=False):
@@ -290,22 +292,21 @@ def test_install_that_never_gets_through(tmp_path: Path, between: Between) -> No
 
 def test_server_that_trickles(tmp_path: Path, between: Between) -> None:
     """A byte now and then keeps no app from running and no installer for ever."""
-    with story(tmp_path, through=between.through, speed=300) as it:
+    with story(tmp_path, through=between.through, speed=300, clock="wall") as it:
         it.board.start()
         it.polls(1)
         digest = it.publish(FILES)
         it.says("/install")
         between.trickle = 0.03
-        assert it.board.wait(lambda _: it.begun(1000) == 2, 120), it.board.console
+        assert it.board.wait(lambda _: it.begun(1000) == 2, apps.HOURS), it.board.console
         between.trickle = 0
         it.confirmed(digest)
 
 
 def test_polls_that_trickle(tmp_path: Path, between: Between) -> None:
     """A poll ends after a minute, so that the app's watchdog does not bite."""
-    with story(
-        tmp_path, GOOD.replace(LOOP, "ota.watch()\n" + LOOP), through=between.through, speed=40
-    ) as it:
+    watched = GOOD.replace(LOOP, "ota.watch()\n" + LOOP)
+    with story(tmp_path, watched, through=between.through, speed=40, clock="wall") as it:
         it.board.start()
         it.polls(1)
         between.trickle = 0.2
@@ -419,9 +420,9 @@ def test_no_slot_boots(tmp_path: Path) -> None:
 
 def test_crashes_without_a_second_slot(tmp_path: Path) -> None:
     """Recovery, and the app again after 5, 10 ... minutes; a release ends it."""
-    with story(tmp_path, BEGIN + "raise ValueError\n", speed=200, interval=60) as it:
+    with story(tmp_path, BEGIN + "raise ValueError\n", speed=20, interval=60) as it:
         it.board.start()
-        assert it.board.wait(lambda _: it.begun(1000) >= 15, 120)
+        assert it.board.wait(lambda _: it.begun(1000) >= 15, apps.HOURS)
         text = it.board.console
         assert [part.count("begin 1000") for part in text.split("\nrecovery\n")][:3] == [5, 5, 5]
         it.confirmed(it.publish(GOOD))
@@ -445,7 +446,7 @@ def test_ordered_rollback_and_retry(tmp_path: Path) -> None:
 
 def test_rollback_ordered_during_a_trial(tmp_path: Path) -> None:
     """It ends the trial, for the reason "order"."""
-    with story(tmp_path, speed=20) as it:
+    with story(tmp_path) as it:
         it.board.start()
         it.polls(1)
         digest = it.publish(GOOD)
@@ -459,7 +460,7 @@ def test_safe_pins(tmp_path: Path) -> None:
     """Set before anything else, also when no app can run."""
     with story(tmp_path) as it:
         it.board.write("/state/pins", b"4 1\n5 0\n")
-        it.board.life(until="begin", timeout=90)
+        it.board.life(until="begin", timeout=apps.HOURS)
         assert (it.board.level(4), it.board.level(5)) == (1, 0)
 
 
@@ -486,7 +487,7 @@ while True:
             it.board.write(f"/trust/{copy}/board", who.encode())
         told = ""
         while "begin 1001" not in told:
-            told = it.board.life(until="settled", timeout=120).console
+            told = it.board.life(until="settled", timeout=apps.HOURS).console
         # Half seconds; one round of the app may be missing.
         assert int(re.findall(r"ticks (\d+)", told)[-1]) >= 1200 - 60
         assert any("trial False" in it.board.life(until="trial False").console for _ in range(4))
@@ -511,14 +512,14 @@ FAILS = 3  # in RTC memory
 @pytest.mark.parametrize("kind", SILENT)
 def test_daily_poll(tmp_path: Path, kind: str) -> None:
     """A board whose app never hears of its server asks once a day, while there is Wi-Fi."""
-    with story(tmp_path, SILENT[kind], speed=20) as it:
+    with story(tmp_path, SILENT[kind]) as it:
         it.board.start()
         it.says("/install")
-        it.says("begin 1000", 60)
+        it.says("begin 1000")
         assert it.board.rtc[FAILS] == 0
         before = it.board.console.count("/install")
         it.board.radio(up=False)
-        time.sleep(2)  # four days
+        it.board.go_on(40)  # four days
         assert it.board.console.count("/install") <= before + 1  # one may have been under way
         it.board.radio(up=True)
         digest = it.publish(GOOD)
@@ -529,27 +530,27 @@ def test_daily_poll(tmp_path: Path, kind: str) -> None:
 def test_daily_poll_that_fails_counts_for_nothing(tmp_path: Path, kind: str) -> None:
     """It had nothing to install, so the plain installer has no reason to step in."""
     nowhere = "http://127.0.0.1:1"
-    with story(tmp_path, SILENT[kind], through=lambda _: nowhere, speed=20) as it:
+    with story(tmp_path, SILENT[kind], through=lambda _: nowhere) as it:
         it.board.start()
         for _ in range(3):
             at = len(it.board.console)
-            assert it.board.wait(lambda board, at=at: "/install" in board.console[at:], 60)
-            assert it.board.wait(lambda board, at=at: "begin" in board.console[at:], 60)
+            assert it.board.wait(lambda board, at=at: "/install" in board.console[at:], apps.HOURS)
+            assert it.board.wait(lambda board, at=at: "begin" in board.console[at:], apps.HOURS)
         assert it.board.rtc[FAILS] == 0
 
 
 @pytest.mark.parametrize("kind", SILENT)
 def test_no_daily_poll_without_a_server(tmp_path: Path, kind: str) -> None:
     """There is nobody to ask."""
-    with story(tmp_path, SILENT[kind], speed=100) as it:
+    with story(tmp_path, SILENT[kind]) as it:
         who = dataclasses.replace(fleet.identity(), servers=())
         for copy in "01":
             it.board.write(f"/trust/{copy}/board", who.encode())
         it.boot(1000)
-        life = it.board.life(timeout=5)
+        life = it.board.life(timeout=100)
         while life.cause == "reset":
             assert "/install" not in life.console
-            life = it.board.life(timeout=5)
+            life = it.board.life(timeout=100)
         assert "/install" not in it.board.console
 
 

@@ -1,6 +1,7 @@
 # Sockets that call back (option 20, as the chips' own WebREPL uses it). The kernel tells of each
 # arrival once, as lwIP tells the ESP8266: who leaves bytes unread is not called again for those.
 # The second thread of _tick.py waits here; it must not allocate.
+import uselect
 import usys
 from _page import ESP32, libc, shut
 
@@ -11,6 +12,8 @@ _ADD, _REMOVE, _MODIFY = 1, 2, 3
 _control = libc.func("i", "epoll_ctl", "iiip")
 _wait = libc.func("i", "epoll_wait", "ipii")
 _epoll = libc.func("i", "epoll_create1", "i")(0)
+_poll = uselect.poll()
+_poll.register(_epoll, uselect.POLLIN)
 # The number of the socket stands where any processor's layout of the event has it.
 _event = bytearray(16)
 _event[0] = _IN
@@ -69,6 +72,15 @@ def look():
 
 def waiting():
     return _count[0]
+
+
+def pending():
+    """Whether something has arrived that nobody has been called for."""
+    if _ends[0] != _ends[1]:
+        return True
+    for _ in _poll.ipoll(0) if _count[0] else ():
+        return True
+    return False
 
 
 def serve():

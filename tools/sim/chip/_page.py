@@ -8,6 +8,7 @@ CHIP = uos.getenv("SIM_CHIP")
 ESP32 = CHIP == "esp32"
 ADDRESS = uos.getenv("SIM_ADDRESS")
 SPEED = int(uos.getenv("SIM_SPEED"))
+OWN = uos.getenv("SIM_CLOCK") == "own"  # a clock of its own, not the wall's
 HEAP = int(uos.getenv("SIM_HEAP"))
 PROFILE = uos.getenv("SIM_PROFILE") == "1"
 
@@ -43,6 +44,13 @@ page = uctypes.struct(
         "started": 48 | uctypes.UINT32,
         "interrupt": 52 | uctypes.UINT32,
         "dns": 56 | uctypes.UINT32,  # seconds in which the name server does not answer
+        # of the clock, as tools/sim/clock.py has them
+        "now": 192 | uctypes.UINT32,
+        "lease": 196 | uctypes.UINT32,
+        "far": 200 | uctypes.UINT32,
+        "held": 204 | uctypes.UINT32,
+        "asked": 208 | uctypes.UINT32,
+        "rest": 212 | uctypes.UINT32,
     },
 )
 STATION = 64  # the SDK's own copy of the last credentials: length byte + 32, length byte + 64

@@ -3,12 +3,14 @@
 import gc
 
 import __main__
+import _clock
 import _flash
 import _page
 import _repl
 import _sys
 import _term
 import _tick
+import _wait
 import esp
 import hashlib
 import machine
@@ -34,7 +36,7 @@ _FROZEN = []  # the heap that frozen modules take
 _OURS = []  # modules that a soft reset leaves: the simulator's
 if _STORAGE == "model":
     from _model import Model
-if _page.SPEED > 1:
+if _page.OWN or _page.SPEED > 1:
     import _aio
 
     usys.modules["_asyncio"] = _aio
@@ -68,6 +70,8 @@ def main():
     usys.argv[:] = []
     _OURS.extend(usys.modules)
     _page.page.peak = 0  # so far it was the simulator's own
+    _clock.begin()
+    network.begin()
     for name in ("/boot.py", "/main.py"):
         if not _run(name, names):
             break

@@ -6,8 +6,8 @@ import io
 import uselect
 import usys
 
-from _event import idle
-from _page import ESP32, check, interrupt, shut
+from _page import ESP32, interrupt, shut
+from _wait import wait
 
 _SLOTS = 1 if ESP32 else 2  # the ESP8266's second is its serial line
 _RING = 260 if ESP32 else 256
@@ -184,6 +184,14 @@ class _Stdin(io.IOBase):
         return argument & 1 if _ends[0] != _ends[1] or _poll.poll(0) else 0
 
 
+class _Keys:
+    """Both places where keys come from, as `wait` asks for them."""
+
+    def ipoll(self, ms):
+        return (True,) if _ends[0] != _ends[1] else _poll.ipoll(ms)
+
+
+_keys = _Keys()
 stdout = _Stdout()
 stdout.buffer = _Stdout()
 stdin = _Stdin()
@@ -194,16 +202,14 @@ local = bytearray(1)  # the last key came from the terminal, which wants to see 
 def key():
     """Wait for a key, as a number; Ctrl-C raises unless at the prompt."""
     while True:
-        idle()
+        wait(_keys, None)
         if _ends[0] != _ends[1]:
             c = _ring[_ends[0]]
             _ends[0] = (_ends[0] + 1) % _RING
             local[0] = 1
             return c
-        if _poll.poll(5):
-            c = _stdin.read(1)
-            if c:
-                local[0] = 0
-                return c[0]
-            _poll.unregister(usys.stdin)  # nobody will type any more; the board stays on
-        check()
+        c = _stdin.read(1)
+        if c:
+            local[0] = 0
+            return c[0]
+        _poll.unregister(usys.stdin)  # nobody will type any more; the board stays on

@@ -4,7 +4,9 @@ import io
 
 import usys
 import utime
-from _page import ESP32, SPEED
+from _clock import ticks_ms
+from _page import ESP32
+from _wait import wait
 
 _HEADER = 82  # <2sBBQLH64s: signature, operation, flags, offset, size, length of the name, name
 _PUT, _GET, _VERSION = 1, 2, 3
@@ -74,7 +76,7 @@ class _webrepl(io.IOBase):
             if n is None:
                 return None
             if _DELAY:
-                utime.sleep_ms(_DELAY // SPEED)
+                wait(None, utime.ticks_add(ticks_ms(), _DELAY), True)
         return -2
 
     def _login(self, c):

@@ -9,6 +9,7 @@ from _page import (
     ESP32,
     LEVEL_IN,
     LEVEL_OUT,
+    OWN,
     RESET,
     RTC as _RTC,
     SOFT_RESET as _SOFT,
@@ -19,6 +20,7 @@ from _page import (
     page,
 )
 import _bus
+import _clock
 import _tick
 
 # Frozen into every image, so they must be here before the host's files go away.
@@ -151,8 +153,8 @@ _setitimer = libc.func("i", "setitimer", "ipp")
 
 
 class WDT:
-    # The kernel's alarm kills the process, which is the reset. Never below a real second: a busy
-    # host is not a hung board.
+    # By the wall's clock the kernel's alarm kills the process, which is the reset. Never below a
+    # real second: a busy host is not a hung board.
     _ESP8266_MS = 3200
 
     def __init__(self, id=0, timeout=5000):
@@ -161,12 +163,16 @@ class WDT:
                 raise ValueError("WDT timeout too short")
         elif timeout != 5000:
             raise ValueError("timeout out of range")
-        real = max(1000, (timeout if ESP32 else self._ESP8266_MS) // SPEED)
+        self._ms = timeout if ESP32 else self._ESP8266_MS
+        real = max(1000, self._ms // SPEED)
         self._alarm = struct.pack("llll", 0, 0, real // 1000, real % 1000 * 1000)
         self.feed()
 
     def feed(self):
-        _setitimer(0, self._alarm, None)
+        if OWN:
+            _clock.watch(self._ms)
+        else:
+            _setitimer(0, self._alarm, None)
 
 
 class Pin:

@@ -31,7 +31,7 @@ _AP_ACTIVE = 2
 _MAC = bytes((2,)) + bytes(int(n) for n in ADDRESS.split(".")) + b"\x01"
 _hostname = ["mpy-esp32" if ESP32 else "mpy-esp8266"]
 _seen = [-1, {}]
-_since = [time.ticks_ms()]
+_since = [0]
 _given_up = [False]  # an ESP32, after as many attempts as it was told
 _reconnects = [-1]
 _reason = [0]  # why an ESP32 was disconnected last; forgotten when it has an address
@@ -88,6 +88,7 @@ def _state():
         return _reason[0]
     else:
         _reason[0] = 0
+        _was[0] = True
         return STAT_GOT_IP
     if ESP32:
         _reason[0] = end
@@ -220,9 +221,7 @@ class WLAN:
         if self._ap:
             return self.active() and _air()["clients"] > 0
         up = _state() == STAT_GOT_IP
-        if up:
-            _was[0] = True
-        elif _was[0]:
+        if not up and _was[0]:
             _changed()  # whoever knows that the link is gone finds its connections gone as well
         return up
 
@@ -326,6 +325,12 @@ def hostname(name=None):
 
 def country(code=None):
     return "XX"
+
+
+def begin():
+    """The chip starts: an ESP8266 joins what it knows."""
+    if not ESP32:
+        _since[0] = time.ticks_ms()
 
 
 if page.started == 0:

@@ -1,16 +1,15 @@
-# Polls in slices of real time: scheduled callbacks (timers) and Ctrl-C get their turn while
-# waiting, and timeouts follow the board's clock. asyncio stands on this.
+# Waits as the board does: timers and Ctrl-C get their turn, timeouts follow the board's clock.
+# asyncio stands on this.
 import uselect
 import utime
 
-from _event import idle
-from _page import SPEED, check
+from _clock import ticks_ms
+from _wait import wait
 
 POLLIN = uselect.POLLIN
 POLLOUT = uselect.POLLOUT
 POLLERR = uselect.POLLERR
 POLLHUP = uselect.POLLHUP
-_SLICE = 5
 
 
 class poll:
@@ -21,19 +20,9 @@ class poll:
         self.modify = p.modify
 
     def ipoll(self, timeout=-1, flags=0):
-        left = -1 if timeout is None or timeout < 0 else -(-timeout // SPEED)
-        start = utime.ticks_ms()
-        while True:
-            idle()
-            check()
-            passed = utime.ticks_diff(utime.ticks_ms(), start)
-            wait = _SLICE if left < 0 else max(0, min(_SLICE, left - passed))
-            found = False
-            for event in self._poll.ipoll(wait, flags):
-                found = True
-                yield event
-            if found or 0 <= left <= passed + wait:
-                return
+        ever = timeout is None or timeout < 0
+        wait(self._poll, None if ever else utime.ticks_add(ticks_ms(), timeout))
+        return self._poll.ipoll(0, flags)
 
     def poll(self, timeout=-1):
         return [tuple(event[:2]) for event in self.ipoll(timeout)]

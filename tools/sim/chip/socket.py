@@ -1,5 +1,6 @@
 # Sockets of one board: from its own address, only while it has a link, every byte counted.
-# Timeouts are in real seconds whatever the board's speed: what answers lives in real time.
+# Where the clock is the wall's, timeouts are in real seconds whatever the board's speed: what
+# answers lives in real time.
 import errno
 import io
 
@@ -8,8 +9,9 @@ import network
 import uselect
 import usocket
 import utime
-from _page import ADDRESS, ESP32, SPEED, check, libc, page
-from time import sleep_ms
+from _clock import ticks_ms
+from _page import ADDRESS, ESP32, OWN, SPEED, libc, page
+from _wait import moved, wait
 
 AF_INET = 2
 SOCK_STREAM = 1
@@ -21,11 +23,12 @@ SO_REUSEADDR = 2
 SO_BROADCAST = 6
 _TCP_NODELAY = 1
 _CALLBACK = 20  # a function to call when something has arrived
-_SLICE = 5
+_QUICKACK = 12
 # Ports below 1024 need root on the host.
 _PRIVILEGED = 1024
 _SHIFT = 8000
-_usleep = libc.func("i", "usleep", "i")
+_setsockopt = libc.func("i", "setsockopt", "iiipi")
+_on = b"\1\0\0\0"
 
 
 def getaddrinfo(host, port, af=0, type=0, proto=0, flags=0):
@@ -34,10 +37,7 @@ def getaddrinfo(host, port, af=0, type=0, proto=0, flags=0):
             raise OSError(-2)
         if page.dns:
             # An ESP32 waits in one go, while no callback runs, no timer's either.
-            if ESP32:
-                _usleep(page.dns * 1000000 // SPEED)
-            else:
-                sleep_ms(page.dns * 1000)
+            wait(None, utime.ticks_add(ticks_ms(), page.dns * 1000), ESP32)
             raise OSError(-202 if ESP32 else -2)
         host = _ip(usocket.getaddrinfo(host, port)[0][4])[0]
     return [(AF_INET, type or SOCK_STREAM, proto, "", (host, port))]
@@ -67,6 +67,20 @@ class socket(io.IOBase):
         self._bound = _native is not None
         self._poll = None
         self._open = True
+        self._tcp = type == SOCK_STREAM
+        if _native and (OWN or SPEED > 1):
+            self._hurry()
+
+    def _hurry(self):
+        # The 40 ms that an acknowledgement may take would be seconds of the board's time.
+        self._s.setsockopt(IPPROTO_TCP, _TCP_NODELAY, 1)
+
+    def _moved(self):
+        # What the peer holds back until it has an acknowledgement is to come at once.
+        if OWN:
+            moved()
+            if self._tcp:
+                _setsockopt(self._s.fileno(), IPPROTO_TCP, _QUICKACK, _on, 4)
 
     # -- set-up
     def settimeout(self, seconds):
@@ -97,6 +111,7 @@ class socket(io.IOBase):
             self._wait(uselect.POLLIN)
             try:
                 peer, address = self._s.accept()
+                moved()
                 return socket(_native=peer), _ip(address)
             except OSError as problem:
                 if problem.errno != errno.EAGAIN or self._timeout == 0:
@@ -111,10 +126,10 @@ class socket(io.IOBase):
 
     def connect(self, address):
         self._leave()
-        if SPEED > 1:
-            # The 40 ms that an acknowledgement may take would be seconds of the board's time.
-            self._s.setsockopt(IPPROTO_TCP, _TCP_NODELAY, 1)
+        if OWN or SPEED > 1:
+            self._hurry()
         target = _sockaddr(address)
+        moved()
         try:
             self._s.connect(target)
         except OSError as problem:
@@ -138,13 +153,15 @@ class socket(io.IOBase):
             self._poll.register(self._s, event)
         else:
             self._poll.modify(self._s, event)
-        end = self._timeout and utime.ticks_add(utime.ticks_ms(), int(self._timeout * 1000))
-        while not self._poll.poll(_SLICE):
-            check()
-            if end and utime.ticks_diff(utime.ticks_ms(), end) >= 0:
-                raise OSError(errno.ETIMEDOUT)
+        end = None
+        if self._timeout:
+            ms = int(self._timeout * 1000)
+            end = utime.ticks_add(ticks_ms(), ms if OWN else ms * SPEED)
+        if not wait(self._poll, end):
+            raise OSError(errno.ETIMEDOUT)
 
     def _taken(self, data):
+        self._moved()
         if data:
             page.received += len(data)
         return data
@@ -181,6 +198,7 @@ class socket(io.IOBase):
                 continue
             got += n
             page.received += n
+            self._moved()
             if n == 0 or got == size:
                 return got
             view = memoryview(buf)[got:]
@@ -227,6 +245,7 @@ class socket(io.IOBase):
                 continue
             done += n
             page.sent += n
+            self._moved()
         return done
 
     def send(self, data):
@@ -234,6 +253,7 @@ class socket(io.IOBase):
             try:
                 n = self._s.send(data)
                 page.sent += n
+                self._moved()
                 return n
             except OSError as problem:
                 if problem.errno != errno.EAGAIN or self._timeout == 0:
@@ -247,6 +267,7 @@ class socket(io.IOBase):
         self._leave()
         n = self._s.sendto(data, _sockaddr(address))
         page.sent += n
+        self._moved()
         return n
 
     def close(self):
@@ -254,6 +275,7 @@ class socket(io.IOBase):
             self._open = False
             _event.forget(self._s.fileno())
             self._s.close()
+            moved()
 
     def ioctl(self, request, argument):
         if request == 10:  # MP_STREAM_GET_FILENO: the C side polls the host's own socket

@@ -1,52 +1,26 @@
-# Real time times SPEED; epoch 2000; the clock stands at 2000-01-01 after a power-on.
+# The board's time; epoch 2000; the clock stands at 2000-01-01 after a power-on.
 import utime
 from utime import *  # noqa: F403
 
-from _event import idle
-from _page import SPEED, check, page
+from _clock import ticks_ms, ticks_us, uptime_s
+from _page import OWN, SPEED, page
+from _wait import spend, wait
 
 _EPOCH = 946684800
-_MASK = utime.ticks_add(0, -1)
-_SLICE = 20  # real milliseconds after which a sleeper looks for Ctrl-C
-_start = utime.ticks_ms()
 
-if SPEED > 1:
-    _ms = utime.ticks_ms
-    _us = utime.ticks_us
-
-    # Counted from the start, so that the products stay small integers for long.
-    def ticks_ms():
-        return (((_ms() - _start) & _MASK) * SPEED) & _MASK
-
-    def ticks_us():
-        return (_us() * SPEED) & _MASK
+if OWN or SPEED > 1:
 
     def sleep_us(us):
-        utime.sleep_us(us // SPEED)
+        spend(us)
 
 
 def sleep_ms(ms):
-    check()
-    if ms < SPEED:
-        utime.sleep_us(max(0, ms) * 1000 // SPEED)
-        return
-    start, ms = utime.ticks_ms(), ms // SPEED
-    while True:
-        left = ms - utime.ticks_diff(utime.ticks_ms(), start)
-        if left <= 0:
-            return
-        utime.sleep_ms(min(left, _SLICE))
-        idle()
-        check()
+    wait(None, utime.ticks_add(ticks_ms(), max(ms, 0)))
 
 
 def sleep(seconds):
     # Not utime.sleep: that runs no scheduled callback before it ends.
     sleep_ms(int(seconds * 1000))
-
-
-def uptime_s():
-    return ((utime.ticks_ms() - _start) & _MASK) * SPEED // 1000
 
 
 def time():
