@@ -132,19 +132,27 @@ def _told(node: ast.AST) -> Iterator[tuple[ast.Constant, str]]:
             for key, value in zip(keys, values, strict=True):
                 yield from _if_secret(key.value if isinstance(key, ast.Constant) else "", value)
         case ast.arguments():
-            named = [*node.posonlyargs, *node.args]
-            for parameter, default in zip(reversed(named), reversed(node.defaults), strict=False):
-                yield from _if_secret(parameter.arg, default)
-            for parameter, default in zip(node.kwonlyargs, node.kw_defaults, strict=True):
-                if default:
-                    yield from _if_secret(parameter.arg, default)
-        case ast.Call(func=function, args=given, keywords=keywords):
-            called = _name(function)
-            for keyword in keywords:
-                wifi = keyword.arg == "key" and called in ("connect", "config")
-                yield from _if_secret("password" if wifi else keyword.arg, keyword.value, called)
-            if "connect" in called.lower() and len(given) > 1:
-                yield from _if_secret("password", given[1], called)
+            yield from _by_default(node)
+        case ast.Call():
+            yield from _in_call(node)
+
+
+def _by_default(node: ast.arguments) -> Iterator[tuple[ast.Constant, str]]:
+    named = [*node.posonlyargs, *node.args]
+    for parameter, default in zip(reversed(named), reversed(node.defaults), strict=False):
+        yield from _if_secret(parameter.arg, default)
+    for parameter, default in zip(node.kwonlyargs, node.kw_defaults, strict=True):
+        if default:
+            yield from _if_secret(parameter.arg, default)
+
+
+def _in_call(node: ast.Call) -> Iterator[tuple[ast.Constant, str]]:
+    called = _name(node.func)
+    for keyword in node.keywords:
+        wifi = keyword.arg == "key" and called in ("connect", "config")
+        yield from _if_secret("password" if wifi else keyword.arg, keyword.value, called)
+    if "connect" in called.lower() and len(node.args) > 1:
+        yield from _if_secret("password", node.args[1], called)
 
 
 def _name(node: ast.AST) -> str:

@@ -40,98 +40,120 @@ for module in (button_module, timer_module):
     module.ticks_ms = ticks_ms
 
 
-def button():
-    """Bounce, spikes, clicks, long presses, the ticks' wrap-around; by interrupt and polled."""
-    told = []
-    for pin, quick, hold in ((0, True, True), (16, False, True), (4, True, False)):
+class Hand:
+    """A finger on a button: what it does, and what the app is told of it."""
+
+    def __init__(self, pin, quick, hold):
+        self.told = []
+        self._pin_number = pin
+        self._quick = quick
         edge = Pin.irq
         if not quick:
-
-            def refuse(*_):
-                raise OSError("pin does not have IRQ capabilities")
-
-            Pin.irq = refuse
-        driver = Button(pin, lambda: told.append("p"), (lambda: told.append("h")) if hold else None)
-        loop = Turns(driver)
-        assert loop.turn() == ""
+            Pin.irq = _refuse
+        held = (lambda: self.told.append("h")) if hold else None
+        self.driver = Button(pin, lambda: self.told.append("p"), held)
+        self.loop = Turns(self.driver)
+        assert self.loop.turn() == ""
         Pin.irq = edge
-        handler = driver._edge
-        wire = driver._pin
+        self._handler = self.driver._edge
+        self._wire = self.driver._pin
 
-        def wait(ms, poll=True, loop=loop, driver=driver, quick=quick):
-            while ms > 0:
-                step = min(ms, 20)
-                passes(step)
-                ms -= step
-                if poll:
-                    assert loop.turn() == ""
+    def wait(self, ms, poll=True):
+        while ms > 0:
+            step = min(ms, 20)
+            passes(step)
+            ms -= step
+            if poll:
+                assert self.loop.turn() == ""
 
-        def put(value, pin=pin, handler=handler, wire=wire, quick=quick):
-            _bus.drive(pin, value)
-            if quick:  # as an interrupt, in which nothing can be allocated
-                micropython.heap_lock()
-                handler(wire)
-                micropython.heap_unlock()
+    def put(self, value):
+        _bus.drive(self._pin_number, value)
+        if self._quick:  # as an interrupt, in which nothing can be allocated
+            micropython.heap_lock()
+            self._handler(self._wire)
+            micropython.heap_unlock()
 
-        def bounce(value):
-            for _ in range(3):
-                put(value)
-                passes(1)
-                put(1 - value)
-                passes(2)
-            put(value)
-
-        def seen():
-            got = "".join(told)
-            told.clear()
-            return got
-
-        wait(100)
-        assert seen() == ""
-        bounce(0)
-        wait(200)
-        bounce(1)
-        assert seen() == ""
-        wait(100)
-        assert seen() == "p", pin
-        put(0)  # a spike
-        passes(20)
-        put(1)
-        wait(100)
-        assert seen() == ""
-        bounce(0)
-        wait(2500)
-        assert seen() == ("h" if hold else "")
-        bounce(1)
-        wait(200)
-        assert seen() == ("" if hold else "p")
-        for before, after, wanted in ((400, 400, "p"), (1500, 300, "h"), (800, 800, "h")):
-            put(0)
-            wait(before)
-            put(1)  # a gap, while it is down
+    def bounce(self, value):
+        for _ in range(3):
+            self.put(value)
+            passes(1)
+            self.put(1 - value)
             passes(2)
-            put(0)
-            wait(after)
-            put(1)
-            wait(200)
-            assert seen() == (wanted if hold else "p"), (before, after)
-        assert not driver.pressed
-        put(0)
-        wait(980)
-        assert driver.pressed
-        put(1)  # let go before it is held
-        wait(100)
-        assert seen() == "p"
-        if quick:  # three clicks while the loop is busy
-            for _ in range(3):
-                bounce(0)
-                wait(100, poll=False)
-                bounce(1)
-                wait(100, poll=False)
-            wait(20)
-            assert seen() == "ppp"
-        loop.stop()
-        put(None)
+        self.put(value)
+
+    def seen(self):
+        got = "".join(self.told)
+        self.told.clear()
+        return got
+
+
+def _refuse(*_):
+    raise OSError("pin does not have IRQ capabilities")
+
+
+def button():
+    """Bounce, spikes, clicks, long presses, the ticks' wrap-around; by interrupt and polled."""
+    for pin, quick, hold in ((0, True, True), (16, False, True), (4, True, False)):
+        hand = Hand(pin, quick, hold)
+        _clicks(hand, hold)
+        _gaps(hand, hold)
+        assert not hand.driver.pressed
+        hand.put(0)
+        hand.wait(980)
+        assert hand.driver.pressed
+        hand.put(1)  # let go before it is held
+        hand.wait(100)
+        assert hand.seen() == "p"
+        if quick:
+            _busy(hand)
+        hand.loop.stop()
+        hand.put(None)
+
+
+def _clicks(hand, hold):
+    hand.wait(100)
+    assert hand.seen() == ""
+    hand.bounce(0)
+    hand.wait(200)
+    hand.bounce(1)
+    assert hand.seen() == ""
+    hand.wait(100)
+    assert hand.seen() == "p"
+    hand.put(0)  # a spike
+    passes(20)
+    hand.put(1)
+    hand.wait(100)
+    assert hand.seen() == ""
+    hand.bounce(0)
+    hand.wait(2500)
+    assert hand.seen() == ("h" if hold else "")
+    hand.bounce(1)
+    hand.wait(200)
+    assert hand.seen() == ("" if hold else "p")
+
+
+def _gaps(hand, hold):
+    for before, after, wanted in ((400, 400, "p"), (1500, 300, "h"), (800, 800, "h")):
+        hand.put(0)
+        hand.wait(before)
+        hand.put(1)  # a gap, while it is down
+        passes(2)
+        hand.put(0)
+        hand.wait(after)
+        hand.put(1)
+        hand.wait(200)
+        assert hand.seen() == (wanted if hold else "p"), (before, after)
+
+
+def _busy(hand):
+    """Three clicks while the loop is busy."""
+    for _ in range(3):
+        hand.bounce(0)
+        hand.wait(100, poll=False)
+        hand.bounce(1)
+        hand.wait(100, poll=False)
+    hand.wait(20)
+    assert hand.seen() == "ppp"
 
 
 def real_interrupt():

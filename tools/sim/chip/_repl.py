@@ -84,35 +84,34 @@ def _line(prompt, names):
                 _echo(line + b"\x1b[K")
                 continue
             c = {67: 6, 68: 16, 72: 1, 70: 5, 51: 4}.get(c, 0)
-        if c == 1:
-            at = 0
-        elif c == 5:
-            at = len(line)
-        elif c == 6:
-            at = min(at + 1, len(line))
-        elif c == 16:
-            at = max(at - 1, 0)
-        elif c == 2:
-            line, at = bytearray(), 0
-        elif c in (8, 127):
-            if at:
-                at -= 1
-                line[at:] = line[at + 1 :]
-        elif c == 4:
-            line[at:] = line[at + 1 :]
-        elif c == 9 and line.strip():
+        if c == 9 and line.strip():
             added = _complete(line[:at].decode(), names, prompt, line)
             line[at:at] = added
             at += len(added)
-        elif c >= 32 or c == 9:
+        elif c >= 32 and c != 127 or c == 9:
             line[at:at] = bytes((c,))
             at += 1
+        else:
+            at = _edited(line, at, c)
         if at == start + 1 == len(line) == before + 1:
             _echo(line[start:])
         elif at != start or len(line) != before:
             _echo(b"\x1b[%dD" % start if start else b"")
             _echo(line + b"\x1b[K")
             _echo(b"\x1b[%dD" % (len(line) - at) if at < len(line) else b"")
+
+
+def _edited(line, at, c):
+    """Obey an editing key: change `line` in place; return where the cursor is then."""
+    if c in (8, 127) and at:
+        at -= 1
+        line[at:] = line[at + 1 :]
+    elif c == 4:
+        line[at:] = line[at + 1 :]
+    elif c == 2:
+        line[:] = b""
+    places = {1: 0, 2: 0, 5: len(line), 6: min(at + 1, len(line)), 16: max(at - 1, 0)}
+    return places.get(c, at)
 
 
 def _escape():

@@ -163,7 +163,7 @@ def waits(on):
     _flags[2] += on
 
 
-def _loop():
+def _loop():  # noqa: C901 (a call may allocate, which this thread must not)
     waited = 0
     mercy = -1
     while True:
