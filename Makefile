@@ -80,6 +80,12 @@ lock: $(READY) ## Pin the newest packages that pyproject.toml and *.in allow.
 	  compile -o requirements.lock pyproject.toml; \
 	  compile -o requirements-dev.lock -c requirements.lock pyproject.toml requirements.in; \
 	  compile -o requirements-stubs.lock requirements-stubs.in
+	@.cache/lock/bin/pip -qq install uv
+	@sed -n '/^psycopg/d; s/^\([a-z][a-z0-9-]*\).*/\1/p' requirements.in | while read -r tool; do \
+	  sed -n "s/^\($$tool==[^ ]*\).*/\1/p" requirements-dev.lock; done > .cache/lock/tools.txt
+	@.cache/lock/bin/uv pip compile --quiet --resolution lowest-direct --python-version 3.11 \
+	  --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	  --extra postgres -o requirements-lowest.lock pyproject.toml .cache/lock/tools.txt
 
 # --- checks ---------------------------------------------------------------------------------------
 
@@ -103,6 +109,21 @@ test-all:
 test-host:
 	@MAKEFLAGS= $(PYTEST) -q $(ARGS) tests/host
 
+LOWEST := .cache/lowest/.ready
+
+$(LOWEST): requirements-lowest.lock
+	@echo "installing the lowest versions that pyproject.toml allows, once"
+	@rm -rf .cache/lowest && $(PYTHON) -m venv .cache/lowest
+	@.cache/lowest/bin/python -m pip --disable-pip-version-check -qq install \
+	  --require-hashes -r requirements-lowest.lock
+	@.cache/lowest/bin/python -m pip --disable-pip-version-check -qq install \
+	  --no-build-isolation --no-deps --editable .
+	@touch $@
+
+.PHONY: test-lowest
+test-lowest: $(LOWEST) setup ## Test host and server on the lowest versions of every dependency.
+	@MAKEFLAGS= .cache/lowest/bin/python -m pytest -q -n $(WORKERS) $(ARGS) tests/host tests/server
+
 .PHONY: packages
 packages:
 	@scripts/apt-install.sh chromium=chromium chromedriver=chromium-driver npm=npm \
@@ -113,6 +134,7 @@ lint: $(READY) $(STUB_OTA) ## Check style, types and what a chip lacks.
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/basedpyright
+	@$(BIN)/basedpyright -p pyright-strict.json
 	@for chip in $(CHIPS); do $(BIN)/basedpyright -p pyright-$$chip.json; done
 	@$(BIN)/python -m mipy_ota.tools.app.lint_device
 

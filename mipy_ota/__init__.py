@@ -4,4 +4,4 @@ The parts are folders at the top of the repository; the links beside this file g
 name under which they are imported, in a checkout as in a wheel.
 """
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"

@@ -23,7 +23,7 @@ from . import console, places
 VERBS = (
     ("new", "app.new:new", "Start an app of your own in a folder."),
     ("keys new", "keys.verbs:new", "Make the keys of a fleet."),
-    ("keys revoke", "keys.verbs:revoke", "Make a key count no more."),
+    ("keys revoke", "keys.verbs:revoke", "Revoke a key."),
     ("keys reset", "keys.verbs:reset", "Bring the boards' highest seq and floor down."),
     ("keys server", "keys.verbs:server", "Name the server's address to every board."),
     ("keys publish", "fleet.publish:publish", "Send new trust versions to the server."),

@@ -119,7 +119,8 @@ def test_layout_of_the_record(stage: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", *(f"docs/{p.name}" for p in PAGE.parent.glob("*.md"))]
+    "page",
+    [str(p.relative_to(ROOT)) for p in [*ROOT.glob("*.md"), *PAGE.parent.glob("*.md")]],
 )
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page

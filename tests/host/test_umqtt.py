@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -43,6 +44,15 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     yield pages
     server.shutdown()
     server.server_close()
+
+
+def test_pip_tells_the_default_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is configured, which its help says; without an index of its own it is PyPI's."""
+    monkeypatch.setenv("PIP_INDEX_URL", "http://192.0.2.1:3141/simple")
+    assert umqtt._default_index() == "http://192.0.2.1:3141/simple"
+    monkeypatch.delenv("PIP_INDEX_URL")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    assert umqtt._default_index().startswith("https://")
 
 
 def test_fetched_once(index: dict[str, bytes]) -> None:

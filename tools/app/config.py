@@ -132,7 +132,7 @@ def declared(source: str, where: str = "config.py") -> dict[str, Key]:
         rules = dict(_rules(source))
     except (SyntaxError, ValueError, tokenize.TokenError) as problem:
         line = getattr(problem, "lineno", 0)
-        raise Failure(f"{where}, line {line}: {problem.args[0]}", "mend it") from problem
+        raise Failure(f"{where}, line {line}: {problem.args[0]}", "correct that line") from problem
     keys: dict[str, Key] = {}
     for node in tree.body:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
@@ -189,7 +189,10 @@ def _key(at: str, name: str, node: ast.Assign, rule: str) -> Key:
     try:
         key.check(value)
     except ValueError as problem:
-        raise Failure(f"{at}: {name} {problem}, its default is not", "mend the default") from None
+        raise Failure(
+            f"{at}: the default of {name} is not {str(problem).removeprefix('is ')}",
+            "correct the default",
+        ) from None
     return key
 
 

@@ -1,4 +1,4 @@
-"""`mipy new`: an app of one's own, in a folder outside this project."""
+"""`mipy new`: start your own app, in a folder outside this project."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def examples() -> dict[str, Path]:
 
 
 def make(folder: Path, example: str | None = None) -> None:
-    """Make the app `folder`, named after it, whole or not at all.
+    """Make the app `folder`, named after it, atomically.
 
     A folder that is there keeps what is in it; its own main.py, config.py or README.md, too.
 

@@ -47,7 +47,9 @@ def facts(folder: Path) -> Facts:
             f"{folder} is no app: it has no {FACTS}", "start one with `mipy new DIR`"
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
-        raise Failure(f"cannot read {path}: {problem}", "mend it") from problem
+        raise Failure(
+            f"cannot read {path}: {problem}", "correct it; `mipy new` writes one as an example"
+        ) from problem
     kinds = {
         "name": str, "classes": list, "runtime": bool, "floor": int, "modules": list,
         "public": list,

@@ -47,7 +47,7 @@ def parsed(path: Path) -> ast.Module:
         return ast.parse(read(path), str(path))
     except (SyntaxError, ValueError) as problem:
         line = getattr(problem, "lineno", 0)
-        raise Failure(f"{path}, line {line}: {problem.args[0]}", "mend it") from problem
+        raise Failure(f"{path}, line {line}: {problem.args[0]}", "correct that line") from problem
 
 
 def has_bom(path: Path) -> bool:

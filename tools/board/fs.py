@@ -1,7 +1,7 @@
 """`mipy fs`: a board's files, in mpremote's words.
 
-What is written arrives whole or not at all: it goes under another name, its hash is checked on the
-board, and one rename puts it in its place. The slots and the boot stage's folders are read only:
+A file is written atomically: under another name first; then its hash is checked on the board, and
+one rename puts it in its place. The slots and the boot stage's folders are read only:
 what runs on a board is a signed release, for which there is `mipy push`.
 """
 

@@ -75,7 +75,7 @@ def watch(board: options.Board, app: options.App = None) -> None:
 
 
 def _round(found: Target, folder: Path) -> None:
-    """One push whose failure ends nothing: the next save may mend it."""
+    """One push; after a failure the next save is pushed all the same."""
     try:
         console.say(Push(found, folder).run())
     except Failure as failure:
@@ -356,5 +356,5 @@ class Trial:
     def _left(self) -> Failure:
         return Failure(
             f"{self._target.name} went back to the release before",
-            "the traceback is above; mend it and push again",
+            "the traceback is above; fix the app and push again",
         )

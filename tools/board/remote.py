@@ -194,7 +194,7 @@ class Remote:
         self._check(path, content)
 
     def put(self, path: bytes, content: bytes, progress: Progress = _quiet) -> None:
-        """Write a file that is there whole or not at all, and the folders it lies in."""
+        """Write a file atomically, and make the folders it lies in."""
         self.folder(path.rpartition(b"/")[0])
         self.write(_PART, content, progress)
         self.rename(_PART, path)

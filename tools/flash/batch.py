@@ -60,7 +60,7 @@ def read(path: Path) -> list[Row]:
 
 
 def save(path: Path, table: list[Row]) -> None:
-    """Write the table, whole or not at all.
+    """Write the table atomically.
 
     Raises:
         Failure: it cannot be written.

@@ -271,7 +271,7 @@ def _imagined_before(chip: Chip, wishes: Wishes) -> Record | None:
     """The board of the wished name that an image was made for, when its chip was not at hand.
 
     Raises:
-        Failure: nobody says that the chip which is at hand now is that one.
+        Failure: not confirmed that this is the board the image was made for.
     """
     found = enrol.imagined(wishes.name)
     if found is None or found.chip != chip.kind:
@@ -280,7 +280,7 @@ def _imagined_before(chip: Chip, wishes: Wishes) -> Record | None:
         asked = f"An image was made for '{wishes.name}'. Is this that board?"
         if not sys.stdin.isatty():
             raise Failure(
-                f"an image was made for '{wishes.name}'; nobody says that this is that board",
+                f"an image was made for '{wishes.name}'; not confirmed that this is that board",
                 "give --yes if it is, else choose another name with --name",
             )
         if not console.confirm(asked):

@@ -1,6 +1,6 @@
 """What changes a fleet's keys: a new fleet, one more key, the next version of the trust file.
 
-A new fleet appears whole or not at all; a trust file is written after the key it names.
+A new fleet is made atomically; a trust file is written after the key it names.
 """
 
 from __future__ import annotations

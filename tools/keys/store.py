@@ -1,7 +1,7 @@
 """The keys of a fleet and its trust files, on disk (docs/keys.md).
 
 They lie together in one private folder: `<role>-<id>.pem` and `trust.<version>`. A fleet appears
-there whole or not at all.
+there atomically.
 """
 
 from __future__ import annotations

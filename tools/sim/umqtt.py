@@ -10,6 +10,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
+import subprocess
+import sys
 import tarfile
 
 from .. import console, places
@@ -17,6 +20,7 @@ from .. import console, places
 NAME = "micropython-umqtt.simple"
 VERSION = "1.3.4"  # the oldest that firmware of 1.22 and newer may hold
 SHA256 = "b6a2520239e3992c63a7de9370ee9b3d9d27819a90359c521f1c0f7ccab8d12f"
+_INDEX = re.compile(r"Python\s+Package\s+Index\s+\(default\s+(https?://[^\s)]+)\)")
 _ACCEPT = "application/vnd.pypi.simple.v1+json"
 _SECONDS = 30
 _MOST = 65536  # bytes; it has 4,000
@@ -51,12 +55,21 @@ def _right(archive: bytes) -> bool:
 
 
 def _default_index() -> str:
-    """The index that pip asks unless told otherwise."""
-    try:
-        from pip._internal.models.index import PyPI
-    except ImportError as problem:
-        raise OSError("there is no pip here that knows where PyPI is") from problem
-    return PyPI.simple_url
+    """The index that pip asks unless told otherwise: its help names it, as configured.
+
+    Raises:
+        OSError: there is no pip here, or its help names none.
+    """
+    said = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+    )
+    found = _INDEX.search(said.stdout)
+    if found is None:
+        raise OSError("there is no pip here that knows where PyPI is")
+    return found[1]
 
 
 def _fetch() -> bytes:

@@ -78,7 +78,7 @@ def our_modules(beside: Iterable[bytes]) -> dict[str, str]:
         return names.short(our_sources(), beside)
     except SyntaxError as problem:
         where = f"{problem.filename}, line {problem.lineno}"
-        raise Failure(f"{where}: {problem.msg}", "mend it") from problem
+        raise Failure(f"{where}: {problem.msg}", "correct that line") from problem
 
 
 def compile_module(text: bytes, name: str, cls: str, *, runtime: bool = False) -> bytes:

@@ -30,7 +30,7 @@ def moved():
     _stir[0] = 1
 
 
-def wait(poll, end, quiet=False):
+def wait(poll, end, quiet=False):  # noqa: C901 (each call would cost the board time)
     """Wait until `poll` has something (true) or it is `end` (false); None: neither.
 
     quiet: as in a call that blocks the chip, no callback runs.
