@@ -1,0 +1,426 @@
+"""Which board gets a release when, and what stops it: rules over plain values.
+
+There is no HTTP, no SQL and no clock in here; the storage keeps what these functions return.
+
+1. A rollout goes in waves. The canary comes first: named boards, frozen at the start. Then come
+   the boards whose bucket, by a hash over rollout and board, lies below the wave's percentage. A
+   board's place never changes, a wave only adds boards, and a newcomer falls into its place.
+2. A selection is frozen at the start. None means every board of the channel, newcomers included.
+3. A board is offered the release when its wave is open, a slot is free, the hour is right and
+   nothing of its own stands against it. The offer is recorded as a target before the reply leaves.
+   At most `in_flight` targets are open. A board with an open target hears the same release or none.
+4. A target ends as confirmed or failed by the board's report, as silent by the time, and as void
+   when the board can no longer take the release. Silence counts as failure: a release that takes
+   the Wi-Fi away looks like that. A late report corrects a silent target, and a crash of the
+   confirmed app makes a confirmed one failed; neither undoes a halt.
+5. A rollout halts by itself when its failures are more than chance explains: two at least, and
+   so many that a release which fails on no more boards than is tolerated would show them with a
+   probability below `SIGNIFICANCE`. A strict canary halts at its first failure, and a wave whose
+   boards have all ended without the share of confirmed ones halts as well.
+6. The next wave opens when the share of the open waves' boards that has confirmed is reached, has
+   lasted for the soak time, and, where that is asked for, another person has approved.
+7. After a halt, a pause or the end no reply names the release. Only a person resumes, and whom a
+   halted rollout had reached is bounded: all that had ended then, and `in_flight` more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from .policy import RELEASE_REASONS, ROLLBACK_REASONS
+
+State = Literal["draft", "running", "paused", "halted", "done", "cancelled", "superseded"]
+TargetState = Literal["offered", "confirmed", "failed", "silent", "void"]
+
+BUCKETS = 10_000
+SIGNIFICANCE = 0.02
+"""Chance at most of a halt by failures that the tolerated share explains."""
+FAILURES_TO_HALT = 2
+TOLERATED = 0.05
+"""Share of boards that may fail without a halt, when nobody says otherwise."""
+SHARE = 0.8
+"""Share of the open waves' boards that must have confirmed before the next wave."""
+SMALL_FLEET = 20
+"""Below so many boards statistics say nothing: any failure of the canary halts."""
+WITHOUT_CANARY = 3
+"""A fleet of so many boards or fewer gets a release at once."""
+WAVES = (5, 25, 100)
+SOAK_S = 600
+SILENCE_S = 3600
+QUARANTINE_AFTER = 3
+"""Releases that one board failed in a row before it is left alone."""
+
+# A trial that ended for want of network or power says nothing of the release by itself, but a
+# release that takes the network away ends just so: a rollback counts, whatever its reason, except
+# those that a person or the mains caused.
+_NOT_ITS_FAULT = frozenset(("order", "power"))
+
+# from -> to, as people and `tick` may do it. Only a person leaves "halted".
+MOVES: dict[State, frozenset[State]] = {
+    "draft": frozenset(("running", "cancelled")),
+    "running": frozenset(("paused", "halted", "done", "cancelled", "superseded")),
+    "paused": frozenset(("running", "cancelled", "superseded")),
+    "halted": frozenset(("running", "cancelled", "superseded")),
+    "done": frozenset(("superseded",)),
+    "cancelled": frozenset(),
+    "superseded": frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One release on its way to the boards of one app and channel.
+
+    Attributes:
+        canary: ids of the boards that come first; empty: no canary.
+        waves: percentages of the fleet, growing; the last is 100.
+        members: ids of the selected boards; None: all, newcomers included.
+        in_flight: how many boards may have an open offer at a time.
+        tolerated: share of boards that may fail, 0 to 1.
+        strict: the first failure in the canary halts.
+        silence_s: seconds after the offer until a board without a report counts as silent.
+        soak_s: seconds for which the confirmed share must last before the next wave.
+        hours: minutes of the day (first, end) in which boards may be offered it; None: always.
+        approval: each wave after the first waits for a person.
+        wave: index of the highest open wave; the canary, if any, is wave 0.
+        approved: index of the highest wave that a person has let pass.
+        met_at: since when the open waves' confirmed share is reached (seconds since 1970).
+        why: the rule that halted it, or the reason a person gave.
+    """
+
+    id: int
+    digest: str
+    state: State = "draft"
+    canary: frozenset[str] = frozenset()
+    waves: tuple[int, ...] = (100,)
+    members: frozenset[str] | None = None
+    in_flight: int = 10
+    tolerated: float = TOLERATED
+    strict: bool = False
+    share: float = SHARE
+    silence_s: int = SILENCE_S
+    soak_s: int = SOAK_S
+    hours: tuple[int, int] | None = None
+    approval: bool = False
+    wave: int = 0
+    approved: int = 0
+    met_at: float | None = None
+    why: str = ""
+
+    @property
+    def last_wave(self) -> int:
+        """Index of the last wave."""
+        return len(self.waves) - (0 if self.canary else 1)
+
+    @property
+    def in_canary(self) -> bool:
+        """Whether the canary is the only open wave."""
+        return bool(self.canary) and self.wave == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Targets by state: a row that is kept, never counted anew for a poll."""
+
+    offered: int = 0
+    confirmed: int = 0
+    failed: int = 0
+    silent: int = 0
+    void: int = 0
+
+    @property
+    def bad(self) -> int:
+        """Failures, silence included."""
+        return self.failed + self.silent
+
+    @property
+    def ended(self) -> int:
+        """Boards of which the outcome is known; void ones say nothing."""
+        return self.confirmed + self.bad
+
+    def moved(self, old: TargetState | None, new: TargetState) -> Counts:
+        """The counts after one target went from `old` (None: it is new) to `new`."""
+        change = {new: getattr(self, new) + 1}
+        if old is not None:
+            change[old] = getattr(self, old) - 1
+        return replace(self, **change)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What a rollout needs to know of a board that asks.
+
+    Attributes:
+        target: the state of its target in this rollout; None: it was never offered it.
+        runs: it runs this release and has confirmed it, or is above it.
+        paused: people keep it as it is.
+        failed_in_a_row: releases that it failed one after another, the newest ones.
+    """
+
+    id: str
+    target: TargetState | None = None
+    runs: bool = False
+    paused: bool = False
+    failed_in_a_row: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Name the release; `new`: a target is to be written first."""
+
+    new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Why a board is not offered it: a code for programs, a sentence for people."""
+
+    why: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a poll reports of one target's release.
+
+    Attributes:
+        confirmed: the board runs it, confirmed.
+        reason: reason code of a rejection of it; "" for none.
+        soft: the board will try it again by itself.
+        crashes: the confirmed release crashes.
+    """
+
+    confirmed: bool = False
+    reason: str = ""
+    soft: bool = False
+    crashes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a release goes out when nobody says more."""
+
+    canary: int
+    waves: tuple[int, ...]
+    in_flight: int
+    strict: bool
+
+
+def plan(boards: int) -> Plan:
+    """Defaults for a fleet of so many boards: three just get it, more see a canary first."""
+    if boards <= WITHOUT_CANARY:
+        return Plan(0, (100,), WITHOUT_CANARY, strict=True)
+    if boards < SMALL_FLEET:
+        return Plan(1, (100,), max(1, boards // 4), strict=True)
+    return Plan(max(5, boards // 50), WAVES, max(5, boards // 100), strict=False)
+
+
+def bucket(rollout: int, board: str) -> int:
+    """The board's place in this rollout's order, 0 to BUCKETS - 1."""
+    digest = hashlib.sha256(f"{rollout}\0{board}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % BUCKETS
+
+
+def lowest(rollout: int, boards: Sequence[str], n: int) -> frozenset[str]:
+    """The n boards that come first: the canary of a rollout that names none."""
+    return frozenset(sorted(boards, key=lambda board: (bucket(rollout, board), board))[:n])
+
+
+def wave_of(rollout: Rollout, board: str) -> int | None:
+    """The wave in which it is this board's turn; None: it is not selected."""
+    if rollout.members is not None and board not in rollout.members | rollout.canary:
+        return None
+    if board in rollout.canary:
+        return 0
+    place = bucket(rollout.id, board)
+    first = 1 if rollout.canary else 0
+    for index, percent in enumerate(rollout.waves):
+        if place < percent * BUCKETS // 100:
+            return first + index
+    return None
+
+
+def decide(rollout: Rollout, counts: Counts, board: Candidate, minute: int) -> Offer | Wait:
+    """Whether this board is offered the release now.
+
+    Args:
+        minute: of the day, in the zone that the rollout's hours are meant in.
+    """
+    obstacle = _obstacle(rollout, board)
+    if obstacle:
+        return obstacle
+    if board.target == "offered":
+        return Offer(new=False)
+    turn = wave_of(rollout, board.id)
+    if turn is None:
+        return Wait("selection", "This rollout is not for this board.")
+    if turn > rollout.wave:
+        text = f"Its turn is wave {turn + 1} of {rollout.last_wave + 1}; {_open_wave(rollout)}"
+        return Wait("wave", text)
+    if not _within(rollout.hours, minute):
+        return Wait("hours", f"Updates start only between {_clock(rollout.hours)}.")
+    if counts.offered >= rollout.in_flight:
+        return Wait("slots", f"At most {rollout.in_flight} boards update at a time.")
+    return Offer(new=True)
+
+
+def _obstacle(rollout: Rollout, board: Candidate) -> Wait | None:
+    """What of the rollout's state or the board's own stands against any offer."""
+    if rollout.state != "running":
+        because = f": {rollout.why}" if rollout.why else ""
+        return Wait(rollout.state, f"The rollout is {_STATE_WORDS[rollout.state]}{because}.")
+    if board.runs:
+        return Wait("runs", "It runs this release.")
+    if board.paused:
+        return Wait("board-paused", "The board is paused.")
+    if board.target in ("failed", "silent"):
+        return Wait("failed", "It failed this release; `mipy rollout retry` offers it again.")
+    if board.target is not None and board.target != "offered":
+        return Wait(board.target, "Its part in this rollout has ended.")
+    if board.failed_in_a_row >= QUARANTINE_AFTER:
+        text = f"It failed {board.failed_in_a_row} releases in a row and is left alone."
+        return Wait("quarantine", text)
+    return None
+
+
+_STATE_WORDS: dict[State, str] = {
+    "draft": "not started",
+    "running": "running",
+    "paused": "paused",
+    "halted": "halted",
+    "done": "done",
+    "cancelled": "cancelled",
+    "superseded": "superseded by a newer release",
+}
+
+
+def _open_wave(rollout: Rollout) -> str:
+    if rollout.approval and rollout.approved <= rollout.wave and rollout.met_at is not None:
+        return "the next one waits for approval."
+    return f"wave {rollout.wave + 1} is under way."
+
+
+def outcome(target: TargetState, verdict: Verdict) -> TargetState | None:
+    """The state that a report takes a target to; None: it says nothing new.
+
+    A report counts in whichever order it comes, and a repeated one changes nothing.
+    """
+    if target in ("void", "failed"):
+        return None
+    if verdict.crashes or _failed(verdict):
+        return "failed"
+    if verdict.confirmed and target != "confirmed":
+        return "confirmed"
+    return None
+
+
+def _failed(verdict: Verdict) -> bool:
+    if verdict.confirmed or verdict.reason in _NOT_ITS_FAULT:
+        return False
+    if verdict.reason in ROLLBACK_REASONS:
+        return True
+    return verdict.reason in RELEASE_REASONS and not verdict.soft
+
+
+def overdue(rollout: Rollout, offered_at: float, interval: float, now: float) -> bool:
+    """Whether a board with an open target has been silent for too long.
+
+    Args:
+        interval: seconds between the polls of this board; a sleeper's are hours.
+    """
+    return now - offered_at > max(rollout.silence_s, 3 * interval)
+
+
+def tick(rollout: Rollout, counts: Counts, pending: int, waiting: int, now: float) -> Rollout:
+    """The rollout after the rules were applied to its counts; the same object if none applies.
+
+    Call it after each change of the counts, and now and then for the soak.
+
+    Args:
+        pending: boards of the open waves that are there to take the release and were not offered
+            it yet; who is offline or asleep for long is not counted.
+        waiting: boards of all waves that could still get it, wherever they are.
+        now: seconds since 1970.
+    """
+    if rollout.state != "running":
+        return rollout
+    rule = halting_rule(rollout, counts)
+    if rule:
+        return replace(rollout, state="halted", why=rule)
+    if rollout.wave == rollout.last_wave:
+        if counts.offered == 0 and waiting == 0:
+            return replace(rollout, state="done")
+        return rollout
+    if counts.confirmed < _needed(rollout, counts, pending):
+        if counts.offered == 0 and pending == 0:
+            return replace(rollout, state="halted", why=_too_few(rollout, counts))
+        return rollout if rollout.met_at is None else replace(rollout, met_at=None)
+    if rollout.met_at is None:
+        rollout = replace(rollout, met_at=now)
+    return _next_wave(rollout, now)
+
+
+def _needed(rollout: Rollout, counts: Counts, pending: int) -> int:
+    """How many of the open waves' boards must have confirmed."""
+    return math.ceil(rollout.share * (counts.ended + counts.offered + pending))
+
+
+def _too_few(rollout: Rollout, counts: Counts) -> str:
+    needed = f"{_needed(rollout, counts, 0)} are needed for the next wave"
+    return f"only {counts.confirmed} of {counts.ended} boards confirmed it; {needed}"
+
+
+def _next_wave(rollout: Rollout, now: float) -> Rollout:
+    soaked = rollout.met_at is not None and now - rollout.met_at >= rollout.soak_s
+    if not soaked or (rollout.approval and rollout.approved <= rollout.wave):
+        return rollout
+    return replace(rollout, wave=rollout.wave + 1, met_at=None)
+
+
+def halting_rule(rollout: Rollout, counts: Counts) -> str:
+    """The rule that these counts break, in a sentence; "" for none."""
+    bad, ended = counts.bad, counts.ended
+    silent = f", {counts.silent} of them by silence" if counts.silent else ""
+    if rollout.strict and rollout.in_canary and bad:
+        return f"{bad} of {ended} boards in the canary failed{silent}"
+    if rollout.strict and not rollout.canary and bad:
+        return f"{bad} of {ended} boards failed{silent}"
+    if bad < FAILURES_TO_HALT or chance(bad, ended, rollout.tolerated) >= SIGNIFICANCE:
+        return ""
+    tolerated = f"{rollout.tolerated:.0%} are tolerated"
+    return f"{bad} of {ended} boards failed{silent}; {tolerated}, chance does not explain it"
+
+
+def chance(failures: int, boards: int, share: float) -> float:
+    """The chance of so many failures or more when each board fails with probability `share`.
+
+    The upper tail of the binomial distribution, exact but for rounding.
+    """
+    if failures <= 0 or share >= 1:
+        return 1.0
+    if share <= 0:
+        return 0.0
+    below = math.fsum(_binomial(k, boards, share) for k in range(min(failures, boards + 1)))
+    return max(0.0, 1.0 - below)
+
+
+def _binomial(k: int, n: int, share: float) -> float:
+    ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    return math.exp(ways + k * math.log(share) + (n - k) * math.log1p(-share))
+
+
+def _within(hours: tuple[int, int] | None, minute: int) -> bool:
+    if hours is None:
+        return True
+    first, end = hours
+    if first <= end:
+        return first <= minute < end
+    return minute >= first or minute < end  # over midnight
+
+
+def _clock(hours: tuple[int, int] | None) -> str:
+    return " and ".join(f"{at // 60:02}:{at % 60:02}" for at in hours or ())
