@@ -54,8 +54,8 @@ def remove(
     from .client import connect
 
     server = connect()
-    if not yes:
-        typer.confirm(f"forget {board}, its key and its history?", abort=True)
+    if not yes and not console.confirm(f"forget {board}, its key and its history?"):
+        raise typer.Abort
     server.remove(board)
     console.say(f"{board} is forgotten")
     console.note("its file in the fleet's records stays: mipy boards --add FILE enrols it again")
@@ -98,7 +98,7 @@ def withdraw(
 ) -> None:
     """Offer a release to no further board. Boards that run it keep it."""
     from .client import connect
-    from .release import chosen
+    from .pick import chosen
 
     server = connect()
     for one in chosen(server.releases(), wanted):

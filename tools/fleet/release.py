@@ -21,6 +21,7 @@ from ..keys import store as keys
 from ..keys.sign import in_words, sign_for_fleet
 from ..printable import printable
 from .client import Client, connect
+from .pick import chosen
 from .trust_upload import publish_trust
 
 WENT_BACK = 3
@@ -165,27 +166,6 @@ def free_seq(known: Iterable[Mapping[str, Any]], app: str, cls: str) -> int:
     ours += [(one.app, one.cls, one.seq) for one in signed.known()]
     taken = [seq for *of, seq in ours if of == [app, cls] and seq < latest]
     return max(build.minutes(), max(taken, default=0) + 1)
-
-
-def chosen(known: Iterable[Mapping[str, Any]], wanted: str) -> list[Mapping[str, Any]]:
-    """The releases that `wanted` names: one for each class.
-
-    Raises:
-        Failure: none, or several of one class.
-    """
-    found = [
-        one
-        for one in known
-        if wanted in (str(one["seq"]), one["note"])
-        or (len(wanted) >= 4 and one["digest"].startswith(wanted))
-    ]
-    if not found:
-        raise Failure(f"there is no release '{wanted}' on the server", "see `mipy status`")
-    if len({(one["app"], one["class"]) for one in found}) != len(found):
-        raise Failure(
-            f"'{wanted}' names {len(found)} releases", "give the seq or digest of one of them"
-        )
-    return found
 
 
 def check_meant(content: bytes, listed: Mapping[str, Any], wanted: str) -> None:
