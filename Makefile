@@ -151,6 +151,10 @@ sweep: setup ## Cut the power at every flash operation (takes long).
 sweep-adopt: setup ## The same while a board is adopted and given back.
 	@MIPY_CUT_EVERY=1 $(BIN)/python -m pytest -q -s tests/board/remote/test_adopt.py -k power_cut $(ARGS)
 
+.PHONY: fuzz
+fuzz: setup ## Hosts against chip: 200,000 mutated manifests and trust files (10 minutes).
+	@$(BIN)/python -m tests.support.fuzz $(ARGS)
+
 .PHONY: soak
 soak: setup ## MQTT for long, with a broker that fails in every way (12 minutes).
 	@$(BIN)/python -m tests.support.soak $(ARGS)

@@ -9,7 +9,8 @@ from micropython import const
 import ota
 from bootloader import record, rtc
 
-_RETRY = const(240)  # ticks after a poll that found no heap
+_RETRY = const(240)  # ticks after a poll that found no heap ...
+_RESCUE = const(2400)  # ... and after which the boot stage polls instead
 _LONGEST_SLEEP = const(4294967)  # ms
 
 
@@ -40,9 +41,9 @@ def _reset(end, want=0):
     machine.reset()
 
 
-def reset():
-    """Reset in good order: it is not counted as a crash."""
-    _reset(rtc.ASKED)
+def reset(by_person=False):
+    """Reset in good order: no crash. In a trial it costs a try, unless a person has ordered it."""
+    _reset(rtc.STOPPED if by_person else rtc.ASKED)
 
 
 def install():
@@ -98,7 +99,8 @@ def sleep(ms):
         ms = min(ms, _LONGEST_SLEEP)
     confirm()
     ota.confirm_if_due()
-    ota.mark(rtc.END, rtc.SLEEP)
+    known = ota.server_seen_at or not ota.has_server
+    ota.mark(rtc.END, rtc.HEALTHY if known else rtc.SLEEP)
     machine.deepsleep(ms)
 
 
@@ -120,9 +122,10 @@ def check():
         _wipe(12)
         try:
             wait = ota.stage("poll_app").poll_running()
-        except MemoryError as e:  # no crash of the app's
+        except (MemoryError, OSError) as e:  # no crash of the app's; the flash may be full
             print("poll:", repr(e))
             wait = _RETRY
+            ota.rescue_in(_RESCUE)
         ota.poll_at = ota.ticks + wait
         ota.feed()
 
@@ -142,9 +145,12 @@ def _wipe(deep):
 
 
 def idle():
-    """The app's main has returned, as one does that lives from timers and interrupts."""
+    """The app's main has returned, as one does that lives from timers and interrupts.
+
+    And as one does that was to run the runtime, and does not.
+    """
     while True:
-        ota.check() if ota.plain else ota.feed()
+        ota.check()
         time.sleep(1)
 
 

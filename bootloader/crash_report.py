@@ -5,19 +5,19 @@ import os
 _PATH = "/state/crash"
 
 
-def save(text):
+def save(text, path=_PATH):
     """Store the last 500 characters for the next poll."""
-    f = open(_PATH, "w")
+    f = open(path, "w")
     try:
         f.write(text[-500:])
     finally:
         f.close()
 
 
-def read():
+def read(path=_PATH):
     """Return what was kept, or an empty string."""
     try:
-        with open(_PATH) as f:
+        with open(path) as f:
             return f.read(500)
     except (OSError, UnicodeError):
         return ""

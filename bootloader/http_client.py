@@ -1,143 +1,128 @@
-"""A blocking HTTP/1.1 connection that is kept alive; bodies are never held."""
+"""A blocking HTTP/1.1 client that keeps its connection, and makes a new one where it was closed.
+
+Everything is bounded: heads, bodies, and the time for them, however slowly a peer sends. The rules
+are those of runtime/poll.py (docs/protocol.md, "Boards and server").
+"""
 
 import socket
 import time
-from errno import ETIMEDOUT
+from errno import ECONNRESET, ETIMEDOUT
 from micropython import const
 
 import ota
 from bootloader.manifest import Rejected
 
-_HEAD = const(1024)
-_LINE = const(128)
+_HEAD = const(4096)  # bytes: what proxies add is read, and skipped
+_LINE = const(96)  # bytes of a line that are kept
 _BODY = const(1024)
-_WAIT = const(10)  # seconds of silence
-_ANSWER = const(60)  # seconds for an answer
+_PIECE = const(64)  # bytes read at once
+_SILENCE = const(10)  # s
+_ANSWER = const(20)  # s for a head, and for a poll's body
 
 
 class Connection:
-    """Connected to `url` (http://host:port or https://...). Raises OSError when it cannot be.
+    """A connection to `url` (http://host:port); `timeout` is in s for an answer.
 
-    `timeout` is in s for the head of an answer, and the body of a poll's.
+    Raises OSError if it cannot be made.
     """
 
     def __init__(self, url, timeout=_ANSWER):
-        self.timeout = timeout * 1000
-        scheme, _, host = url.split("/")[:3]
-        port = 443 if scheme == "https:" else 80
-        self._host = host
-        if ":" in host:
-            host, port = host.split(":")
-        address = socket.getaddrinfo(host, int(port), 0, socket.SOCK_STREAM)[0][-1]
-        self._s = s = socket.socket()
-        try:
-            s.settimeout(_WAIT)
-            s.connect(address)
-            if scheme == "https:":
-                import ssl
+        self._timeout = timeout * 1000
+        self._url = url
+        self._s = None
+        self._connect()
 
-                self._s = ssl.wrap_socket(s)
+    def _connect(self):
+        self.close()
+        scheme, _, host = self._url.split("/")[:3]
+        if scheme != "http:":
+            raise ValueError(scheme)
+        host, port = (host + ":80").split(":")[:2]
+        address = socket.getaddrinfo(host, int(port), 0, socket.SOCK_STREAM)[0][-1]
+        self.left = 0  # bytes of the last body that were not read
+        s = socket.socket()
+        try:
+            s.settimeout(_SILENCE)
+            s.connect(address)
         except OSError:
             s.close()
             raise
+        self._s = s
 
     def close(self):
-        self._s.close()
+        """Close it; it is made anew for the next request."""
+        if self._s:
+            self._s.close()
+            self._s = None
 
-    def _ask(self, what, head="", body=b""):
+    def ask(self, what, head="", body=b""):
         """Send a request; return (content length, value of ota-mac). Raises Rejected("http")."""
-        s = self._s
-        s.write("%s HTTP/1.1\r\nhost: %s\r\n%s\r\n" % (what, self._host, head))
-        if body:
-            s.write(body)
-        self._end = time.ticks_add(time.ticks_ms(), self.timeout)
-        left = _HEAD
-        status = length = None
-        mac = b""
+        host = self._url.split("/")[2]
+        head = "%s HTTP/1.1\r\nhost: %s\r\n%s\r\n" % (what, host, head)
+        kept = self._s and not self.left
         while True:
-            line = self._line()
-            left -= len(line)
-            if line[-2:] != b"\r\n" or left <= 0:
-                raise Rejected("http")
-            line = line[:-2].lower()
-            if not line:
+            if not kept:
+                self._connect()
+            try:
+                self._s.write(head)
+                if body:
+                    self._s.write(body)
+                return self._head()
+            except OSError as e:
+                # Proxies close a connection after some time, or after each answer.
+                if not kept or e.args[0] == ETIMEDOUT:
+                    raise
+                kept = False
+
+    def _head(self):
+        self._piece = b""
+        self._at = 0
+        self.end = time.ticks_add(time.ticks_ms(), self._timeout)
+        status = length = None
+        text = mac = b"-"
+        line = bytearray()
+        for _ in range(_HEAD):
+            byte = self.byte()
+            if byte != 10:
+                if len(line) < _LINE:
+                    line.append(byte)
+                continue
+            text = bytes(line).strip().lower()
+            if not text:
                 break
             if status is None:
-                status = line[8:12]
-            elif line.startswith(b"content-length:"):
-                length = int(line[15:])
-            elif line.startswith(b"ota-mac:"):
-                mac = line[8:].strip()
-        if status != b" 200" or length is None:
+                status = text[8:12]
+            elif text.startswith(b"content-length:"):
+                length = int(text[15:])
+            elif text.startswith(b"ota-mac:"):
+                mac = text[8:].strip()
+            line = bytearray()
+        if text or status != b" 200" or length is None:
             print("http", status)
             raise Rejected("http")
+        self.left = length
         return length, mac
 
-    def _byte(self):
-        # One by one: inside read() a peer that trickles would hold the board for hours.
-        if time.ticks_diff(self._end, time.ticks_ms()) < 0:
-            raise OSError(ETIMEDOUT)
-        ota.feed()  # a wait with an end is no hang
-        byte = self._s.read(1)
-        if not byte:
-            raise OSError("connection closed")
-        return byte
-
-    def _line(self):
-        line = bytearray()
-        while line[-1:] != b"\n" and len(line) < _LINE:
-            line += self._byte()
-        return bytes(line)
+    def byte(self):
+        if self._at == len(self._piece):
+            if time.ticks_diff(self.end, time.ticks_ms()) < 0:
+                raise OSError(ETIMEDOUT)
+            ota.feed()  # a wait with an end is no hang
+            self._piece = self._s.recv(_PIECE)
+            self._at = 0
+            if not self._piece:
+                raise OSError(ECONNRESET)
+        self._at += 1
+        return self._piece[self._at - 1]
 
     def post(self, path, body, mac):
         """Return (body, mac) of the reply to `body` (bytes) sent with `mac` (hex)."""
         head = "content-length: %d\r\nota-mac: %s\r\n" % (len(body), mac)
-        length, mac = self._ask("POST " + path, head, body)
+        length, mac = self.ask("POST " + path, head, body)
         if length > _BODY:
             raise Rejected("size")
         reply = bytearray()
         while len(reply) < length:
-            reply += self._byte()
+            reply.append(self.byte())
+        self.left = 0
         return bytes(reply), mac
-
-    def body(self, path):
-        """Ask for `path`; return a stream of the inflated body, to be read to its end."""
-        self._ask("GET " + path)
-        import deflate
-
-        return deflate.DeflateIO(self._s, deflate.RAW, 10)
-
-    def save(self, path, name, most, h=None, buf=None):
-        """Write the inflated body of `path` to the file `name`; Rejected("size") beyond `most`.
-
-        `h` takes the hash of what was written. Returns how much less than `most` that was.
-        """
-        stream = self.body(path)
-        buf = buf or bytearray(256)
-        view = memoryview(buf)
-        f = open(name, "wb")
-        try:
-            while True:
-                n = inflate(stream, buf)
-                if not n:
-                    return most
-                most -= n
-                if most < 0:
-                    raise Rejected("size")
-                if h:
-                    h.update(view[:n])
-                f.write(view[:n])
-        finally:
-            f.close()
-
-
-def inflate(stream, buf):
-    """readinto() that tells a broken stream, which is refused, from a broken connection."""
-    try:
-        return stream.readinto(buf)
-    except EOFError:
-        raise Rejected("truncated")
-    except OSError as e:
-        if e.args[0] == 22:
-            raise Rejected("hash")
-        raise

@@ -1,7 +1,7 @@
 """Brings a release's files into a slot, one by one.
 
-How a single file comes is the release's own affair (runtime/installer.py). install_file_plain.py
-is the plain way, for recovery and for when the other one fails.
+How a single file comes is the release's own affair (runtime/installer.py). http_download.py has
+the plain way, for recovery and for when the other one fails.
 """
 
 import os
@@ -21,8 +21,9 @@ def bring(url, b, r, state, slot, active, own, of):
 
     The rest is as in install.update(). Raises OSError, and Rejected for content that is not listed.
     """
-    fetch = own and _own(active) or ota.stage("install_file_plain").fetch
-    connection = ota.stage("http_client").Connection(url)
+    http = ota.stage("http_download")
+    fetch = own and _own(active) or http.fetch
+    connection = http.Downloads(url)
     count = loaded = 0
     try:
         with open(_INCOMING, "rb") as f:
@@ -36,7 +37,8 @@ def bring(url, b, r, state, slot, active, own, of):
                     if loaded % _TELL == 0:
                         ota.stage("install_check").report(b, r, state, {"prog": [count, of]})
     except OSError as e:
-        if e.args[0] == 28:  # ENOSPC
+        # ENOSPC; for a new name that finds no room LittleFS says that it is too long.
+        if e.args[0] in (28, 36):
             raise Rejected("space")
         raise
     finally:

@@ -17,23 +17,32 @@ from bootloader.manifest import Rejected, hexa
 class Poll:
     """A conversation with the first of the board's servers that answers.
 
-    `state` is what the board is doing; `more` goes into the message too.
-    Raises OSError when no server gives a valid answer.
+    `state` is what the board is doing; `more` goes into the message too. Raises OSError when no
+    server gives a valid answer, with the reason code of the last one as its second argument.
     """
 
     def __init__(self, board, r, state, more=None):
         self._key = bytes.fromhex(board["key"])
         self.connection = None
-        for self.url in board["server"]:
+        self._why = "network"
+        servers = board["server"]
+        if not os.urandom(1)[0]:
+            # Of many polls one goes to who is asked last: an address that was learned, by whatever
+            # means, does not keep the board from the others for good.
+            servers = servers[::-1]
+        for self.url in servers:
             if self._begin(board, r, state, more):
                 break
         else:
             self.url = ota.stage("server_discovery").discover(board)
             if not self.url or not self._begin(board, r, state, more):
-                raise OSError("no server answers")
+                raise OSError("no server answers", self._why)
         moved = self.reply.get("moved")
         if moved:
-            ota.stage("server_address").learn(board, moved)
+            try:
+                ota.stage("server_address").learn(board, moved)
+            except OSError as e:  # the flash is full; the next reply names it again
+                print("moved:", repr(e))
 
     def _begin(self, board, r, state, more):
         ota.feed()  # three servers that do not answer take longer than a heartbeat lasts
@@ -46,6 +55,8 @@ class Poll:
             return True
         except (OSError, ValueError, KeyError, TypeError, Rejected) as e:
             print("server", self.url, repr(e))
+            if isinstance(e, Rejected):
+                self._why = e.args[0]
             self.close()
             return False
 
@@ -78,6 +89,11 @@ class Poll:
         }
         facts["life"] = ota.__dict__.get("life_id") or hexa(os.urandom(8))
         ota.life_id = facts["life"]  # pyright: ignore
+        if ota.install_failures:
+            facts["fail"] = ota.stage("crash_report").read("/state/fail") or "network"
+        first = board["server"][:1]
+        if first and first != [self.url]:
+            facts["first"] = first[0][:64]
         facts.update(ota.poll_extra)
         if more:
             facts.update(more)
@@ -97,7 +113,7 @@ class Poll:
         # What is none of the kind that was agreed on is no reply, whoever has sealed it.
         "".join([reply["k"], reply.get("m", ""), reply.get("moved", "")] + reply.get("do", []))
         range(reply["every"], reply["trust"])
-        ota.ticket = reply["k"]  # pyright: ignore
+        ota.ticket = reply["k"][:16]  # pyright: ignore
         return reply
 
 

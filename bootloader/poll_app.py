@@ -1,7 +1,7 @@
 """Polling for a release that brings no runtime of its own."""
 
 import machine
-import sys
+import os
 from micropython import const
 
 import ota
@@ -11,21 +11,23 @@ from bootloader.poll import Poll, trust_version
 
 _RETRY = const(120)  # ticks after a poll or install that failed, growing
 _HOUR = const(7200)  # ticks
+_DAY = const(86400)  # s
 _JOIN = const(20)  # ticks for a network to work
 
 
 def poll_running():
     """Poll from within the app; return the ticks until the next one is due."""
-    if sys.platform == "esp32" and not _joined():
-        return _JOIN
-    return poll(board.load())
+    return poll(board.load()) if _joined() else _JOIN
 
 
 def _joined():
-    """Whether to poll now: an ESP32 forgets its network at a reset, and has to be told again."""
+    """Whether to poll now. An ESP32 forgets its network at a reset, and has to be told again."""
     wifi = ota.stage("wifi")
     if wifi.connected():
         return True
+    if not ota.plain:
+        # The runtime is there and does not run: nobody else connects, and the app may sleep soon.
+        return wifi.connect() or True
     try:
         wifi.start(ota.poll_failures)
     except OSError as e:
@@ -44,6 +46,7 @@ def poll(b):
     try:
         talk = Poll(b, r, state)
     except OSError as e:
+        ota.poll_extra.pop("unk", None)  # what the server does not take is not said again
         ota.poll_failures = min(ota.poll_failures + 1, 6)
         pause = jitter.around(_RETRY << ota.poll_failures)
         print("poll:", repr(e), "again in", pause // 2, "s")
@@ -69,10 +72,10 @@ def poll(b):
         elif order.startswith("ota-unlock 1\n"):
             ota.unlock(order)
         else:
-            ota.poll_extra["unk"] = [order[:40]]
+            ota.poll_extra["unk"] = [order[:24]]
     if not ota.trial and (reply.get("m") or reply["trust"] > version) and not _early(reply):
         ota.install()
-    return max(reply["every"], 1) * 2
+    return min(max(reply["every"], 1), _DAY) * 2
 
 
 def _early(reply):
@@ -84,4 +87,7 @@ def _early(reply):
         wait = _HOUR * min(1 << (ota.rejection[2] - 1), 24)
     if ota.install_failures:
         wait = max(wait, _RETRY << min(ota.install_failures, 6))
+    if wait and machine.reset_cause() == machine.DEEPSLEEP_RESET:
+        # No life is that long where deep sleep ends each: one in so many, by lot.
+        return os.urandom(1)[0] * min(wait // _RETRY, 64) > 255
     return ota.ticks < wait

@@ -7,7 +7,6 @@ middle of a flash operation, so it touches nothing but RAM and RTC memory.
 
 import gc
 import machine
-import network
 import sys
 from micropython import const
 
@@ -16,17 +15,17 @@ _END = const(0)
 _WANT = const(2)
 _EXCEPTION = const(2)
 _HEALTHY = const(6)
+_ANSWERED = const(9)
 _POLL = const(4)
 # Ticks
 _HEARTBEAT = const(60)  # without feed() for so long an app hangs: 30 s
-_HOUR = const(7200)
 _DAY = const(172800)
 
 version = 1  # of the boot stage
 tick_timer = 500  # ms between two ticks; the timer, once it runs
 ticks = beat = server_seen_at = poll_at = poll_failures = install_failures = min_uptime = 0
 confirm_at = 1 << 29  # the tick at which a trial may be confirmed; not before an answer
-trial = stopped = plain = False
+trial = stopped = plain = in_app = False
 portal_rounds = 0  # without a network, in a row, the last one right before this life
 has_server = True
 dev_signed = False  # signed by this board's dev key alone
@@ -57,9 +56,6 @@ def tick(_):
         wdt.feed()
     if alarms and ticks >= alarms[0][0]:
         _, i, value, reset = alarms.pop(0)
-        if i == _WANT and not network.WLAN(0).isconnected():
-            rescue_in(_HOUR)  # no poll without Wi-Fi: an hour later
-            return
         mark(i, value)
         if reset:
             machine.reset()
@@ -72,9 +68,15 @@ def feed():
 
 
 def rescue_in(wait):
-    """Let the boot stage poll by itself, should no server answer within `wait` ticks."""
-    if has_server:
-        alarms.append((ticks + wait, _WANT, _POLL, True))
+    """Let the boot stage connect and poll by itself, should no server answer within `wait` ticks.
+
+    A time set before counts if it is sooner.
+    """
+    global alarms
+    due = min([ticks + wait] + [a[0] for a in alarms if a[1] == _WANT])
+    alarms = [a for a in alarms if a[1] != _WANT]
+    if has_server and not trial:
+        alarms.append((due, _WANT, _POLL, True))
 
 
 def answered():
@@ -82,6 +84,8 @@ def answered():
     global server_seen_at, confirm_at, alarms
     first = not server_seen_at
     server_seen_at = ticks or 1
+    if in_app:
+        mark(_END, _ANSWERED)
     if trial:
         confirm_at = min(confirm_at, min_uptime)
         return

@@ -10,7 +10,9 @@ from micropython import const
 
 # Indices
 END = const(0)  # how the last life ended, one of the values below
-CRASHES = const(1)  # lives of a confirmed app in a row that crashed within ten minutes
+# Lives of a confirmed app in a row that crashed within ten minutes; from 16 on: that ended by deep
+# sleep without an answer of the server
+CRASHES = const(1)
 WANT = const(2)  # what the boot stage is asked to do before it starts the app
 FAILS = const(3)  # installs in a row that did not get through; 255: a recovery without WebREPL
 ROUNDS = const(4)  # recoveries in a row, for their growing pauses; 255: judge an order there
@@ -33,15 +35,18 @@ EXCEPTION = const(2)
 STOPPED = const(3)  # Ctrl-C
 SLEEP = const(4)
 ASKED = const(5)  # an orderly reset
-HEALTHY = const(6)  # a plain app's trial has lasted and the server had answered
+HEALTHY = const(6)  # the server had answered, and then the app slept, or a plain one has lasted
 VETO = const(7)
 TIMEOUT = const(8)
+
+# As RUNNING, after an answer of the server: start.py makes HEALTHY of it when the app then slept
+ANSWERED = const(9)
 
 # WANT
 INSTALL = const(1)
 ROLLBACK = const(2)
 RECOVER = const(3)
-POLL = const(4)
+POLL = const(4)  # connect and ask the server in the app's stead
 PORTAL = const(8)  # a bit beside the others: before anything else
 
 

@@ -48,6 +48,10 @@ def proves(b, url):
 def learn(b, url):
     """Keep `url` as the address to ask first, if it is the server's; return whether it is."""
     if b["server"][:1] != [url]:
+        try:
+            url = parse(url.encode()).decode()
+        except ValueError:
+            return False
         if not proves(b, url):
             return False
         print("server: moved to", url)

@@ -9,6 +9,8 @@ from micropython import const
 from bootloader import pins, record, resident, rtc, slots
 
 _CRASHES = const(5)  # lives of less than ten minutes each
+_SLEEPS = const(16)  # from here on lives are counted that slept unanswered ...
+_RESCUE = const(48)  # ... until the boot stage asks in their stead
 # Ticks of resident.py, two a second
 _DAY = const(172800)
 _CALM = const(1200)  # a life of ten minutes is no crash
@@ -90,16 +92,24 @@ def run():
 
 
 def _account(r, life, end, want):
-    """Count crashes of a confirmed app; return what is wanted after that."""
+    """Count crashes of a confirmed app, and sleeps; return what is wanted after that."""
+    count = life[rtc.CRASHES]
     if end in (rtc.RUNNING, rtc.EXCEPTION, rtc.VETO):
-        life[rtc.CRASHES] += 1
+        count = count + 1 if count < _SLEEPS else 1
+    elif end == rtc.SLEEP:
+        count = max(count + 1, _SLEEPS)
     elif end != rtc.POWER:
-        life[rtc.CRASHES] = 0
+        count = 0
     reason = record.ORDER if want == rtc.ROLLBACK else 0
-    if life[rtc.CRASHES] >= _CRASHES:
+    if count == _CRASHES:
+        reason = record.CRASHES
+    elif count >= _RESCUE:
+        want = want or rtc.POLL  # lives too short for the day after which that happens
+    else:
+        life[rtc.CRASHES] = count
+    if count == _CRASHES or count >= _RESCUE:
         life[rtc.CRASHES] = 0
         rtc.save(life)
-        reason = record.CRASHES
     if reason and _stage("rollback").to_other(r, reason):
         # What had to be loaded for that leaves its names behind: the app gets a clean heap.
         machine.reset()
@@ -114,12 +124,13 @@ def _stage(name):
 def _ended(life):
     """How the last life ended. A sleep and a press on the button leave RUNNING behind as well."""
     end = life[rtc.END]
-    if end == rtc.RUNNING:
+    if end in (rtc.RUNNING, rtc.ANSWERED):
         cause = machine.reset_cause()
         if cause == machine.DEEPSLEEP_RESET:
-            return rtc.SLEEP
+            return rtc.SLEEP if end == rtc.RUNNING else rtc.HEALTHY
         if cause == (6 if sys.platform == "esp8266" else 1):
             return rtc.POWER
+        return rtc.RUNNING
     return end
 
 
@@ -138,8 +149,10 @@ def _hand_over(m, root, life, ready):
         resident.rescue_in(_DAY)
     if resident.plain:
         resident.poll_at = _NEXT if resident.server_seen_at else 0
-    life[rtc.END] = rtc.RUNNING
+    known = resident.server_seen_at or not resident.has_server
+    life[rtc.END] = rtc.ANSWERED if known else rtc.RUNNING
     rtc.save(life)
+    resident.in_app = True
     if not resident.plain:
         # From before the app is imported. ESP8266 takes no other value, bites after 1.6 to 3.2 s
         # and never stops: hence the tick of half a second, which feeds it on the loop's behalf. On
@@ -148,9 +161,12 @@ def _hand_over(m, root, life, ready):
     sys.path[:] = [root, root + "/lib", ".frozen"]
     try:
         os.chdir("/data")
-    except OSError:  # the app may have removed it
-        os.mkdir("/data")
-        os.chdir("/data")
+    except OSError:  # the app may have removed it, and filled the flash
+        try:
+            os.mkdir("/data")
+            os.chdir("/data")
+        except OSError as e:
+            print("/data:", repr(e))
 
 
 def timer(ota):

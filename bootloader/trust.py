@@ -52,10 +52,10 @@ def _signatures(f, most):
         if most < 0 or len(parts) != 3 or parts[0] != b"sig" or f.tell() > MAX:
             raise Rejected("syntax")
         try:
+            key_id = parts[1].decode()
             sig = a2b_base64(parts[2])
         except ValueError:
             raise Rejected("syntax")
-        key_id = parts[1].decode()
         if b2a_base64(sig) != parts[2] or len(sig) not in (256, 384):
             raise Rejected("syntax")
         if len(key_id) != 16 or not is_hex(key_id):

@@ -16,6 +16,13 @@ def apply_next(new, r, asked):
     again. Raises Rejected: "trust-sig", "trust-version" unless `new` is exactly the next version,
     "app", "syntax".
     """
+    try:
+        _apply(new, r, asked)
+    except ValueError:  # what the root keys have signed is no text, or a key no base64
+        raise Rejected("syntax")
+
+
+def _apply(new, r, asked):
     current, version = trust.load()
     if asked != version + 1:
         for path in (trust.path(0), trust.path(1)):

@@ -97,6 +97,7 @@ def connect(seconds=_WAIT):
         old = attempt(sta, ssid, password)
         for i in range(seconds * 5):
             time.sleep_ms(200)
+            ota.feed()  # a wait with an end is no hang
             if sta.isconnected():
                 _insist(sta, -1)
                 return True

@@ -130,6 +130,7 @@ class Report:
         facts: what a board tells once a boot, by Board's names.
         jobs: failed and good runs by the job's name, as JSON; None when unchanged.
         failed: why the last install did not get through, as a reason code; "" when it did.
+        first: the address that the board asks before this server's, if there is one.
     """
 
     seq: int
@@ -147,6 +148,7 @@ class Report:
     wrong: int = 0
     pushed: bool = False
     failed: str = ""
+    first: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +372,9 @@ def judge(board: Board, report: Report, known: Bad | None, running: Release | No
     if report.failed and report.failed != board.reason:
         verdict.changes |= {"reason": report.failed, "trace": ""}
         verdict.events.append(Event("install-failed", reason=report.failed))
+    elif report.first and not report.failed and report.first != board.trace:
+        verdict.changes |= {"reason": "moved", "trace": report.first}
+        verdict.events.append(Event("asks-elsewhere", reason="moved", text=report.first))
     verdict.events += [Event("unknown-order", text=order) for order in report.unknown]
     # A board tells its facts in the first report of a life that counts. Fewer seconds since its
     # start without them are those of another board, on which the same image lies.

@@ -99,6 +99,7 @@ def report(message: dict[str, Any]) -> Report:
         wrong=_number(message, "wrong") if "wrong" in message else 0,
         pushed=bool(message.get("push", 0)),
         failed=_reason(message, "fail") if "fail" in message else "",
+        first=printable(str(message.get("first", "")), TEXT_CHARS),
     )
 
 

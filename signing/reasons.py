@@ -32,6 +32,8 @@ SENTENCES = {
     "http": "the server's answer broke the protocol",
     "mac": "the answer does not prove that it comes from the board's server",
     "busy": "the app asked to wait",
+    "memory": "the board's memory was too full",
+    "moved": "it asks another server first",
     # A trial failed, or a confirmed release was left.
     "exception": "the app raised an exception",
     "watchdog": "the app hung or reset the board",

@@ -43,6 +43,10 @@ def make(u, length):
         u.wifi.address(),
         ota.life_id,
     )
+    if u.index:
+        text += ',"first":%s' % json.dumps(u.servers[0][:64])
+    if ota.install_failures:
+        text += ',"fail":"%s"' % (_kept("fail") or "network")
     if ota.rejection:
         digest, why, soft = ota.rejection
         text += ',"bad":{"m":"%s","why":"%s","soft":%d,"trace":' % (
@@ -51,7 +55,7 @@ def make(u, length):
             int(bool(soft)),
         )
         room = _MOST - length - len(text) - 2  # for the braces that end it
-        trace = (_last_lines() + _why())[-_TEXT:]
+        trace = (_last_lines() + _kept("crash"))[-_TEXT:]
         while len(json.dumps(trace).encode()) > room:
             trace = trace[20:]
         text += json.dumps(trace) + "}"
@@ -73,10 +77,10 @@ def _trust():
     return min(found)
 
 
-def _why():
-    """The text that the boot stage kept about the last failure."""
+def _kept(name):
+    """What the boot stage kept about the last failure of a release or of an install."""
     try:
-        with open("/state/crash") as f:
+        with open("/state/" + name) as f:
             return f.read(_TEXT)
     except (OSError, ValueError):  # none, or cut inside a character
         return ""

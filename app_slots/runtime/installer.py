@@ -17,10 +17,10 @@ def fetch(connection, slot, active, name, size, sha):
     """Make `name` in `slot` the file of `size` bytes with the SHA-256 `sha` (hex text).
 
     One that is right already is kept, one that is equal in slot `active` copied, anything else
-    read from `connection.body("/d/v1/files/<sha>")`; its folder is there already. Returns "kept",
-    "copied" or "loaded". Raises Rejected("size"), ("truncated") or ("hash") for content that is
-    not what the manifest lists, OSError when the flash is full or the network fails; the file may
-    be left incomplete then.
+    read from `connection.body("/d/v1/files/<sha>", size)`; its folder is there already. Returns
+    "kept", "copied" or "loaded". Raises Rejected("size"), ("truncated") or ("hash") for content
+    that is not what the manifest lists, OSError when the flash is full or the network fails; the
+    file may be left incomplete then.
     """
     path = "/app_slots/%s/%s" % (slot, name)
     if _matches(path, size, sha):
@@ -33,7 +33,7 @@ def fetch(connection, slot, active, name, size, sha):
         finally:
             f.close()
         return "copied"
-    _store(connection.body("/d/v1/files/" + sha), path, size, sha)
+    _store(connection.body("/d/v1/files/" + sha, size), path, size, sha)
     return "loaded"
 
 

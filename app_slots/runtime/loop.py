@@ -72,7 +72,7 @@ class App(Scheduler):
             if ota.trial and (ota.server_seen_at or not ota.has_server):
                 ota.mark(0, 6)  # rtc.END is rtc.HEALTHY: the next boot has the heap to confirm it
                 machine.reset()
-            ota.mark(0, 4)  # rtc.SLEEP
+            ota.mark(0, 6 if ota.server_seen_at else 4)  # rtc.HEALTHY, rtc.SLEEP
             machine.deepsleep(min(ms, _LONGEST_SLEEP))
 
     def second(self):

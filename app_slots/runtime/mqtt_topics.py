@@ -58,7 +58,7 @@ class Topics:
             log.info("topics: reset")
             leave = ota.reset  # where that finds no room nothing is stopped
             self._app.stop()
-            leave()
+            leave(True)
         elif payload == b"metrics":
             self._metrics()
         elif payload == b"update":

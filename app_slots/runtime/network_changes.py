@@ -15,6 +15,7 @@ _STEP = const(15)  # s, as in wifi.py
 _LONGEST = const(20)  # steps between two new beginnings
 _AT_START = const(60)  # s without Wi-Fi after a start before the portal opens
 _PORTALS = const(7)  # bootloader/rtc.py
+_SERVERS = const(6)  # addresses at most
 _HEARS = const(1000)  # ms in which an answer to a call is expected
 
 
@@ -73,12 +74,16 @@ def learn(board, servers, url, moved):
     """`url` has proved itself: ask it first from the next start on. Return whom to ask next."""
     known = board["server"]
     if url not in known:
-        ota.stage("two_copies").store("s", url.encode())
         known.append(url)
+        try:
+            ota.stage("two_copies").store("s", url.encode())
+        except OSError as e:
+            log.error("updater: %s is not kept: %r", url, e)
     if moved and moved not in servers:
         servers.insert(0, moved)
+        del servers[_SERVERS:]
         return 0
-    return servers.index(url)
+    return servers.index(url) if url in servers else 0
 
 
 async def search(servers):
@@ -89,6 +94,6 @@ async def search(servers):
         url = ota.stage("server_discovery").answer(*called)
     finally:
         called[0].close()
-    if url and url not in servers:
+    if url and url not in servers and len(servers) < _SERVERS:
         log.info("updater: found %s", url)
         servers.append(url)

@@ -14,8 +14,9 @@ from time import ticks_add, ticks_diff, ticks_ms
 
 import ota
 
-_MOST = const(1024)  # bytes of a head, of a body
-_PART = const(96)  # bytes of a line that are read at once
+_MOST = const(1024)  # bytes of a body
+_HEAD = const(4096)  # bytes of a head: what proxies add is read, and skipped
+_PART = const(96)  # bytes of a line that are read at once; of a longer one its beginning counts
 _TIMEOUT = const(15000)  # ms for a whole poll
 
 
@@ -68,16 +69,17 @@ async def _answer(s, poller, deadline):
     """Read by lines, and into one buffer: an ESP8266's heap has no room for pieces as well."""
     mac = None
     length = 0
-    room = _MOST
+    room = _HEAD
     line = b""
     while line != b"\r\n":
-        line = b""
-        while line[-1:] != b"\n":
+        line = part = b""
+        while part[-1:] != b"\n":
             await _ready(poller, deadline)
             part = s.readline(_PART)
             if not part:
                 raise ValueError("truncated")
-            line += part
+            if len(line) < _PART:
+                line += part
             room -= len(part)
             if room < 0:
                 raise ValueError("size")

@@ -14,6 +14,7 @@ from runtime.scheduler import rand
 
 _LONGEST = const(600)  # s between two polls of a server that does not answer
 _LONGEST_TRIAL = const(60)
+_ADDRESS = const(100)  # characters, as in server_address.py
 _BUSY = const(3600)  # s an app may put an update off
 
 
@@ -24,6 +25,7 @@ def missed(u, url, e):
     # The pause doubles when all addresses had their turn.
     pause = min(4 << min(u.fails // len(servers), 9), _LONGEST_TRIAL if ota.trial else _LONGEST)
     u.fails += 1
+    u.unknown = []  # what the server does not take is not said again
     if not u.fails % (4 * len(servers)):
         u.app.once(lambda: runtime.lend("network_changes").search(servers), "search")
     u.left = pause // 2 + rand(pause)
@@ -34,11 +36,15 @@ def obey(u, url, reply):
     """Do what the reply from `url` says."""
     u.fails = 0
     moved = reply.get("moved")
-    if moved and moved[:7] != "http://":
+    if moved and (moved[:7] != "http://" or len(moved) > _ADDRESS):
         moved = None  # poll.py could not ask there
     if moved or url not in u.board["server"]:
         u.index = runtime.lend("network_changes").learn(u.board, u.servers, url, moved)
-    u.ticket = str(reply.get("k", ""))
+    elif not rand(16 if u.index else 1024):
+        # Of many polls some go to others: an address that was learned, by whatever means, does not
+        # keep the board from them for good; and from them it comes back.
+        u.index = 0 if u.index else 1 % len(u.servers)
+    u.ticket = str(reply.get("k", ""))[:16]
     if reply.get("stale") or u.trust is None:
         # Only a message with the ticket of the last reply counts: all of it again, with this.
         u.trust = None
@@ -78,11 +84,11 @@ def _install(u, digest):
     bad = ota.rejection
     if bad and digest == bad[0]:
         # Rejected for good, or softly: then again after 1, 2, 4 ... 24 h.
-        if not bad[2] or up < 3600 * min(1 << (bad[2] - 1), 24):
+        if not bad[2] or _early(up, 3600 * min(1 << (bad[2] - 1), 24)):
             return
     # After an install that failed, the pause grows from half a minute to an hour.
     failures = ota.install_failures
-    if runtime.settings_trial or failures and up < min(15 << min(failures, 8), 3600):
+    if runtime.settings_trial or failures and _early(up, min(15 << min(failures, 8), 3600)):
         return
     busy = u.app.busy
     if busy and busy():
@@ -96,6 +102,13 @@ def _install(u, digest):
     except MemoryError:
         how = _install_bare
     _leave(u, how)
+
+
+def _early(up, wait):
+    """Whether `wait` s are not over; by lot where deep sleep makes each life shorter than that."""
+    if machine.reset_cause() == machine.DEEPSLEEP_RESET:
+        return rand(min(wait // 60, 64) + 1) > 0
+    return up < wait
 
 
 def _install_bare():

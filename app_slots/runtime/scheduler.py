@@ -9,15 +9,23 @@ import os
 from micropython import const
 from time import ticks_diff, ticks_ms
 
+import ota
 from runtime import log
 
 _LONGEST = const(1000)  # ms between two steps, far below half the ticks' period
+_RESCUE = const(2400)  # ticks: 20 minutes
 _BLOCKS = const(1000)  # ms after which a job counts as blocking
 
 
 def rand(n):
     """Return a random number below `n` (at most 16,777,216)."""
     return int.from_bytes(os.urandom(3), "little") % n if n else 0
+
+
+def rescue(e):
+    """Where the heap is too full, the boot stage polls soon, should no answer come in between."""
+    if isinstance(e, MemoryError):
+        ota.rescue_in(_RESCUE)
 
 
 class Job:
@@ -45,6 +53,7 @@ class Job:
         self.tally[2] = 0
 
     def failed(self, e):
+        rescue(e)
         tally = self.tally
         tally[1] += 1
         tally[2] += 1

@@ -9,6 +9,7 @@ from binascii import hexlify, unhexlify
 from micropython import const
 
 import runtime
+from runtime.scheduler import rescue
 
 _LONGEST = const(600)  # s to the next poll, should anything unforeseen end one
 
@@ -73,6 +74,7 @@ class Updater:
             if part:
                 part.__dict__.clear()
             part = body = reply = None
+            rescue(e)
             runtime.lend("poll_reply").missed(self, url, e)
         finally:
             self.busy = False

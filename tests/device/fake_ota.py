@@ -72,6 +72,10 @@ def portal():
     _leave("portal")
 
 
+def rescue_in(ticks):
+    events.append(("rescue", ticks))
+
+
 def mark(i, value):
     events.append(("mark", i, value))
 

@@ -1072,3 +1072,12 @@ def test_a_proxy_named_in_the_environment_is_not_for_this_computer(
         assert client.Client(server.url, server.token).status()["boards"] == 0
         with pytest.raises(TimeoutError):
             proxy.accept()
+
+
+def test_board_that_asks_elsewhere_is_shown(people: client.Client, board: FakeBoard):
+    """Once: it may say so in each poll."""
+    for _ in range(3):
+        board.poll(first="http://192.0.2.1:8266\x1b")
+    told = [e["text"] for e in people.events("sim-01") if e["kind"] == "asks-elsewhere"]
+    assert told == ["http://192.0.2.1:8266\\x1b"]
+    assert people.board("sim-01")["reason"] == "moved"

@@ -54,6 +54,7 @@ for name in os.listdir():
 END, RUNNING = 0, 1
 CRASHES = 1
 WANT, INSTALL = 2, 1
+FAILS = 3
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,6 @@ BAD = {
     "fills": Bad(_FILL, "exception", text="OSError"),
     "exits": Bad("sys.exit()  # here\n", "exception", text="SystemExit"),
     "vetoes": Bad("ota.veto('no sensor')\n", "veto", text="no sensor", tries=1),
-    "sleeps": Bad("time.sleep(2)\nmachine.deepsleep(20000)\n", "sleep", soft=True),
 }
 
 OWN = {"speed": 20, "clock": "own"}
@@ -108,7 +108,8 @@ def _job(source: str) -> str:
 # where it leaves no heap, the loop raises, or else nothing is asked and the trial's time runs out.
 FILLS = _job(_FILL)
 BAD_ON_RUNTIME = {
-    "import": Bad("import no_such_module\n", "exception", text="ImportError"),
+    # The build refuses an import that it can see.
+    "import": Bad("__import__('no_such' + '_module')\n", "exception", text="ImportError"),
     "raises": Bad("time.sleep(2)\nraise ValueError('dust')\n", "exception", text="dust"),
     "hangs": Bad(_job("while True:\n    pass\n"), "watchdog"),
     "memory": Bad(

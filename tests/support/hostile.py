@@ -14,11 +14,13 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.support import apps
 from tests.support.fake_board import connect, talk
 
 POLL = "/d/v1/poll"
@@ -217,3 +219,23 @@ def endless() -> Iterator[bytes]:
     framed += (len(block) ^ 0xFFFF).to_bytes(2, "little") + block
     for _ in range(_ENDLESS // len(framed)):
         yield framed
+
+
+@contextlib.contextmanager
+def behind(
+    folder: Path,
+    first: str | Mapping[str, str | bytes] = apps.GOOD,
+    through: Callable[[str], str] | None = None,
+    **options: Any,
+) -> Iterator[tuple[apps.Story, Hostile]]:
+    """A story whose board reaches its server by this way only, or as `through` says."""
+    with contextlib.ExitStack() as stack:
+        ways: list[Hostile] = []
+
+        def way(url: str) -> str:
+            ways.append(stack.enter_context(Hostile(url)))
+            return through(url) if through else ways[0].url
+
+        it = stack.enter_context(apps.story(folder, first, through=way, **options))
+        ways[0].key = it.who.key
+        yield it, ways[0]

@@ -136,7 +136,7 @@ SETTING_FAILS = _SETS.replace("THEN", "ota.reset()")
 _ERRING_INSTALLER = """
 def fetch(link, target, active, name, size, sha):
     import ota
-    ota.stage("install_file_plain").fetch(connection, slot, active, name, size, sha)
+    ota.stage("http_download").fetch(connection, slot, active, name, size, sha)
     if name == "blob":
         with open("/app_slots/%s/blob" % target, "ab") as f:
             f.write(b"x")

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from mipy_ota.tools.fleet.serve import running
 from mipy_ota.tools.sim.board import VirtualBoard
 from tests.support import ROOT, fleet
+from tests.support.apps import story
 from tests.support.broker import Broker, Client, Line, available, wait
 from tests.support.soak import app, soak
 
@@ -620,6 +621,37 @@ def test_topics_and_home_assistant(
     assert wait(lambda: b"offline" in watcher.payloads(BASE + "status")), board.console
     assert wait(lambda: watcher.payloads(BASE + "status")[-1] == b"online")
     board.stop()
+
+
+IN_A_TRIAL = """
+    import ota
+    from runtime.mqtt_topics import Topics
+
+    Topics(app, mqtt)
+    proven = []
+    mqtt.on("~/prove", lambda topic, payload: proven.append(payload), 1)
+    app.check(lambda: proven)
+    mqtt.when_up(lambda: print("up in a trial", int(ota.trial)), "tell")
+"""
+
+
+def test_a_reset_that_a_person_orders_is_no_fault_of_a_trial(
+    broker: Broker, watcher: Client, tmp_path: Path
+) -> None:
+    """More of them than it has tries."""
+    where = {"cls": "esp32-generic", "chip": "esp32", "speed": SPEED}
+    with story(tmp_path, **where) as it:
+        digest = it.publish(app(broker.port, HEAD + IN_A_TRIAL + TAIL))
+        it.board.start()
+        for count in range(1, 6):
+            assert wait(lambda n=count: it.board.console.count("up in a trial 1") == n), (
+                it.board.console
+            )
+            watcher.publish(BASE + "command", "reset", 1)
+        assert wait(lambda: it.board.console.count("up in a trial 1") == 6), it.board.console
+        watcher.publish(BASE + "prove", "x", 1)
+        it.confirmed(digest)
+        assert not it.record()["rejected"]
 
 
 FULL = """

@@ -121,7 +121,7 @@ class State:
         files = board.files()
         # Neither can be booted: no manifest, no slot.
         assert "/app_slots/b/manifest" not in files
-        scraps = ("/app_slots/b/", "/state/incoming", "/state/crash")
+        scraps = ("/app_slots/b/", "/state/incoming", "/state/crash", "/state/fail")
         return cls({name: data for name, data in files.items() if not name.startswith(scraps)})
 
 
@@ -229,6 +229,7 @@ MANIFESTS: dict[str, tuple[str, Callable[[], Evil]]] = {
     "dev-signed on a production board": ("key", lambda: made(signer="dev")),
     "bit flipped": ("key", flipped),
     "cut before its end": ("syntax", lambda: cut(lambda evil: len(evil.body) - 10)),
+    "cut in its signature": ("hash", lambda: cut(lambda evil: len(evil.body) + 300)),
     "name that climbs": ("name", lambda: made(("file lib/x.mpy", "file ../boot.py"))),
     "wrong app": ("app", lambda: made(app="other")),
     "wrong class": ("class", lambda: made(cls="esp32-generic")),
@@ -287,7 +288,7 @@ def test_another_manifest_under_the_digest(field: Field) -> None:
 
 
 TRANSFERS: dict[str, tuple[str, Callable[[bytes], bytes | Iterable[bytes]]]] = {
-    "endless": ("size", lambda _: hostile.endless()),
+    "endless": ("truncated", lambda _: hostile.endless()),
     "bomb": ("size", lambda _: hostile.answer(hostile.deflated(bytes(4 << 20)))),
     "cut in transit": ("truncated", hostile.cut_short),
     "not deflate": ("hash", lambda _: hostile.answer(b"\xff" * 100)),
@@ -534,9 +535,9 @@ REPLIES: dict[str, tuple[str, Callable[[Field, Exchange], bytes | Iterable[bytes
     "orders that are none": ("", lambda f, e: f.liar.sealed(e, {"do": [7]})),
     "offer that is none": ("", lambda f, e: f.liar.sealed(e, {"m": 7})),
     "403": ("http", lambda f, e: hostile.answer(b"", status="403 Forbidden")),
-    "head of more than 1 KB": (
+    "head of more than 4 KB": (
         "http",
-        lambda f, e: offered(f, e).replace(b"\r\n", b"\r\n" + b"x: %0100d\r\n" % 0 * 10, 1),
+        lambda f, e: offered(f, e).replace(b"\r\n", b"\r\n" + b"x: %0100d\r\n" % 0 * 40, 1),
     ),
     "line that does not end": ("http", lambda f, e: b"HTTP/1.1 200 " + b"x" * 5000),
 }

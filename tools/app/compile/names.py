@@ -39,7 +39,7 @@ INTERNAL = frozenset(
     " is_running last_failure led_timer LineReader make_room Manifest manifest_path MAX"
     " min_uptime Names next_try number plain Poll poll_at poll_failures poll_running PREFIX"
     " reached reason REASONS rebuild receive Record RECOVERY reject rejected render"
-    " report_rejection rescue_in server_reached Session signed signers soft_count start_trial"
+    " report_rejection server_reached Session signed signers soft_count start_trial"
     " station stopped sweep tick_timer to_other tries_left trust_version"
     " verify_signature ZERO".split()
 )
