@@ -227,7 +227,9 @@ class WebRepl:
         """
         if key is None:
             return "is not known here"
-        address, _, proof = self._proof.partition(" ")
+        # Whatever stands in the header: what is no ASCII is no proof.
+        heard = self._proof.encode("ascii", "replace").decode()
+        address, _, proof = heard.partition(" ")
         said = b"webrepl1\0%b %b" % (self._protocol.key.encode(), address.encode())
         if not hmac.compare_digest(hmac.digest(key, said, "sha256").hex().encode(), proof.encode()):
             return f"does not prove to be {self._name}"
