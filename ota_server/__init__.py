@@ -1,6 +1,6 @@
 """The server: boards poll it, people publish to it. It holds no private key.
 
-`policy` decides what a board should run, `storage` remembers (`sqlite_storage`, `model`,
-`statements`, `queries`, `migrate`, `content`), `device_api` and `people_api` speak HTTP, `app` puts
-them together.
+`policy` and `rollout` decide what a board should run. `storage` remembers, `device` speaks with
+boards, `people` with people, `web` serves pages and holds clients to limits. `app` puts them
+together.
 """

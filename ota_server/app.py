@@ -16,13 +16,15 @@ from starlette.responses import Response
 from starlette.routing import Mount
 from uvicorn import Config
 
-from . import api_v1, discovery, flash_page
-from .device_api import DeviceApi
-from .limits import IDLE_SECONDS, GuardedProtocol
-from .people_api import PeopleApi, Problem
-from .sqlite_storage import SqliteStorage
-from .storage import Storage, StorageError
-from .terminal import Terminals
+from .device import discovery
+from .device.api import DeviceApi
+from .people import api_v1
+from .people.api import PeopleApi, Problem
+from .people.terminal import Terminals
+from .storage.base import Storage, StorageError
+from .storage.sqlite import SqliteStorage
+from .web import flash_page
+from .web.limits import IDLE_SECONDS, GuardedProtocol
 
 TOKEN_BYTES = 32
 SWITCH_SECONDS = 0.0005

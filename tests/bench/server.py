@@ -36,9 +36,9 @@ import requests
 import uvloop
 from sqlalchemy import insert
 
-from mipy_ota.ota_server import model
 from mipy_ota.ota_server.policy import Board
-from mipy_ota.ota_server.sqlite_storage import SqliteStorage
+from mipy_ota.ota_server.storage import model
+from mipy_ota.ota_server.storage.sqlite import SqliteStorage
 
 BOARDS = 10_000
 RATE = 1000

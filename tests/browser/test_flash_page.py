@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from mipy_ota.ota_server import flash_page
+from mipy_ota.ota_server.web import flash_page
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.flash import firmware, plan, port
 from mipy_ota.tools.fleet import enrol, serve

@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import ServerConnection, serve
 
-from mipy_ota.ota_server import relay, terminal
+from mipy_ota.ota_server.people import relay, terminal
 from mipy_ota.tools.fleet.serve import Running, running
 from mipy_ota.tools.sim.board import Chip, VirtualBoard
 from tests.support import browser, fake_board, fleet, loopback

@@ -12,7 +12,7 @@ from importlib.metadata import packages_distributions, version
 from packaging.requirements import Requirement
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from mipy_ota.ota_server.limits import GuardedProtocol
+from mipy_ota.ota_server.web.limits import GuardedProtocol
 from tests.support import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -60,7 +60,7 @@ def test_what_is_built_on_in_uvicorn_is_still_there() -> None:
     """GuardedProtocol overrides and calls methods of a class that uvicorn keeps for itself.
 
     If this fails, read the changes to uvicorn/protocols/http/httptools_impl.py, see that
-    ota_server/limits.py still holds, and only then raise the upper bound in pyproject.toml.
+    ota_server/web/limits.py still holds, and only then raise the upper bound in pyproject.toml.
     """
     assert "<" in str(DECLARED["uvicorn"].specifier), "every release of uvicorn must be looked at"
     expected = {

@@ -269,7 +269,7 @@ def test_pages_escape_all_that_is_put_into_them() -> None:
         if path.suffix == ".js":
             raw = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function"
             assert not re.search(raw, path.read_text()), path
-    for path in sorted((ROOT / "ota_server").glob("*.py")):
+    for path in sorted((ROOT / "ota_server").rglob("*.py")):
         assert "Markup(" not in path.read_text(), path
         for environment in re.findall(r"Environment\((.*?)\)\n", path.read_text(), re.DOTALL):
             assert "autoescape=True" in environment, path

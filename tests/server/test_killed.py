@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mipy_ota.ota_server import queries
-from mipy_ota.ota_server.sqlite_storage import SqliteStorage
+from mipy_ota.ota_server.storage import queries
+from mipy_ota.ota_server.storage.sqlite import SqliteStorage
 from tests.server.test_migrate import former
 from tests.support import ROOT, killed
 

@@ -13,8 +13,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
-from mipy_ota.ota_server import migrate, model, queries
-from mipy_ota.ota_server.sqlite_storage import SqliteStorage
+from mipy_ota.ota_server.storage import migrate, model, queries
+from mipy_ota.ota_server.storage.sqlite import SqliteStorage
 
 # As the server made them before there were migrations (user_version 1, and 2 with what comes last).
 BEFORE = """

@@ -14,10 +14,11 @@ import requests
 from sqlalchemy import update
 from starlette.routing import Route
 
-from mipy_ota.ota_server import model, people
 from mipy_ota.ota_server.app import make_app
-from mipy_ota.ota_server.sqlite_storage import SqliteStorage
-from mipy_ota.ota_server.storage import StorageError
+from mipy_ota.ota_server.people import access
+from mipy_ota.ota_server.storage import model
+from mipy_ota.ota_server.storage.base import StorageError
+from mipy_ota.ota_server.storage.sqlite import SqliteStorage
 from mipy_ota.tools.fleet import client
 from mipy_ota.tools.fleet.serve import Running, running
 from tests.support import vectors
@@ -80,13 +81,13 @@ def test_every_call_is_in_the_table(tmp_path: Path):
     assert found == set(NEEDS)
 
 
-@pytest.mark.parametrize("role", people.ROLES)
+@pytest.mark.parametrize("role", access.ROLES)
 def test_role_by_call(server: Running, role: str):
     token = added(server, "anna", role)["token"]
     for (method, path), needed in NEEDS.items():
         path = path.replace("{id}", "b-1").replace("{digest}", "0" * 64).replace("{name}", "bob")
         answer = call(server, token, method, path.replace("{n}", "999"))
-        allowed = people.ROLES.index(role) >= people.ROLES.index(needed)
+        allowed = access.ROLES.index(role) >= access.ROLES.index(needed)
         assert (answer.status_code != 403) == allowed, (method, path, answer.text)
         assert answer.status_code not in (401, 500)
         if not allowed:
@@ -129,7 +130,7 @@ def test_nothing_in_the_database_lets_anybody_in(server: Running, tmp_path: Path
     session = logged_in(server, token)
     server.do(server.storage.settle())
     kept = b"".join(path.read_bytes() for path in (tmp_path / "data").glob("server.db*"))
-    for secret in (token, session.cookies[people.COOKIE], server.token):
+    for secret in (token, session.cookies[access.COOKIE], server.token):
         assert secret and secret.encode() not in kept
 
 
@@ -151,14 +152,14 @@ def test_session_survives_a_restart_and_ends(tmp_path: Path):
         anna, bob = logged_in(server, token["token"]), logged_in(server, token["token"])
     with running(tmp_path, port) as server:
         assert all(inside(server, each) for each in (owner, anna, bob))
-        cookie = bob.cookies[people.COOKIE]
+        cookie = bob.cookies[access.COOKIE]
         bob.post(server.url + "/logout")
-        bob.cookies.set(people.COOKIE, cookie)
+        bob.cookies.set(access.COOKIE, cookie)
         assert not inside(server, bob)
         call(server, server.token, "DELETE", f"/api/tokens/{token['n']}")
         assert (inside(server, anna), inside(server, owner)) == (False, True)
         stranger = requests.Session()
-        stranger.cookies.set(people.COOKIE, "x" * 43)
+        stranger.cookies.set(access.COOKIE, "x" * 43)
         assert not inside(server, stranger)
     (tmp_path / "token").write_text("another-token\n")
     with running(tmp_path, port) as server:

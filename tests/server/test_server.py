@@ -26,12 +26,14 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mipy_ota.ota_server import limits as server_limits
-from mipy_ota.ota_server import policy, poll_message, queries
+from mipy_ota.ota_server import policy
 from mipy_ota.ota_server.app import make_app
-from mipy_ota.ota_server.sqlite_storage import SqliteStorage
-from mipy_ota.ota_server.statements import ORDERS_KEPT
-from mipy_ota.ota_server.storage import REJECTIONS_KEPT
+from mipy_ota.ota_server.device import poll_message
+from mipy_ota.ota_server.storage import queries
+from mipy_ota.ota_server.storage.base import REJECTIONS_KEPT
+from mipy_ota.ota_server.storage.sqlite import SqliteStorage
+from mipy_ota.ota_server.storage.statements import ORDERS_KEPT
+from mipy_ota.ota_server.web import limits as server_limits
 from mipy_ota.signing import bundle, manifest, reasons, trust
 from mipy_ota.tools.app.compile import modules, tracebacks
 from mipy_ota.tools.console import Failure
@@ -243,7 +245,7 @@ def test_limits_of_head_body_and_time(
         with contextlib.suppress(ConnectionError):
             raw.sendall(b"a" * 100_000)
             assert raw.recv(1) == b""
-    monkeypatch.setattr("mipy_ota.ota_server.device_api.POLL_SECONDS", 0.1)
+    monkeypatch.setattr("mipy_ota.ota_server.device.api.POLL_SECONDS", 0.1)
     with connect(server.url) as raw:
         assert talk(raw, head % 10 + b"\r\n{").status == 408
     monkeypatch.setattr(server_limits, "HEAD_SECONDS", 0.1)
@@ -772,8 +774,8 @@ def test_people_never_use_the_database_on_the_loop(
     server: Running, people: client.Client, monkeypatch: pytest.MonkeyPatch
 ):
     """Nor many boards in one piece: threads have turns, and a turn is what a poll waits for."""
-    monkeypatch.setattr("mipy_ota.ota_server.people_api.BOARDS_AT_ONCE", 2)
-    monkeypatch.setattr("mipy_ota.ota_server.people_api.BOARDS_A_PAGE", 2)
+    monkeypatch.setattr("mipy_ota.ota_server.people.api.BOARDS_AT_ONCE", 2)
+    monkeypatch.setattr("mipy_ota.ota_server.people.api.BOARDS_A_PAGE", 2)
     for number in range(5):
         people.enrol(FakeBoard(server.url, id=f"b{number}").file())
     seen: set[str] = set()

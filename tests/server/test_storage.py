@@ -1,4 +1,4 @@
-"""The storages' contract (ota_server/storage.py): the same tests for each database."""
+"""The storages' contract (ota_server/storage/base.py): the same tests for each database."""
 
 import asyncio
 import contextlib
@@ -8,11 +8,18 @@ from typing import Any
 
 import pytest
 
-from mipy_ota.ota_server import policy, queries, statements
+from mipy_ota.ota_server import policy
 from mipy_ota.ota_server.policy import Bad, Board, Event, Known, Release, Verdict
-from mipy_ota.ota_server.sqlite_storage import SqliteStorage
-from mipy_ota.ota_server.statements import EVENTS_KEPT, OFFERS_KEPT, ORDERS_KEPT, Audit, Conflict
-from mipy_ota.ota_server.storage import REJECTIONS_KEPT, Storage, StorageError
+from mipy_ota.ota_server.storage import queries, statements
+from mipy_ota.ota_server.storage.base import REJECTIONS_KEPT, Storage, StorageError
+from mipy_ota.ota_server.storage.sqlite import SqliteStorage
+from mipy_ota.ota_server.storage.statements import (
+    EVENTS_KEPT,
+    OFFERS_KEPT,
+    ORDERS_KEPT,
+    Audit,
+    Conflict,
+)
 
 Work = Callable[[Storage], Awaitable[None]]
 PEER = "127.0.0.9"

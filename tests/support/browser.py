@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-from mipy_ota.ota_server import flash_page
+from mipy_ota.ota_server.web import assets
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-STATIC = Path(flash_page.__file__).parent / "static"
+STATIC = assets.FOLDER / "static"
 needed = pytest.mark.skipif(
     not (BROWSER and DRIVER and (STATIC / ".ready").exists()),
     reason="needs chromium, chromium-driver and npm: see scripts/apt-install.sh",

@@ -23,7 +23,7 @@ from sqlalchemy import event
 
 from mipy_ota.ota_server import policy
 from mipy_ota.ota_server.policy import Bad, Board, Event, Release, Verdict
-from mipy_ota.ota_server.sqlite_storage import SqliteStorage
+from mipy_ota.ota_server.storage.sqlite import SqliteStorage
 
 FILES = [b"one" * 100, b"two" * 100]
 MANIFEST = b"manifest"

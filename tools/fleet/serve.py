@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from uvicorn import Server
 
     from ...ota_server.app import Server as App
-    from ...ota_server.storage import Storage
+    from ...ota_server.storage.base import Storage
 
 T = TypeVar("T")
 PORT = 8266
@@ -100,8 +100,8 @@ def flash_page(host: str, port: int = TLS_PORT) -> str:
     from starlette.applications import Starlette
     from uvicorn import Server
 
-    from ...ota_server import flash_page as page
     from ...ota_server.app import uvicorn_config
+    from ...ota_server.web import flash_page as page
     from . import tls
 
     config = uvicorn_config(Starlette(routes=page.routes()))
@@ -287,7 +287,7 @@ def _run(server: Server, listener: socket.socket, started: Callable[[Any], None]
 
 def _counting(running: Running) -> Any:
     """The server's protocol, which also counts what goes over the wire."""
-    from ...ota_server.limits import GuardedProtocol
+    from ...ota_server.web.limits import GuardedProtocol
 
     class CountingTransport:
         def __init__(self, transport: Any, address: str) -> None:

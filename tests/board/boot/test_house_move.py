@@ -136,7 +136,7 @@ def test_another_router_and_server(tmp_path: Path, kind: str, chip: str) -> None
 
 def test_a_call_counts_only_when_sealed(tmp_path: Path) -> None:
     """Nobody but an enrolled board gets an answer, and nobody's else answer is believed."""
-    from mipy_ota.ota_server.discovery import Responder
+    from mipy_ota.ota_server.device.discovery import Responder
 
     with running(tmp_path, interval=5) as server:
         known = Fleet(server)

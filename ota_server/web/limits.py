@@ -9,7 +9,7 @@ from starlette.requests import Request
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_BYTES = 8192
-"""A browser's head with its cookies fits; boards are held to 1 KB (device_api)."""
+"""A browser's head with its cookies fits; boards are held to 1 KB (device.api)."""
 HEAD_SECONDS = 10.0
 IDLE_SECONDS = 75
 """How long an idle connection is kept: a board pauses for some time between two files."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from .policy import Bad, Report
+from ..policy import Bad, Report
 
 TRACE_CHARS = 500
 TEXT_CHARS = 64

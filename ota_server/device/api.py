@@ -15,11 +15,12 @@ from typing import Any
 
 import orjson
 
-from . import policy, poll_message
-from .content import Content, deflate
-from .policy import Bad, Board, Known, Report
+from .. import policy
+from ..policy import Bad, Board, Known, Report
+from ..storage.base import Storage, StorageError
+from ..storage.content import Content, deflate
+from . import poll_message
 from .poll_message import TRACE_CHARS, BadPoll
-from .storage import Storage, StorageError
 
 POLL_BYTES = 1024
 HEAD_BYTES = 1024

@@ -21,9 +21,9 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, update
 from starlette.requests import HTTPConnection
 
-from .model import audit, operators, sessions, tokens
-from .statements import Audit
-from .storage import Storage
+from ..storage.base import Storage
+from ..storage.model import audit, operators, sessions, tokens
+from ..storage.statements import Audit
 
 ROLES = ("read", "publish", "operate", "admin")
 OWNER = "owner"

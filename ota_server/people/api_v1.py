@@ -1,6 +1,6 @@
 """The people's API, version 1: boards by page, filter and order. `/api/v1/openapi.json` has it.
 
-What is not here yet is under `/api/`, with the same tokens, roles and errors (people_api).
+What is not here yet is under `/api/`, with the same tokens, roles and errors (`api`).
 """
 
 import time
@@ -14,10 +14,10 @@ from starlette.responses import Response
 
 from mipy_ota import __version__
 
-from . import queries, statements
-from .people import Who
-from .people_api import JSON_BYTES, PeopleApi, Problem, board_json
-from .policy import Event, Known, Verdict
+from ..policy import Event, Known, Verdict
+from ..storage import queries, statements
+from .access import Who
+from .api import JSON_BYTES, PeopleApi, Problem, board_json
 
 Tag = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,31}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,32}$")]

@@ -1,6 +1,6 @@
 """Changes to the database, as SQLAlchemy Core has them; each runs inside one transaction.
 
-What polls change most often is written by the storages in their own way (`sqlite_storage`).
+What polls change most often is written by the storages in their own way (`sqlite`).
 """
 
 import json
@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
+from ..policy import Board, Event, Release
 from .model import (
     apps,
     audit,
@@ -24,7 +25,6 @@ from .model import (
     tags,
     trust,
 )
-from .policy import Board, Event, Release
 
 EVENTS_KEPT = 500
 OFFERS_KEPT = 50

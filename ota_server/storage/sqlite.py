@@ -27,11 +27,9 @@ import orjson
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
+from ..policy import Board, Known, Tickets, Verdict
 from . import queries, statements
-from .migrate import Newer, migrate
-from .policy import Board, Known, Tickets, Verdict
-from .statements import EVENTS_KEPT, OFFERS_KEPT, ORDERS_KEPT, Audit
-from .storage import (
+from .base import (
     FLUSH_SECONDS,
     REJECTIONS_KEPT,
     Reading,
@@ -40,6 +38,8 @@ from .storage import (
     apply,
     new_ticket,
 )
+from .migrate import Newer, migrate
+from .statements import EVENTS_KEPT, OFFERS_KEPT, ORDERS_KEPT, Audit
 
 T = TypeVar("T")
 FLUSH_BOARDS = 1000

@@ -23,9 +23,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
+from ..policy import Board, Event, Known, Release, Verdict
 from . import statements
 from .content import Content
-from .policy import Board, Event, Known, Release, Verdict
 from .statements import Audit
 
 FLUSH_SECONDS = 1.0

@@ -11,7 +11,7 @@ import re
 import socket
 from typing import Any
 
-from .storage import Storage, StorageError
+from ..storage.base import Storage, StorageError
 
 PORT = 8266
 """Where boards call, whatever the server's own port."""

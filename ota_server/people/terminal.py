@@ -24,11 +24,11 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from . import assets
-from .people_api import PeopleApi, same_origin
-from .policy import Board, Event
+from ..policy import Board, Event
+from ..storage.base import Storage, StorageError
+from ..web import assets
+from .api import PeopleApi, same_origin
 from .relay import Ended, Relay, reach
-from .storage import Storage, StorageError
 
 TERMINALS = 50
 """Open at once."""

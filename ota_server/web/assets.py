@@ -7,7 +7,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-_HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent.parent
+"""With `pages/` and `static/` in it."""
 # A page's own policy is the page's; what it loads may do nothing when it is opened by itself.
 _HEADERS = {
     "content-security-policy": "default-src 'none'",
@@ -22,14 +23,14 @@ def routes(
     """Serve files, without a login.
 
     Args:
-        files: path of the address -> (file in this folder, media type). Files in `static/` are
+        files: path of the address -> (file in `FOLDER`, media type). Files in `static/` are
             from npm, copied by `make setup` with their licences: 404 where it has not run.
         headers: of every answer.
     """
 
     async def serve(request: Request) -> Response:
         name, kind = files[request.url.path]
-        path = _HERE / name
+        path = FOLDER / name
         if not path.is_file():
             return Response(status_code=404, headers=headers)
         return FileResponse(path, media_type=kind, headers=headers)

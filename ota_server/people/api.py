@@ -13,12 +13,11 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, FileSystemLoader
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection, Request
@@ -27,17 +26,20 @@ from starlette.routing import Route
 
 from mipy_ota import __version__
 
-from ..signing import board_file, bundle, limits, manifest, unlock
-from ..signing import trust as trust_file
-from ..signing.manifest import Manifest
-from ..signing.reasons import SENTENCES, Refused
-from . import metrics, people, policy, queries
-from .device_api import DeviceApi
-from .limits import read_body
-from .people import COOKIE, SESSION_SECONDS, Guessing, People, Who
-from .policy import Board, Known, Release, Verdict
-from .statements import BOARD, Conflict
-from .storage import Storage
+from ...signing import board_file, bundle, limits, manifest, unlock
+from ...signing import trust as trust_file
+from ...signing.manifest import Manifest
+from ...signing.reasons import SENTENCES, Refused
+from .. import policy
+from ..device.api import DeviceApi
+from ..policy import Board, Known, Release, Verdict
+from ..storage import queries
+from ..storage.base import Storage
+from ..storage.statements import BOARD, Conflict
+from ..web import assets, metrics
+from ..web.limits import read_body
+from . import access
+from .access import COOKIE, SESSION_SECONDS, Guessing, People, Who
 
 JSON_BYTES = 4096
 JSON_SECONDS = 10.0
@@ -107,7 +109,7 @@ class PeopleApi:
         self._people = People(storage, token)
         self._publishing = asyncio.Lock()
         self._pages = Environment(
-            loader=PackageLoader(__package__ or "", "pages"), autoescape=True, trim_blocks=True
+            loader=FileSystemLoader(assets.FOLDER / "pages"), autoescape=True, trim_blocks=True
         )
         self._pages.filters["age"] = _age
         self._pages.filters["parsed"] = lambda text: json.loads(text or "{}")
@@ -463,20 +465,20 @@ class PeopleApi:
 
     async def operators(self, _: Request) -> Response:
         """Who may use this server, beside the owner."""
-        return JSONResponse(await self._storage.read(people.all_operators))
+        return JSONResponse(await self._storage.read(access.all_operators))
 
     async def add_operator(self, request: Request) -> Response:
         """Add an operator, or change his role: `{"name", "role"}`."""
         said = await _json(request)
         name, role = said.get("name"), said.get("role")
-        if not (isinstance(name, str) and _NAME.fullmatch(name) and name != people.OWNER):
+        if not (isinstance(name, str) and _NAME.fullmatch(name) and name != access.OWNER):
             hint = "small letters, digits, '.', '_' and '-', at most 32"
             raise Problem(400, "name", "that is no name for an operator", hint)
-        if role not in people.ROLES:
-            raise Problem(400, "role", "there is no such role", ", ".join(people.ROLES))
-        before = await self._storage.read(people.operator_role, name)
+        if role not in access.ROLES:
+            raise Problem(400, "role", "there is no such role", ", ".join(access.ROLES))
+        before = await self._storage.read(access.operator_role, name)
         entry = _who(request).audit("operator", name, before or "", role)
-        await self._storage.write(people.add_operator, name, role, time.time(), audit=entry)
+        await self._storage.write(access.add_operator, name, role, time.time(), audit=entry)
         return JSONResponse({"name": name, "role": role}, 200 if before else 201)
 
     async def remove_operator(self, request: Request) -> Response:
@@ -484,39 +486,39 @@ class PeopleApi:
         name = request.path_params["name"]
         entry = _who(request).audit("remove operator", name)
         try:
-            await self._storage.write(people.remove_operator, name, audit=entry)
+            await self._storage.write(access.remove_operator, name, audit=entry)
         except LookupError as problem:
             raise Problem(404, "operator", f"there is no operator '{name}'") from problem
         return JSONResponse({"name": name})
 
     async def tokens(self, _: Request) -> Response:
         """Tokens, without what would let anybody in."""
-        return JSONResponse(await self._storage.read(people.all_tokens))
+        return JSONResponse(await self._storage.read(access.all_tokens))
 
     async def add_token(self, request: Request) -> Response:
         """Make a token: `{"operator", "role", "label", "days"}`. It is shown this once."""
         said = await _json(request)
-        name, days = said.get("operator"), said.get("days", people.TOKEN_DAYS)
+        name, days = said.get("operator"), said.get("days", access.TOKEN_DAYS)
         label = said.get("label", "")
         role = None
         if isinstance(name, str):
-            role = await self._storage.read(people.operator_role, name)
+            role = await self._storage.read(access.operator_role, name)
         if role is None:
             raise Problem(404, "operator", "there is no such operator", "add him first")
         asked = said.get("role", role)
-        if asked not in people.ROLES:
-            raise Problem(400, "role", "there is no such role", ", ".join(people.ROLES))
+        if asked not in access.ROLES:
+            raise Problem(400, "role", "there is no such role", ", ".join(access.ROLES))
         if not (isinstance(label, str) and label.isprintable() and len(label) <= LABEL_CHARS):
             raise Problem(400, "label", f"a label has at most {LABEL_CHARS} printable characters")
         if not (isinstance(days, int) and 0 < days <= 3650):
             raise Problem(400, "days", "a token lasts 1 to 3650 days")
         token, now = secrets.token_urlsafe(32), time.time()
         row = {
-            "sha256": people.digest(token.encode()), "operator": name, "label": label,
-            "role": people.lower(asked, role), "created": now, "expires": now + days * 86400.0,
+            "sha256": access.digest(token.encode()), "operator": name, "label": label,
+            "role": access.lower(asked, role), "created": now, "expires": now + days * 86400.0,
         }  # fmt: skip
         entry = _who(request).audit("token", str(name), after={"role": row["role"], "days": days})
-        n = await self._storage.write(people.add_token, row, audit=entry)
+        n = await self._storage.write(access.add_token, row, audit=entry)
         shown = {"n": n, "token": token, "operator": name, "role": row["role"]}
         return JSONResponse(shown | {"expires": row["expires"]}, 201)
 
@@ -526,7 +528,7 @@ class PeopleApi:
         entry = _who(request).audit("revoke token", n)
         try:
             known = n.isascii() and n.isdigit() and len(n) < 10
-            await self._storage.write(people.remove_token, int(n) if known else 0, audit=entry)
+            await self._storage.write(access.remove_token, int(n) if known else 0, audit=entry)
         except LookupError as problem:
             raise Problem(404, "token-number", f"there is no token '{n}'") from problem
         return JSONResponse({"n": int(n)})
@@ -536,7 +538,7 @@ class PeopleApi:
         before = request.query_params.get("before")
         if before is not None and not (before.isascii() and before.isdigit() and len(before) < 16):
             raise Problem(400, "before", "'before' must be the number of an entry")
-        rows = await self._storage.read(people.entries, before and int(before), AUDIT_A_PAGE)
+        rows = await self._storage.read(access.entries, before and int(before), AUDIT_A_PAGE)
         return JSONResponse(rows)
 
     # --- pages ---
@@ -593,7 +595,7 @@ class PeopleApi:
 
     async def style(self, _: Request) -> Response:
         """The one style sheet."""
-        css = (Path(__file__).parent / "pages" / "style.css").read_bytes()
+        css = (assets.FOLDER / "pages" / "style.css").read_bytes()
         return Response(css, media_type="text/css")
 
     def html(

@@ -7,6 +7,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, case, func, select
 
+from ..policy import Bad, Board, Known, Order, Release
+from .base import REJECTIONS_KEPT, Catalog
 from .model import (
     boards,
     channel_releases,
@@ -17,9 +19,7 @@ from .model import (
     tags,
     trust,
 )
-from .policy import Bad, Board, Known, Order, Release
 from .statements import BOARD
-from .storage import REJECTIONS_KEPT, Catalog
 
 _BOARD_COLUMNS = [boards.c[name] for name in BOARD]
 

@@ -1,0 +1,1 @@
+"""What the server remembers: the contract (`base`), and SQLite, which fulfils it."""
