@@ -20,11 +20,13 @@ _POLL = const(4)
 # Ticks
 _HEARTBEAT = const(60)  # without feed() for so long an app hangs: 30 s
 _DAY = const(172800)
+_NEVER = const(1 << 29)
 
 version = 1  # of the boot stage
 tick_timer = 500  # ms between two ticks; the timer, once it runs
 ticks = beat = server_seen_at = poll_at = poll_failures = install_failures = min_uptime = 0
-confirm_at = 1 << 29  # the tick at which a trial may be confirmed; not before an answer
+confirm_at = _NEVER  # the tick at which a trial may be confirmed; not before an answer
+rescue_at = _NEVER  # the tick at which the boot stage polls, unless a server answers before it
 trial = stopped = plain = in_app = False
 portal_rounds = 0  # without a network, in a row, the last one right before this life
 has_server = True
@@ -59,6 +61,9 @@ def tick(_):
         mark(i, value)
         if reset:
             machine.reset()
+    if ticks >= rescue_at:
+        mark(_WANT, _POLL)
+        machine.reset()
 
 
 def feed():
@@ -70,18 +75,16 @@ def feed():
 def rescue_in(wait):
     """Let the boot stage connect and poll by itself, should no server answer within `wait` ticks.
 
-    A time set before counts if it is sooner.
+    A time set before counts if it is sooner. Takes no heap: it is called when none is left.
     """
-    global alarms
-    due = min([ticks + wait] + [a[0] for a in alarms if a[1] == _WANT])
-    alarms = [a for a in alarms if a[1] != _WANT]
+    global rescue_at
     if has_server and not trial:
-        alarms.append((due, _WANT, _POLL, True))
+        rescue_at = min(rescue_at, ticks + wait)
 
 
 def answered():
     """Note that a server has answered, authenticated: a trial may be confirmed from now on."""
-    global server_seen_at, confirm_at, alarms
+    global server_seen_at, confirm_at, rescue_at
     first = not server_seen_at
     server_seen_at = ticks or 1
     if in_app:
@@ -89,8 +92,7 @@ def answered():
     if trial:
         confirm_at = min(confirm_at, min_uptime)
         return
-    alarms = [a for a in alarms if a[1] != _WANT]
-    rescue_in(_DAY)
+    rescue_at = ticks + _DAY
     if first and rejection and rejection[2]:
         stage("confirm").server_reached()
 
@@ -144,9 +146,10 @@ def stop():
 
     Ctrl-C is often pressed twice: this is done before a second one can interrupt it.
     """
-    global stopped, alarms
+    global stopped, alarms, rescue_at
     stopped = True
     alarms = []
+    rescue_at = _NEVER
     mark(_END, end_if_stopped)
 
 

@@ -11,19 +11,31 @@ import sys
 
 import config
 import ota
+from runtime import log
 from runtime.homeassistant import HomeAssistant
 
 
 async def announce(home):
-    """One part after the other: together they would fill the queue."""
+    """Tell one part after the other: together they would fill the queue.
+
+    Raises OSError when the broker did not get them all.
+    """
     # What setup alone calls takes room.
     HomeAssistant.__init__ = HomeAssistant.sensor = None  # pyright: ignore
     HomeAssistant.switch = HomeAssistant.add = None  # pyright: ignore
     board = home.mqtt.base[5:]
+    dropped = home.mqtt.dropped
+    told = []
     for component, key, name, facts in home.parts:
+        part = component + "/" + key
+        if part in told or not key or "+" in key or "#" in key:
+            log.error("home assistant: %s twice, or no topic", part)
+            continue
+        told.append(part)
         topic = "homeassistant/%s/%s/%s/config" % (component, _id(board), _id(key))
         home.mqtt.publish(topic, _config(home, board, key, name, facts), True, 1)
-        await home.mqtt.drain()
+        if not await home.mqtt.drain() or home.mqtt.dropped != dropped:
+            raise OSError("not sent")
 
 
 def _id(key):

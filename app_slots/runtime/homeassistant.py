@@ -29,7 +29,7 @@ class HomeAssistant:
         `facts` are the part's options in Home Assistant's short names: unit_of_meas="°C",
         dev_cla="temperature", stat_cla="measurement" ...
         """
-        self.add("sensor", key, name, **facts)
+        self.parts.append(("sensor", key, name, facts))
 
     def switch(self, key, name, set, **facts):
         """Something that is on or off: `set(on)` is called when Home Assistant switches it.
@@ -37,17 +37,14 @@ class HomeAssistant:
         The app publishes "ON" or "OFF" to `~/<key>`, retained, whenever it has changed.
         """
         facts["cmd_t"] = "~/%s/set" % key
-        self.add("switch", key, name, **facts)
+        self.parts.append(("switch", key, name, facts))
         self.mqtt.on(facts["cmd_t"], lambda topic, payload: set(payload == b"ON"), 1)
 
     def add(self, component, key, name, **facts):
         """Any other component (binary_sensor, button, number, light ...), with all its facts.
 
-        Raises ValueError for a key that no topic can have, and for the same part twice.
+        A key that no topic can have, or one that another part has, is told in the log.
         """
-        same = [part for part in self.parts if part[0] == component and part[1] == key]
-        if same or not key or "+" in key or "#" in key:
-            raise ValueError("home assistant: %s %s twice, or no topic" % (component, key))
         self.parts.append((component, key, name, facts))
 
     def _born(self, topic, payload):
@@ -67,7 +64,7 @@ class HomeAssistant:
                 await sleep_ms(_STEP)
             updater.waits = True
             await runtime.lend("discovery").announce(self)
-        except MemoryError:  # the heap is at its fullest right after a connection
+        except (MemoryError, OSError):  # the heap is at its fullest right after a connection
             self._app.after(_AGAIN, self._soon)
         finally:
             updater.waits = False

@@ -133,7 +133,7 @@ def run(setup):
     if not app.updater.servers:
         # The boot stage, which has not looked, shall not poll in its stead.
         ota.has_server = False
-        ota.alarms = [alarm for alarm in ota.alarms if alarm[1] != 2]
+        ota.rescue_at = 1 << 29  # ticks that never come
     app.every(1000, wifi.tick, "wifi")
     app.every(1000, app.updater.tick, "updater")
     app.every(1000, app.second, "second")

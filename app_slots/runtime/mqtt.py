@@ -24,10 +24,10 @@ _SILENT = const(60000)  # ms without a packet after which the broker is gone; tw
 _LASTS = const(10)  # s after which a connection was a good one
 _ANEW = const(60000)  # ms to a new attempt where not even a task found room
 _LONGEST = const(6)  # the pause before a new attempt doubles so often, from 1 s
-_OUTBOX = const(512)  # bytes in the outbox beyond which the queue waits
+_PIECE = const(64)  # bytes; what is longer is sent as it lies there, not copied into a packet
+_OUTBOX = const(8)  # pieces in the outbox beyond which the queue waits
 _FILTER = const(122)  # bytes; umqtt.simple before 1.8.0 writes one byte for a packet's length
 _COSTS = const(64)  # bytes of heap that a queued message takes beside its text
-_TAKEN = const(2)  # short connections in a row after which another client may be taking them over
 _LOSES = const(8)  # connections in a row that a message may lose before it is dropped
 
 
@@ -36,15 +36,26 @@ class Wire:
 
     def __init__(self, s):
         self.s = s
-        self.out = b""
+        self.out = []
 
     def write(self, data, n=None):
-        self.out += data if n is None else data[:n]
+        out = self.out
+        if n is not None:
+            data = data[:n]
+        if out and len(out[-1]) + len(data) <= _PIECE:
+            out[-1] += data
+        else:
+            out.append(data)
 
     def flush(self):
         """Send what the peer takes."""
-        if self.out:
-            self.out = self.out[self.s.write(self.out) or 0 :]
+        out = self.out
+        while out:
+            n = self.s.write(out[0]) or 0
+            if n < len(out[0]):
+                out[0] = out[0][n:]
+                break
+            out.pop(0)
 
 
 def matches(pattern, topic):
@@ -86,7 +97,7 @@ class Mqtt(MQTTClient):
         self._flying = 0  # id of the queue's first message while it is not acknowledged
         self._lost = 0  # connections in a row that ended before it was
         self._fails = 0  # connections in a row that did not last
-        self._short = 0  # those of them, in a row, that the broker had accepted
+        self.short = 0  # those of them, in a row, that the broker had accepted
         app.drivers.append(self)  # for stop()
         if config.MQTT_HOST:  # pyright: ignore
             # One job for good: where the heap is full there is no room for a new one.
@@ -155,7 +166,7 @@ class Mqtt(MQTTClient):
         """Say good-bye, before a reset or sleep, as far as that goes without waiting."""
         if self.up:
             self.up = False
-            MQTTClient.publish(self, self.base + "/status", b"offline", True)
+            MQTTClient.publish(self, (self.base + "/status").encode(), b"offline", True)
             self.sock.write(b"\xe0\0")  # DISCONNECT
             self.sock.flush()
             self.sock.s.close()
@@ -216,8 +227,6 @@ class Mqtt(MQTTClient):
             begun = self.app.up
             self._limit = _SILENT
             self.up = True
-            if self._short > _TAKEN:
-                log.warning("mqtt: is another client called %s?", self.base[5:])
             self._own.good()
             for job in self.on_up:
                 self.app.attempt(job, job.fn)
@@ -240,11 +249,8 @@ class Mqtt(MQTTClient):
                     log.error("mqtt: %s is refused", self.queue[0][0])
                     self._take_out(0)
                     self.dropped += 1
-            self._short += 1
-            if begun is None:
-                self._short = 0
-            elif self.app.up - begun > _LASTS:
-                self._fails = self._short = 0
+            if begun is not None and self.app.up - begun > _LASTS:
+                self._fails = self.short = 0
             pause = 1000 << self._fails
             if self._fails < _LONGEST:
                 self._fails += 1
@@ -334,8 +340,7 @@ class Mqtt(MQTTClient):
                     if matches(job.name, topic):
                         self.app.attempt(job, job.fn, topic, payload)
             if kind & 2 and at <= most:  # else its number is gone, too
-                self.sock.write(b"\x40\x02")
-                self.sock.write(buffer[end:at])
+                self.sock.write(b"\x40\x02" + buffer[end:at])
         elif kind == 0x40 and n == 2:
             if buffer[0] << 8 | buffer[1] == self._flying:
                 self._take_out(0)

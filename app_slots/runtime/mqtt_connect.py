@@ -4,7 +4,6 @@
 # config: MQTT_USER = ""
 # config: MQTT_PASSWORD = ""  #: secret
 # config: MQTT_TLS = False
-# config: MQTT_CA = ""
 
 import select
 from asyncio import sleep_ms
@@ -13,13 +12,14 @@ from micropython import const
 from umqtt.simple import MQTTClient, MQTTException
 
 import config
-import ota
+import runtime
 from runtime import log
 from runtime.mqtt import Wire
 
 _STEP = const(50)  # ms, as in mqtt.py
 _ALIVE = const(60)  # s, as _SILENT there
 _CONNACK = const(0x20)
+_TAKEN = const(3)  # short connections in a row after which another client may be taking them over
 
 
 class _Wire(Wire):
@@ -67,17 +67,19 @@ class _Client(MQTTClient):
 
 async def connect(mqtt):
     """Connect, be accepted, subscribe. Raises OSError, or MQTTException when it is refused."""
+    short = mqtt.short
+    mqtt.short = 0
     mqtt.say(_client_connect)  # looks the name up, which takes the time it takes
     wire = mqtt.sock
     packet = wire.out
-    wire.out = b""
+    wire.out = []
     poller = select.poll()
     poller.register(wire.s, select.POLLOUT)
     while not poller.poll(0):
         mqtt.send()  # for its time limit
         await sleep_ms(_STEP)
     if getattr(config, "MQTT_TLS", False):
-        wire.s = _secure(wire.s, config.MQTT_HOST)  # pyright: ignore
+        wire.s = runtime.lend("mqtt_tls").secure(wire.s, config.MQTT_HOST)  # pyright: ignore
     mqtt.sock = wire = Wire(wire.s)
     wire.out = packet
     kind, n = await mqtt.read()
@@ -88,36 +90,12 @@ async def connect(mqtt):
         raise MQTTException("the broker refuses the board: %d" % code)
     for qos, job in mqtt.calls:
         mqtt.say(MQTTClient.subscribe, job.name.encode(), qos)
-    MQTTClient.publish(mqtt, mqtt.base + "/status", b"online", True)
+    MQTTClient.publish(mqtt, (mqtt.base + "/status").encode(), b"online", True)
     log.info("mqtt: connected to %s", config.MQTT_HOST)  # pyright: ignore
+    mqtt.short = short + 1
+    if short >= _TAKEN:
+        log.warning("mqtt: is another client called %s?", mqtt.base[5:])
 
 
 def _client_connect(mqtt):
     _Client(mqtt).connect()
-
-
-def _secure(s, host):
-    """Return the socket `s` with TLS, whose handshake goes on with each read and write.
-
-    The broker has to prove that it is `host`, to the authority whose certificate (DER) the release
-    holds as `config.MQTT_CA`; where that names none, the line is secret but anybody may be at its
-    end. Raises ValueError on an ESP8266, which has neither the heap for it nor any verification,
-    OSError when there is no such file.
-    """
-    import sys
-
-    if sys.platform == "esp8266":
-        raise ValueError("TLS to the broker needs an ESP32")
-    try:
-        import tls
-    except ImportError:
-        import ssl as tls  # its name until 1.22
-    context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
-    authority = getattr(config, "MQTT_CA", "")
-    if authority:
-        with open("/app_slots/%s/%s" % (ota.slot, authority), "rb") as f:
-            context.load_verify_locations(f.read())  # pyright: ignore
-        context.verify_mode = tls.CERT_REQUIRED  # pyright: ignore
-    else:
-        context.verify_mode = tls.CERT_NONE  # pyright: ignore
-    return context.wrap_socket(s, server_hostname=host, do_handshake_on_connect=False)

@@ -15,11 +15,14 @@ from runtime.scheduler import rand
 _LONGEST = const(600)  # s between two polls of a server that does not answer
 _LONGEST_TRIAL = const(60)
 _ADDRESS = const(100)  # characters, as in server_address.py
+_RESCUE = const(2400)  # ticks, as in scheduler.py
 _BUSY = const(3600)  # s an app may put an update off
 
 
 def missed(u, url, e):
     """No answer came from `url`: the next one has its turn, after a pause."""
+    if isinstance(e, MemoryError):
+        ota.rescue_in(_RESCUE)
     servers = u.servers
     u.index = (u.index + 1) % len(servers)
     # The pause doubles when all addresses had their turn.

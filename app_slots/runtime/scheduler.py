@@ -22,12 +22,6 @@ def rand(n):
     return int.from_bytes(os.urandom(3), "little") % n if n else 0
 
 
-def rescue(e):
-    """Where the heap is too full, the boot stage polls soon, should no answer come in between."""
-    if isinstance(e, MemoryError):
-        ota.rescue_in(_RESCUE)
-
-
 class Job:
     """A function with its time; `cancel()` ends it, a run under way is let finish."""
 
@@ -53,7 +47,8 @@ class Job:
         self.tally[2] = 0
 
     def failed(self, e):
-        rescue(e)
+        if isinstance(e, MemoryError):  # it may be what keeps the updater from its server
+            ota.rescue_in(_RESCUE)
         tally = self.tally
         tally[1] += 1
         tally[2] += 1

@@ -9,7 +9,6 @@ from binascii import hexlify, unhexlify
 from micropython import const
 
 import runtime
-from runtime.scheduler import rescue
 
 _LONGEST = const(600)  # s to the next poll, should anything unforeseen end one
 
@@ -74,7 +73,6 @@ class Updater:
             if part:
                 part.__dict__.clear()
             part = body = reply = None
-            rescue(e)
             runtime.lend("poll_reply").missed(self, url, e)
         finally:
             self.busy = False

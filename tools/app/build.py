@@ -24,8 +24,8 @@ SEQ_EPOCH = 1_577_836_800  # 2020-01-01 UTC; a seq counts minutes from here
 HEAP_PER_BYTECODE = 1.6  # bytes of heap a module of one byte takes when imported from LittleFS
 # Modules of runtime/ that are no burden beside an app: it lends them, for a moment.
 LENT = frozenset(
-    "describe discovery health installer mqtt_connect network_changes poll poll_reply report"
-    " settings settings_store web web_answer web_io".split()
+    "describe discovery health installer mqtt_connect mqtt_tls network_changes poll poll_reply"
+    " report settings settings_store web web_answer web_io".split()
 )
 BLOCK = 4096
 BOOT_STAGE_BLOCKS = 40

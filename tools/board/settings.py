@@ -102,7 +102,7 @@ def get(
         secret = tuple(name for name, one in keys.items() if one.secret)
         tries, stored = repl.evaluate(_STORED % (secret,))
         # What is on trial shall not lose a try by being looked at.
-        repl.run("S.copies.again()")
+        repl.run("S.store.give_back_try()")
     rows = [_row(one, stored, tries > 0) for one in keys.values()]
     if as_json:
         console.data({row["key"]: row for row in rows})

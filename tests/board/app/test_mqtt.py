@@ -413,7 +413,7 @@ DEAF = """
     def look():
         nonlocal longest
         if mqtt.sock:
-            longest = max(longest, len(mqtt.sock.out))
+            longest = max(longest, sum([len(piece) for piece in mqtt.sock.out]))
         print("longest", longest)
 
     def deafen():
@@ -551,10 +551,7 @@ TOPICS = """
     ha.sensor("pm2.5", "Fine dust")
     ha.sensor("größe", 'a "size"')
     for key in ("temperature", "", "a+b", "a#"):
-        try:
-            ha.sensor(key, "again")
-        except ValueError as e:
-            print("refused", e)
+        ha.sensor(key, "again")
     mqtt.publish("~/temperature", float("nan"), True)
     mqtt.publish("~/pm2.5", -float("inf"), True)
     mqtt.publish("~/größe", 1.5, True)
@@ -596,7 +593,7 @@ def test_topics_and_home_assistant(
     size = found["homeassistant/sensor/b1/gr_f6_dfe/config"]
     assert (size["name"], size["stat_t"]) == ('a "size"', "~/größe")
     assert all(re.fullmatch(r"homeassistant(/[a-zA-Z0-9_-]+){3}/config", topic) for topic in found)
-    assert board.console.count("refused home assistant: sensor") == 4
+    assert board.wait(lambda b: b.console.count(" twice, or no topic") >= 4), board.console
     for key, text in (("temperature", b"None"), ("pm2.5", b"None"), ("größe", b"1.5")):
         assert watcher.payloads(BASE + key) == [text]
     assert (switch["dev"], switch["cmd_t"], switch["stat_t"]) == (device, "~/relay/set", "~/relay")

@@ -27,7 +27,7 @@ from .bytecode import module_name
 INTERNAL = frozenset(
     # of runtime/ and drivers/
     "App Copy Runner Scheduler Updater Wifi Wire announce base been blocked_by calls changed"
-    " check_late checks confirmed down failed failures give_back_try jobs late learn make"
+    " check_late checks confirmed down failed failures jobs late learn make"
     " make_folder matches missed newest obey on_up other out parts place queue rand remember say"
     " second sent servers settings_trial since soon take tallies tally ticket tries unknown"
     " waits wipe"
