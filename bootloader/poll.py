@@ -2,16 +2,21 @@
 
 import gc
 import json
+import machine
 import network
 import os
 import sys
 import time
+from micropython import const
 
 import ota
 from bootloader import record
 from bootloader.hmac256 import mac
 from bootloader.http_client import Connection
 from bootloader.manifest import Rejected, hexa
+
+_MOST = const(1024)  # bytes of a message
+_SLEEPS = const(16)  # as in start.py: from here on the count is not one of crashes
 
 
 class Poll:
@@ -95,15 +100,27 @@ class Poll:
         if first and first != [self.url]:
             facts["first"] = first[0][:64]
         facts.update(ota.poll_extra)
+        # Lives in a row that crashed: of recovery.py, or rtc.CRASHES, without loading it.
+        crashes = ota.__dict__.get("crashes") or machine.RTC().memory()[1]
+        crashed = 0 < crashes < _SLEEPS  # what is kept is of that crash then, not of a rejection
+        text = ota.stage("crash_report").read() if crashed or r.rejected != record.ZERO else ""
+        if crashed:
+            facts["crash"] = {"n": crashes, "trace": text}
+            if ota.in_app and ota.server_seen_at:
+                del facts["crash"]["trace"]  # the life before, or an earlier poll, has told it
         if more:
             facts.update(more)
         elif r.rejected != record.ZERO:
             digest, why, soft = record.rejection(r)
-            text = ota.stage("crash_report").read()
-            facts["bad"] = {"m": hexa(digest), "why": why, "soft": int(soft > 0), "trace": text}
+            facts["bad"] = {
+                "m": hexa(digest),
+                "why": why,
+                "soft": int(soft > 0),
+                "trace": "" if crashed else text,
+            }
         body = json.dumps(facts, separators=(",", ":")).encode()
-        if len(body) > 1024:
-            facts["bad"]["trace"] = text[len(body) - 1024 :]
+        if len(body) > _MOST:
+            facts["crash" if crashed else "bad"]["trace"] = text[len(body) - _MOST :]
             body = json.dumps(facts, separators=(",", ":")).encode()
         sent = hexa(mac(self._key, b"poll1\0", body))
         out, theirs = self.connection.post("/d/v1/poll", body, sent)

@@ -24,6 +24,8 @@ def run():
     life = rtc.load()
     if life[rtc.ROUNDS] == 255:
         ota.stage("unlock").run()
+    ota.crashes = life[rtc.CRASHES]  # pyright: ignore # poll.py tells them
+    life[rtc.CRASHES] = 0
     rounds = min(life[rtc.ROUNDS] + 1, _MOST // _ROUND)
     life[rtc.ROUNDS] = rounds
     shut = life[rtc.FAILS] == 255

@@ -94,8 +94,11 @@ def run():
 def _account(r, life, end, want):
     """Count crashes of a confirmed app, and sleeps; return what is wanted after that."""
     count = life[rtc.CRASHES]
-    if end in (rtc.RUNNING, rtc.EXCEPTION, rtc.VETO):
+    # A life that the rescue's alarm has ended did not crash.
+    if end in (rtc.RUNNING, rtc.EXCEPTION, rtc.VETO) and want != rtc.POLL:
         count = count + 1 if count < _SLEEPS else 1
+        if end == rtc.RUNNING:
+            _forget_traceback()
     elif end == rtc.SLEEP:
         count = max(count + 1, _SLEEPS)
     elif end != rtc.POWER:
@@ -113,7 +116,18 @@ def _account(r, life, end, want):
     if reason and _stage("rollback").to_other(r, reason):
         # What had to be loaded for that leaves its names behind: the app gets a clean heap.
         machine.reset()
-    return rtc.RECOVER if reason == record.CRASHES else want
+    if reason == record.CRASHES:
+        life[rtc.CRASHES] = count  # recovery.py tells the server, and sets it to 0
+        return rtc.RECOVER
+    return want
+
+
+def _forget_traceback():
+    """Remove the traceback of an earlier crash: the last life hung, and left none."""
+    try:
+        _stage("crash_report").clear()
+    except OSError as e:
+        print("crash:", repr(e))
 
 
 def _stage(name):

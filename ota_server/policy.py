@@ -35,6 +35,13 @@ ROLLBACK_REASONS = frozenset(
 RELEASE_REASONS = frozenset("app class mpy arch seq same-seq floor floor-low name rejected".split())
 # In these states a board looks at orders; in the others it would not and they would be lost.
 LISTENING_STATES = frozenset(("ok", "trial"))
+CRASHING = "crashing"
+"""The state of a board whose confirmed app has crashed, and has not lasted CALM_SECONDS since."""
+CALM_SECONDS = 600
+"""A life as long as this is no crash to the board's own count (bootloader/start.py)."""
+MOST_CRASHES = 2**31 - 1
+CRASH_LIMIT = 5
+"""So many crashes in a row make a board leave a confirmed release."""
 UNLOCK = "ota-unlock "
 """How an order begins that opens a board's WebREPL. Heard in recovery too."""
 
@@ -74,6 +81,7 @@ class Board:
         open: for how many seconds its WebREPL was open then, 0 without end, None when closed.
         wrong: wrong passwords there since its start.
         life: what it calls its life since then.
+        crashes: of the release in `confirmed` since then, as far as the board could tell them.
     """
 
     id: str
@@ -110,6 +118,24 @@ class Board:
     open: int | None = None
     wrong: int = 0
     offered: str = ""
+    crashes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """The last life of a confirmed app ended in a crash, the `n`-th in a row.
+
+    The traceback is empty where the app hung. `again`: the board has told it already.
+    """
+
+    n: int
+    trace: str
+    again: bool = False
+
+    @property
+    def reason(self) -> str:
+        """Its reason code."""
+        return "exception" if self.trace else "watchdog"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +157,7 @@ class Report:
         jobs: failed and good runs by the job's name, as JSON; None when unchanged.
         failed: why the last install did not get through, as a reason code; "" when it did.
         first: the address that the board asks before this server's, if there is one.
+        job: which job never succeeded, and its traceback.
     """
 
     seq: int
@@ -149,6 +176,8 @@ class Report:
     pushed: bool = False
     failed: str = ""
     first: str = ""
+    crash: Crash | None = None
+    job: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,8 +394,12 @@ def judge(board: Board, report: Report, known: Bad | None, running: Release | No
         }
     )
     _judge_state(board, report, running, verdict)
+    _judge_crash(board, report, verdict)
     if report.jobs is not None:
         verdict.changes["jobs"] = report.jobs
+    if report.job and report.job != board.trace and verdict.changes["state"] != CRASHING:
+        verdict.changes |= {"reason": "job", "trace": report.job}
+        verdict.events.append(Event("job-fails", report.seq, report.digest, "job", report.job))
     if report.bad is not None:
         _judge_bad(board, report.bad, known, verdict)
     if report.failed and report.failed != board.reason:
@@ -408,6 +441,46 @@ def _judge_state(board: Board, report: Report, running: Release | None, verdict:
             verdict.changes["high"] = running.seq
     elif (report.state, report.digest) != (board.state, board.digest):
         verdict.events.append(Event(report.state, report.seq, report.digest))
+
+
+def _judge_crash(board: Board, report: Report, verdict: Verdict) -> None:
+    """Count a crash of the confirmed app, once however often the board tells it.
+
+    The 1st, 2nd, 4th, 8th ... become events: one that crashes all day must not push out what else
+    happened to the board.
+    """
+    before = board.crashes
+    if "confirmed" in verdict.changes:
+        before = verdict.changes["crashes"] = 0
+    crash = report.crash
+    if crash is None:
+        # Boards tell it once in a life, among the facts.
+        same_life = not report.facts and report.up < CALM_SECONDS
+        if report.state == "ok" and board.state == CRASHING and same_life:
+            verdict.changes["state"] = CRASHING
+        return
+    if report.state == "ok":
+        verdict.changes["state"] = CRASHING
+    if crash.again or report.facts.get("life", "") == board.life:
+        return
+    crashes = min(max(before + 1, crash.n), MOST_CRASHES)
+    verdict.changes |= {"crashes": crashes, "reason": crash.reason, "trace": crash.trace}
+    if crashes.bit_length() > before.bit_length():
+        times = "crashed once" if crashes == 1 else f"crashed {crashes} times"
+        text = f"{times} since it was confirmed\n{crash.trace}".rstrip()
+        verdict.events.append(Event("crashed", report.seq, report.digest, crash.reason, text))
+
+
+def crashes_since_confirmation(known: Known, digest: str) -> int:
+    """How often a board told of crashes of a release that it had confirmed.
+
+    Args:
+        digest: the first half of the release's.
+    """
+    if known.board.confirmed == digest:
+        return known.board.crashes
+    bad = known.rejected.get(digest)
+    return CRASH_LIMIT if bad is not None and bad.reason == "crashes" else 0
 
 
 def _judge_bad(board: Board, bad: Bad, known: Bad | None, verdict: Verdict) -> None:

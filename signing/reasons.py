@@ -44,6 +44,8 @@ SENTENCES = {
     "sleep": "the app slept before it was confirmed",
     "crashes": "the app crashed five times in a row",
     "order": "the rollback was ordered",
+    # The confirmed app goes on, but not all of it works.
+    "job": "a job of the app never succeeds",
     # The server noticed it.
     "twin": "its time since the start fell without a start: two boards may have one identity",
 }

@@ -1,6 +1,10 @@
-"""What a boot's first poll that counts says beside the usual; loaded for it. `u` is the Updater."""
+"""What polls say beside the usual: a boot's first that counts, and of a job that never succeeds.
+
+Loaded for that. `u` is the Updater.
+"""
 
 import json
+import machine
 import os
 import sys
 from binascii import hexlify
@@ -12,14 +16,17 @@ from runtime import log
 _MOST = const(1024)  # bytes of a message
 _TEXT = const(500)  # characters
 _LINES = const(240)  # bytes of the log's ring file
+_JOB = const(60)  # characters: which job failed
+_JOB_TRACE = const(180)  # of its traceback's end
+_SLEEPS = const(16)  # as in start.py: from here on the count is not one of crashes
 
 
 def make(u, length):
     """Return that as JSON to go on with, and the trust file's version.
 
-    The message, which has `length` bytes so far, is kept within `_MOST`. The text of a rejection is
-    the log's last lines, where the app keeps them (logfile.py), and the traceback; too long a text
-    loses its beginning.
+    The message, which has `length` bytes so far, is kept within `_MOST`. The text of a crash or a
+    rejection is the log's last lines, where the app keeps them (logfile.py), and the traceback; too
+    long a text loses its beginning.
     """
     version = sys.implementation[1]
     mpy = sys.implementation._mpy
@@ -47,6 +54,8 @@ def make(u, length):
         text += ',"first":%s' % json.dumps(u.servers[0][:64])
     if ota.install_failures:
         text += ',"fail":"%s"' % (_kept("fail") or "network")
+    crashes = machine.RTC().memory()[1]  # rtc.CRASHES
+    crashed = 0 < crashes < _SLEEPS
     if ota.rejection:
         digest, why, soft = ota.rejection
         text += ',"bad":{"m":"%s","why":"%s","soft":%d,"trace":' % (
@@ -54,12 +63,54 @@ def make(u, length):
             why,
             int(bool(soft)),
         )
-        room = _MOST - length - len(text) - 2  # for the braces that end it
-        trace = (_last_lines() + _kept("crash"))[-_TEXT:]
-        while len(json.dumps(trace).encode()) > room:
-            trace = trace[20:]
-        text += json.dumps(trace) + "}"
+        text += ('""' if crashed else _trace(length + len(text))) + "}"
+    if crashed:
+        # The traceback that was kept is of this crash, not of the rejection.
+        text += ',"crash":{"n":%d,"trace":' % crashes
+        text += _trace(length + len(text)) + "}"
     return text, trust
+
+
+def failing_job(u, name):
+    """Return the traceback of the job `name`, which never succeeded, as JSON to go on with.
+
+    Exceptions of jobs are not kept: that would cost every board the heap. A sink of the log waits
+    for the job's next one that the log tells, the 2nd, 4th, 8th ... in a row. One in a life of the
+    board: `log.caught` has the sink, then the text, and is empty once that has been answered, or
+    when `name` is "" because none fails any more.
+    """
+    caught = log.__dict__.get("caught")
+    if caught is None:
+        caught = log.caught = []  # pyright: ignore
+        caught.append(_sink(caught, " %s failed, " % name))
+        log.sinks.append(caught[0])
+    elif len(caught) == 1 and name:
+        pass  # nothing has come yet
+    elif len(caught) == 2:
+        caught.append(True)
+    elif len(caught) == 1 or not u.fails:
+        log.sinks.remove(caught[0])
+        caught.clear()
+    return ',"job":' + json.dumps(caught[1]) if len(caught) > 1 else ""
+
+
+def _sink(caught, mark):
+    # No name of this module is in here: they are gone when it is called.
+    def sink(_, line):
+        i = line.find(mark)
+        if i >= 0 and len(caught) == 1:
+            caught.append(mark[1:-2][:_JOB] + line[line.find("\n") :][-_JOB_TRACE:])
+
+    return sink
+
+
+def _trace(length):
+    """The log's last lines and the traceback, in JSON; the message has `length` bytes so far."""
+    room = _MOST - length - 2  # for the braces that end it
+    trace = (_last_lines() + _kept("crash"))[-_TEXT:]
+    while trace and len(json.dumps(trace).encode()) > room:
+        trace = trace[20:]
+    return json.dumps(trace)
 
 
 def _trust():

@@ -10,6 +10,8 @@ from binascii import hexlify
 from micropython import const
 
 import ota
+import runtime
+from runtime import log
 
 _REPORTED = const(4)  # failing jobs
 
@@ -34,6 +36,15 @@ def make(u, nonce):
         text += ',"held":1,"jobs":' + json.dumps(failing)
     elif failing != u.sent:
         text = '%s,"jobs":%s' % (text, json.dumps(failing))
+    caught = log.__dict__.get("caught")  # see describe.py
+    never = ""
+    for name, tally in app.tallies.items():
+        if tally[1] and not tally[0]:
+            never = name
+    if u.trust is not None and (caught or (never and caught is None)):
+        part = runtime.lend("describe")
+        text += part.failing_job(u, never)
+        part.__dict__.clear()
     if ota.poll_extra:
         text += "," + json.dumps(ota.poll_extra)[1:-1]
     return text, failing

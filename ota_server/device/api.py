@@ -11,12 +11,12 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
 from .. import policy
-from ..policy import Bad, Board, Known, Report
+from ..policy import Bad, Board, Crash, Known, Report
 from ..storage.base import Storage, StorageError
 from ..storage.content import Content, deflate
 from . import poll_message
@@ -40,6 +40,7 @@ _ALWAYS = frozenset("id n k seq m state heap up".split())
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+Told = TypeVar("Told", Bad, Crash)
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 log = logging.getLogger(__name__)
 
@@ -212,8 +213,7 @@ class DeviceApi:
         """
         storage = self._storage
         report = _checked(board, _report, board, message)
-        if report.bad:
-            report = replace(report, bad=await self._with_own_names(report.bad))
+        report = await self._with_own_names(report)
         known = await storage.known(board.id)  # others may have had their turn
         if known is None or known.board.key != board.key:
             raise Refuse(403)
@@ -239,10 +239,22 @@ class DeviceApi:
         if verdict.orders:
             reply["do"] = [order.text for order in verdict.orders]
 
-    async def _with_own_names(self, bad: Bad) -> Bad:
+    async def _with_own_names(self, report: Report) -> Report:
+        """The report, its tracebacks with the names that the sources have."""
+        if report.bad:
+            report = replace(report, bad=await self._named(report.bad))
+        if report.crash:
+            report = replace(report, crash=await self._named(report.crash))
+        if report.job:
+            report = replace(report, job=await self._readable_trace(report.job))
+        return report
+
+    async def _named(self, told: Told) -> Told:
+        return replace(told, trace=await self._readable_trace(told.trace))
+
+    async def _readable_trace(self, trace: str) -> str:
         # In a thread: the first traceback has the sources read and parsed.
-        trace = await asyncio.to_thread(self._readable, bad.trace)
-        return replace(bad, trace=trace[:READABLE_CHARS])
+        return (await asyncio.to_thread(self._readable, trace))[:READABLE_CHARS]
 
     # --- content ---
 

@@ -11,12 +11,15 @@ from typing import Any
 
 import orjson
 
-from ..policy import Bad, Report
+from ..policy import Bad, Crash, Report
 
 TRACE_CHARS = 500
 TEXT_CHARS = 64
+CRASHES_TOLD = 16
+"""A board counts no further in a row."""
 WORD_CHARS = 16
 JOBS = 32
+JOB_TRACE_CHARS = 240
 UNKNOWN_ORDERS = 4
 
 _HALF_DIGEST = re.compile(r"[0-9a-f]{32}|")
@@ -100,6 +103,8 @@ def report(message: dict[str, Any]) -> Report:
         pushed=bool(message.get("push", 0)),
         failed=_reason(message, "fail") if "fail" in message else "",
         first=printable(str(message.get("first", "")), TEXT_CHARS),
+        crash=_crash(message.get("crash")),
+        job=printable(str(message.get("job", "")), JOB_TRACE_CHARS),
     )
 
 
@@ -125,6 +130,18 @@ def _bad(value: Any) -> Bad | None:
     reason = _reason(value, "why")
     trace = printable(str(value.get("trace", "")), TRACE_CHARS)
     return Bad(_matching(value, "m", _HALF_DIGEST), reason, bool(value.get("soft", 0)), trace)
+
+
+def _crash(value: Any) -> Crash | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise BadPoll("crash")
+    n = value.get("n")
+    if not (is_number(n) and 0 < n < CRASHES_TOLD):
+        raise BadPoll("crash")
+    trace = printable(str(value.get("trace", "")), TRACE_CHARS)
+    return Crash(n, trace, again="trace" not in value)
 
 
 def _reason(message: dict[str, Any], key: str) -> str:

@@ -99,6 +99,7 @@ boards = Table(
     Column("open", Integer),
     _number("wrong"),
     _text("offered"),
+    _number("crashes"),
     # What it may put into its next message that counts; in memory where one process serves.
     _text("ticket"),
     _text("carried"),

@@ -77,12 +77,20 @@ class WLAN:
         return ("127.0.0.1", "", "", "")
 
 
+class RTC:
+    bytes = bytes(8) + b"\xff" * 8
+
+    def memory(self):
+        return RTC.bytes
+
+
 class Module:
     pass
 
 
 machine = sys.modules["machine"] = Module()
 machine.Pin = Pin
+machine.RTC = RTC
 network = sys.modules["network"] = Module()
 network.WLAN = WLAN
 import fake_ota as ota  # noqa: E402

@@ -23,7 +23,7 @@ MESSAGE: dict[str, Any] = {
     "proto": 1, "app": "demo", "class": "esp32-generic", "chip": "esp32", "boot": 1, "fw": "1.26.1",
     "mpy": "6.3", "trust": 1, "addr": "192.0.2.1", "bad": BAD, "prog": [1, 2], "unk": [],
     "held": 1, "push": 1, "jobs": {}, "life": "0" * 16, "open": 1, "fail": "space", "wrong": 1,
-    "first": "http://192.0.2.7:8266",
+    "first": "http://192.0.2.7:8266", "crash": {"n": 1, "trace": ""}, "job": "",
 }  # fmt: skip
 UNREAD = {"proto"}
 """For servers of later years: there is one protocol so far."""
@@ -97,12 +97,12 @@ def sent_by_boot_stage() -> set[str]:
 
 
 def sent_by_runtime() -> set[str]:
-    """In the texts of report.py and describe.py; `bad` has keys of its own."""
+    """In the texts of report.py and describe.py; `bad` and `crash` have keys of their own."""
     found: set[str] = set()
     for name in ("report.py", "describe.py"):
         for node in ast.walk(ast.parse((RUNTIME / name).read_text("utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                text = re.sub(r'"bad":\{.*', '"bad":', node.value)
+                text = re.sub(r'("(?:bad|crash)":)\{.*', r"\1", node.value)
                 found.update(re.findall(r'"(\w+)":', text))
     return found
 

@@ -101,6 +101,8 @@ def state(board: Mapping[str, Any]) -> str:
     words = board["state"] or "never seen"
     if board["progress"]:
         words += f" {board['progress']}"
+    if board["crashes"] and board["state"] in ("crashing", "recovery"):
+        words += f" ({board['crashes']} crash{'es' if board['crashes'] > 1 else ''})"
     if not board["follow"]:
         words += ", held"
     if board["open"]:
@@ -147,7 +149,7 @@ def _release_row(release: Mapping[str, Any], every: list[dict[str, Any]]) -> tup
 def _show_board(board: Mapping[str, Any], events: list[dict[str, Any]]) -> None:
     shown = ("id", "name", "app", "class", "state", "seq", "digest", "chip", "fw", "mpy", "boot")
     console.show(
-        {name: board[name] for name in (*shown, "trust", "address", "heap", "up")}
+        {name: board[name] for name in (*shown, "trust", "address", "heap", "up", "crashes")}
         | {"seen": age(board["last_seen"]), "orders": ", ".join(board["orders"]) or "none"},
         as_json=False,
     )
