@@ -81,11 +81,11 @@ lock: $(READY) ## Pin the newest packages that pyproject.toml and *.in allow.
 	  compile -o requirements-dev.lock -c requirements.lock pyproject.toml requirements.in; \
 	  compile -o requirements-stubs.lock requirements-stubs.in
 	@.cache/lock/bin/pip -qq install uv
-	@sed -n '/^psycopg/d; s/^\([a-z][a-z0-9-]*\).*/\1/p' requirements.in | while read -r tool; do \
+	@sed -n '/^psycopg/d; /^aiomqtt/d; s/^\([a-z][a-z0-9-]*\).*/\1/p' requirements.in | while read -r tool; do \
 	  sed -n "s/^\($$tool==[^ ]*\).*/\1/p" requirements-dev.lock; done > .cache/lock/tools.txt
 	@.cache/lock/bin/uv pip compile --quiet --resolution lowest-direct --python-version 3.11 \
 	  --generate-hashes --no-header --no-annotate --no-emit-index-url \
-	  --extra postgres -o requirements-lowest.lock pyproject.toml .cache/lock/tools.txt
+	  --extra mqtt --extra postgres -o requirements-lowest.lock pyproject.toml .cache/lock/tools.txt
 
 # --- checks ---------------------------------------------------------------------------------------
 
@@ -96,6 +96,12 @@ PYTEST  := $(BIN)/python -m pytest
 .PHONY: test
 test: packages setup $(STUBS) ## Lint, type-check and test everything.
 	@$(MAKE) --no-print-directory --jobs 2 lint test-all
+
+.PHONY: home-assistant
+home-assistant: $(READY) ## Install Home Assistant beside the project and hold what is published to its schema.
+	@$(PYTHON) -m venv .cache/home-assistant
+	@.cache/home-assistant/bin/python -m pip --disable-pip-version-check -qq install homeassistant paho-mqtt
+	@$(PYTEST) -q tests/server/test_mqtt.py -k home_assistant_takes
 
 .PHONY: check
 check: $(READY) $(STUB_OTA) ## The fast lane, under a minute: lint, types and the tests in tests/host.

@@ -1,5 +1,6 @@
 """The server put together: device routes, people's routes, limits, background writing."""
 
+import asyncio
 import contextlib
 import logging
 import secrets
@@ -18,6 +19,7 @@ from uvicorn import Config
 
 from .device import discovery
 from .device.api import DeviceApi
+from .mqtt.settings import BrokerSettings
 from .people import api_v1
 from .people.api import PeopleApi, Problem
 from .people.terminal import Terminals
@@ -70,6 +72,7 @@ def make_app(
     moved: str | None = None,
     port: int | None = None,
     readable: Callable[[str], str] = str,
+    broker: BrokerSettings | None = None,
 ) -> Server:
     """The ASGI application.
 
@@ -80,11 +83,18 @@ def make_app(
         moved: address of the server that boards are to ask from now on.
         port: this server's; boards that call on the local network are told it. None: they are not.
         readable: what is made of boards' tracebacks.
+        broker: where boards are nudged and Home Assistant is told; None: nowhere.
 
     Raises:
+        ImportError: `broker` needs the extra `mqtt` of this package.
         RuntimeError, SQLAlchemyError, OSError: the folder cannot be used; see `SqliteStorage`.
     """
+    nudges = None
     storage = SqliteStorage(data_dir)
+    if broker:
+        from .mqtt.broker import Broker
+
+        nudges = Broker(storage, broker)
     devices = DeviceApi(storage, every, moved, readable)
     people = PeopleApi(storage, token or read_token(data_dir / "token"), devices)
     terminals = Terminals(storage, people)
@@ -93,9 +103,13 @@ def make_app(
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await storage.start()
         calls = None if port is None else await discovery.listen(storage, port)
+        nudging = asyncio.create_task(nudges.run()) if nudges else None
         try:
             yield
         finally:
+            if nudging:
+                nudging.cancel()
+                await asyncio.wait([nudging])
             if calls:
                 calls.close()
             await storage.close()

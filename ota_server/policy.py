@@ -371,6 +371,22 @@ def offer(
     return None
 
 
+def pending(known: Known, releases: Sequence[Release], now: float) -> Release | None:
+    """The release that a board's next poll would bring, as far as its last one tells; or None.
+
+    Args:
+        releases: those of the board's app and class, newest first, of all channels.
+        now: seconds since 1970.
+    """
+    board = known.board
+    going_back = board.state != "recovery" and any(one.text == "rollback" for one in known.orders)
+    if board.last_seen is None or board.retired is not None or going_back:
+        return None
+    report = Report(board.seq, board.digest, board.state, board.heap, board.up)
+    rejected = frozenset(digest for digest, bad in known.rejected.items() if not bad.soft)
+    return offer(board, report, releases, rejected, latest_seq(now))
+
+
 def judge(board: Board, report: Report, known: Bad | None, running: Release | None) -> Verdict:
     """What a fresh report means, compared with what was known of the board.
 

@@ -11,6 +11,7 @@ from runtime import log
 from runtime.scheduler import rand
 
 _EVERY = const(300)  # s
+_PAUSE = const(20)  # s since the last answer, at least
 _SPREAD = const(10)  # s in which all boards that are told at once ask the server
 
 
@@ -49,7 +50,10 @@ class Topics:
 
     def _update(self, topic, payload):
         updater = self._app.updater
-        updater.left = min(updater.left, 1 + rand(_SPREAD))
+        wait = 1 + rand(_SPREAD)
+        if updater.time:  # a stranger who says so all the time gets a poll now and then
+            wait = max(wait, updater.time[1] + _PAUSE - self._app.up)
+        updater.left = min(updater.left, wait)
 
     def _command(self, topic, payload):
         if self._mqtt.retained:

@@ -79,6 +79,7 @@ class Storage(ABC):
     Attributes:
         catalog: releases and trust files; replaced as a whole when something is published.
         epoch: grows whenever `catalog` is replaced.
+        changed: is told the id of each board of which more has changed than heap and time.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -88,6 +89,7 @@ class Storage(ABC):
         self.manifests = Content(folder / "manifests")
         self.catalog = Catalog({}, {}, {})
         self.epoch = 0
+        self.changed: Callable[[str], None] = _nobody
         self._readers = ThreadPoolExecutor(READERS, "reader")
 
     # --- what differs between the databases ---
@@ -253,6 +255,10 @@ class Storage(ABC):
         """
         change = statements.add_trust
         await self.write(change, version, now, reset, body, catalog=True, audit=audit)
+
+
+def _nobody(_: str) -> None:
+    """Nobody wants to know."""
 
 
 REJECTIONS_KEPT = 32

@@ -218,6 +218,7 @@ class SqliteStorage(Storage):
         tickets = known.tickets
         tickets.counted = new_ticket()
         tickets.carried = tuple(order.n for order in verdict.orders)
+        self.changed(board.id)
         return tickets.counted
 
     def routine(self, known: Known, ticket: str, heap: int, up: int, peer: str, now: float) -> str:
@@ -257,6 +258,7 @@ class SqliteStorage(Storage):
         if audit:
             self._batch.audit.append((audit, now))
         await self._durably(known, verdict, now)
+        self.changed(board_id)
         return verdict
 
     def _next_order(self) -> int:
@@ -387,6 +389,8 @@ class SqliteStorage(Storage):
                 self._boards.pop(name, None)
                 self._dirty.pop(name, None)
             self._boards |= found
+        for name in boards:
+            self.changed(name)
         if new is not None:
             self.catalog = new
             self.epoch += 1

@@ -21,6 +21,7 @@ FLOORS = (
     "ota_server.device",
     "ota_server.web",
     "ota_server.people",
+    "ota_server.mqtt",
     "ota_server.app",
     "tools",  # console, files, options, ...: what every room stands on
     "tools.app",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from uvicorn import Server
 
     from ...ota_server.app import Server as App
+    from ...ota_server.mqtt.settings import BrokerSettings
     from ...ota_server.storage.base import Storage
 
 T = TypeVar("T")
@@ -47,6 +48,10 @@ def serve(
     moved: Annotated[
         str | None, typer.Option(metavar="URL", help="Send all boards on to this server.")
     ] = None,
+    mqtt: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Nudge boards by the broker named there (docs/mqtt.md)."),
+    ] = None,
 ) -> None:
     """Run the OTA server until Ctrl-C.
 
@@ -58,13 +63,19 @@ def serve(
     from ...ota_server.app import uvicorn_config
 
     token_file = places.fleet_dir() / "token"
+    broker = broker_settings(mqtt) if mqtt else None
     listener = _listen(host, port)
     try:
         port = listener.getsockname()[1]
         # One that listens on loopback alone is of no use to a board that calls.
         calls = None if _reachable(host).startswith("127.") else port
         app = _app(
-            data or places.data_dir() / "server", _token(token_file), interval, _url(moved), calls
+            data or places.data_dir() / "server",
+            _token(token_file),
+            interval,
+            _url(moved),
+            calls,
+            broker,
         )
         url = f"http://{_reachable(host)}:{port}"
         console.say(f"serving {url}")
@@ -152,8 +163,34 @@ def _url(moved: str | None) -> str | None:
         ) from problem
 
 
+def broker_settings(path: Path) -> BrokerSettings:
+    """The broker that the file names.
+
+    Raises:
+        Failure: the file cannot be used, or the package for it is missing.
+    """
+    from importlib.util import find_spec
+
+    from ...ota_server.mqtt.settings import Unusable, load
+
+    if find_spec("aiomqtt") is None:
+        raise console.Failure(
+            "the package for MQTT is not installed", "pip install 'mipy-ota[mqtt]'"
+        )
+    try:
+        return load(path)
+    except Unusable as problem:
+        hint = 'it has lines like `host = "192.168.1.10"`: docs/mqtt.md'
+        raise console.Failure(f"cannot use {path}: {problem}", hint) from problem
+
+
 def _app(
-    folder: Path, token: str, interval: float | None, moved: str | None, port: int | None
+    folder: Path,
+    token: str,
+    interval: float | None,
+    moved: str | None,
+    port: int | None,
+    broker: BrokerSettings | None = None,
 ) -> App:
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -162,7 +199,13 @@ def _app(
 
     try:
         return make_app(
-            folder, token=token, every=interval, moved=moved, port=port, readable=readable
+            folder,
+            token=token,
+            every=interval,
+            moved=moved,
+            port=port,
+            readable=readable,
+            broker=broker,
         )
     except (OSError, SQLAlchemyError, RuntimeError) as problem:
         raise console.Failure(
@@ -232,6 +275,7 @@ def running(
     host: str = "127.0.0.1",
     moved: str | None = None,
     calls: bool = False,
+    broker: BrokerSettings | None = None,
 ) -> Iterator[Running]:
     """Serve in a thread, with a token of its own in `data_dir/token`.
 
@@ -241,6 +285,7 @@ def running(
         interval: seconds between polls; None leaves it to the policy.
         moved: the server that boards are sent on to.
         calls: answer boards that call for their server.
+        broker: where boards are nudged.
 
     Raises:
         Failure: the port is taken, or the folder cannot be used.
@@ -252,7 +297,7 @@ def running(
     listener = _listen(host, port)
     token = _token(data_dir / "token")
     port = listener.getsockname()[1]
-    app = _app(data_dir, token, interval, moved, port if calls else None)
+    app = _app(data_dir, token, interval, moved, port if calls else None, broker)
     running = Running(f"http://{host}:{port}", token, app.storage)
     server: Server = Server(uvicorn_config(app, _counting(running)))
     started = threading.Event()

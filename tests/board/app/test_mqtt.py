@@ -19,6 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from mipy_ota.ota_server.mqtt.settings import BrokerSettings
 from mipy_ota.tools.fleet.serve import running
 from mipy_ota.tools.sim.board import VirtualBoard
 from tests.support import ROOT, fleet
@@ -649,6 +650,30 @@ def test_a_reset_that_a_person_orders_is_no_fault_of_a_trial(
         watcher.publish(BASE + "prove", "x", 1)
         it.confirmed(digest)
         assert not it.record()["rejected"]
+
+
+def test_a_nudge_brings_a_release_in_seconds(tmp_path: Path, broker: Broker) -> None:
+    """By the server, to a board that would else ask in an hour: five minutes of this computer."""
+    topics = HEAD + "    from runtime.mqtt_topics import Topics\n    Topics(app, mqtt)\n" + TAIL
+    settings = BrokerSettings(host="127.0.0.1", port=broker.port)
+    with running(tmp_path / "server", interval=3600, broker=settings) as server:
+        known = fleet.Fleet(server)
+        where = {"chip": "esp32", "speed": SPEED}
+        first = fleet.release(app(broker.port, topics), 1000)
+        with known.board(tmp_path / "board", first, **where) as board:
+            watcher = Client(broker.port)
+            board.start()
+            # It is told the time at its second poll, and asks again in an hour.
+            assert wait(lambda: known.get("/api/boards/b1")["state"] == "ok"), board.console
+            assert wait(lambda: watcher.payloads(BASE + "status") == [b"online"]), board.console
+            digest = known.publish(fleet.release(app(broker.port, topics), 1001))
+            assert wait(lambda: known.get("/api/boards/b1")["confirmed"] == digest[:32], 120), (
+                board.console
+            )
+            assert watcher.payloads(BASE + "update") == [b""]
+            state = json.loads(watcher.payloads(BASE + "ota")[-1])
+            assert (state["installed_version"], state["in_progress"]) == ("1001", False)
+            watcher.close()
 
 
 FULL = """
