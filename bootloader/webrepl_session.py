@@ -9,6 +9,7 @@ import gc
 import machine
 import network
 import os
+import socket
 import sys
 from binascii import b2a_base64, hexlify
 from hashlib import sha1
@@ -75,6 +76,9 @@ class Session(IOBase):
         self.data = b""  # the head of the request; None when the password is right
         self.repl = None
         s.setblocking(False)
+        if hasattr(socket, "TCP_NODELAY"):
+            # A frame's head and content are two segments: the second would wait for an answer.
+            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         s.setsockopt(1, _CALLBACK, self.read)
 
     def read(self, s):

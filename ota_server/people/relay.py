@@ -20,6 +20,8 @@ from starlette.websockets import WebSocket
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
+from .. import keepalive
+
 PORT = 8266
 CONNECT_SECONDS = 5.0
 SHAKE_SECONDS = 10.0
@@ -34,10 +36,6 @@ FRAME_BYTES = 65536
 """A board cannot send longer ones."""
 QUEUE = 4
 """Frames from the board that wait for the browser."""
-
-# A board that has lost its power says nothing: probes find out, within half a minute. Its network
-# stack answers them even while its app is busy; it does not answer a WebSocket's pings.
-_PROBES = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 
 # What MicroPython's WebREPL says, and what the boot stage adds (bootloader/webrepl_session.py).
 _PROMPT, _DENIED, _WELCOME = b"Password: ", b"Access denied", b"WebREPL connected\r\n"
@@ -102,10 +100,7 @@ async def _connected(address: str, name: str) -> socket.socket:
     found = socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET)
     try:
         found.setblocking(False)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _PROBES:
-            if hasattr(socket, option):
-                found.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        keepalive.probe(found)
         async with asyncio.timeout(CONNECT_SECONDS):
             await asyncio.get_running_loop().sock_connect(found, (address, PORT))
     except BaseException as problem:

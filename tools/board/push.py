@@ -266,13 +266,15 @@ class Trial:
         self._quiet_until: float | None = None
 
     def follow(self) -> None:
-        """Until it is confirmed.
+        """Until it is confirmed. Over the air it connects anew at once: the board was reset.
 
         Raises:
             Failure: the board went back, or nothing is heard of it.
         """
         end = time.monotonic() + TRIAL_SECONDS
         try:
+            if self._target.port is None:
+                self._connect()
             while time.monotonic() < end:
                 for line in self._lines():
                     if self._told(line):
@@ -334,7 +336,6 @@ class Trial:
         """Whether it is confirmed, when nobody has said so for a while."""
         if not self._quiet_until or time.monotonic() < self._quiet_until:
             return False
-        self._quiet_until = None
         return self._asked()
 
     def _asked(self) -> bool:
@@ -349,6 +350,8 @@ class Trial:
         except Failure:  # it starts again just now
             self._connect()
             return False
+        if trial:
+            self._connect()
         if digest != bytes.fromhex(self._digest)[:16]:
             raise self._left()
         return not trial

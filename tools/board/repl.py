@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 from ..console import Failure
@@ -22,6 +23,18 @@ ATTENTION_SECONDS = 10.0
 
 PROMPT_SECONDS = 0.6
 """How long a prompt takes at most to come after Enter."""
+
+OBEYED_SECONDS = 0.5
+"""How long to wait for the acknowledgement of a reset, which need not come."""
+# Once an app was stopped there is no other alarm. Its time is in ticks of half a second; the life
+# ends in good order, with rtc.ASKED in rtc.END (bootloader/resident.py).
+_ALARM = """\
+import sys
+_o=sys.modules.get('ota')
+if hasattr(_o,'alarms'):
+ _o.alarms[:]=[%s]
+del _o
+"""
 
 _RAW = b"raw REPL; CTRL-B to exit\r\n>"
 _INTERRUPT, _ENTER, _LEAVE, _END = b"\x03", b"\x01", b"\x02", b"\x04"
@@ -127,6 +140,8 @@ class Repl:
         self._name = name
         self._heard = b""
         self._paste = True
+        self._limit = 0
+        self._alarm_at = 0.0
         self.gone = False
         """The board was reset: what it says from now on is its own."""
 
@@ -179,6 +194,11 @@ class Repl:
         Raises:
             Raised: the code raised an exception.
         """
+        if self._limit and time.monotonic() - self._alarm_at > self._limit / 20:
+            self._set_alarm()
+        return self._run(code, timeout)
+
+    def _run(self, code: str, timeout: float) -> str:
         self._send(code.encode())
         printed = self._until(_END, timeout)
         trace = self._until(_END, timeout)
@@ -234,9 +254,30 @@ class Repl:
             raise self._strange(said) from problem
 
     def reset(self) -> None:
-        """Reset the board as its button would; what it says after that is not ours."""
-        self._send(b"import machine; machine.reset()")
+        """Reset the board as its button would; what it says after that is not ours.
+
+        A chip that resets falls silent in the middle of whatever it was saying, and does not even
+        tell its peers: no answer is needed.
+        """
+        self._heard = b""
+        self._stream.write(b"import machine; machine.reset()" + _END)
         self.gone = True
+        with suppress(Failure):  # the connection has gone, over which the order went before
+            self._arrives(b"OK", OBEYED_SECONDS)
+
+    def limit(self, seconds: int) -> None:
+        """Have the board reset by itself should nothing be run on it for so long.
+
+        That starts an app again which was stopped by a host that has gone since. Only a boot stage
+        does it; 0 ends it.
+        """
+        self._limit = seconds
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        alarm = f"(_o.ticks+{2 * self._limit},0,5,True)" if self._limit else ""
+        self._run(_ALARM % alarm, ANSWER_SECONDS)
+        self._alarm_at = time.monotonic()
 
     @property
     def stream(self) -> Stream:

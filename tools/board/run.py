@@ -48,6 +48,7 @@ def run(
 def _run(board: str, code: bytes) -> None:
     with session.opened(target.find(board)) as repl:
         try:
+            repl.limit(0)  # it may take as long as it likes
             repl.follow(code, shown())
         except Raised as raised:
             console.passage(raised.trace, error=True)

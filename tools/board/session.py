@@ -38,6 +38,10 @@ gc.collect()
 """
 
 
+GONE_SECONDS = 300
+"""A board whose app was stopped starts it again when nothing was heard from here for so long."""
+
+
 @contextmanager
 def opened(board: Target, drop: bool = True, restart: bool = False) -> Iterator[Repl]:
     """The raw REPL of `board`.
@@ -60,6 +64,7 @@ def opened(board: Target, drop: bool = True, restart: bool = False) -> Iterator[
             console.note(f"the app of {board.name} is stopped meanwhile")
             if drop:
                 repl.run(DROP)
+            repl.limit(GONE_SECONDS)
         try:
             yield repl
         except BaseException:

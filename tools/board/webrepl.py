@@ -25,6 +25,7 @@ from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.uri import WebSocketURI
 
+from ...ota_server import keepalive
 from .. import console
 from ..console import Failure
 from ..printable import printable
@@ -128,6 +129,7 @@ class WebRepl:
         except OSError as problem:
             raise self._unreachable(problem) from problem
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        keepalive.probe(self._socket)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         self._protocol = ClientProtocol(WebSocketURI(False, host, port, "/", ""))
         try:
