@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import http.server
@@ -22,7 +23,7 @@ from typing import Literal
 import pytest
 import serial
 
-from mipy_ota.signing import board_file
+from mipy_ota.signing import board_file, bundle, manifest
 from mipy_ota.signing.rsa import PublicKey
 from mipy_ota.tools import console, places
 from mipy_ota.tools.app import build
@@ -35,6 +36,7 @@ from mipy_ota.tools.keys import sign
 from mipy_ota.tools.keys import store as keys
 from tests.support import ROOT, fleet, stock
 from tests.support.boards import Board
+from tests.support.fake_board import FakeBoard
 
 PLAIN = {"main.py": "import ota, time\nwhile True:\n    ota.check()\n    time.sleep(1)\n"}
 MACS = {"esp8266": "240ac4ce2bc1", "esp32": "240ac4e29526", "esp32c3": "240ac41f677d"}
@@ -681,6 +683,34 @@ def test_bad_firmware(mipy: Mipy, tmp_path: Path, content: bytes, what: str) -> 
 def test_no_release_for_the_class(fleet_up: Running, mipy: Mipy) -> None:
     words = ("flash", "--firmware", stock.path("esp32"), "--dry-run", "--class", "esp32-lamp")
     failed(mipy(*words), "no release of 'demo' for the class esp32-lamp", "mipy release --class")
+
+
+def test_a_release_that_boards_went_back_from_is_passed_over(
+    fleet_up: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its fault: not where a board lost its power, or refused what it already has."""
+    known = fleet.Fleet(fleet_up)
+    digests = {
+        seq: known.publish(fleet.release(PLAIN, seq, cls="esp32-generic"))[:32] for seq in (6, 7)
+    }
+    with contextlib.closing(FakeBoard(fleet_up.url, app="demo", cls="esp32-generic")) as board:
+        who = board_file.parse(board.file())
+        known.enrol(who)
+
+        def chosen() -> tuple[int, str]:
+            raw = plan.release_for(who, None)
+            return manifest.parse(bundle.read(raw)[0]).seq, capsys.readouterr().err
+
+        for why, soft in (("power", 1), ("same-seq", 0)):
+            board.boot(bad={"m": digests[7], "why": why, "soft": soft, "trace": ""})
+            assert chosen() == (7, "")
+        board.boot(bad={"m": digests[7], "why": "exception", "soft": 0, "trace": ""})
+        seq, said = chosen()
+        assert seq == 6 and "release 7 is passed over: sim-01 has gone back from it" in said
+        board.boot(bad={"m": digests[6], "why": "watchdog", "soft": 0, "trace": ""})
+        assert chosen()[0] == 4
+        with pytest.raises(Failure, match="gone back from every release"):
+            plan._unrejected([{"seq": 6, "digest": digests[6]}], {digests[6]: "sim-01"})
 
 
 @pytest.mark.parametrize(

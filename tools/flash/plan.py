@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...signing import bundle, manifest
 from ...signing.board_file import Board
 from ...signing.reasons import Refused
+from .. import console
 from ..console import Failure
 from ..keys import store as keys
 from . import image, layout, provision, wiring
@@ -75,12 +76,14 @@ def dev_key() -> PublicKey:
 
 
 def release_for(board: Board, path: Path | None) -> bytes:
-    """The signed release that a new board starts with: the file `path`, else the server's newest.
+    """The signed release that a new board starts with: the file `path`, else one of the server's.
+
+    That is the newest which no board of this class has gone back from.
 
     Raises:
         Failure: there is none for its class, or it is not what the board would accept.
     """
-    raw = _read(path) if path else _newest(board)
+    raw = _read(path) if path else _offered(board)
     try:
         text, files = bundle.read(raw)
         found = manifest.verify(text, keys.trust(), board.dev).manifest
@@ -106,7 +109,8 @@ def _read(path: Path) -> bytes:
         raise Failure(f"cannot read {path}: {problem.strerror}", "see where it is") from problem
 
 
-def _newest(board: Board) -> bytes:
+def _offered(board: Board) -> bytes:
+    from ..fleet import pick
     from ..fleet.client import connect
 
     try:
@@ -116,16 +120,35 @@ def _newest(board: Board) -> bytes:
             for one in server.releases()
             if (one["app"], one["class"]) == (board.app, board.cls) and not one["withdrawn"]
         ]
-        if offered:
-            return server.bundle(max(offered, key=lambda one: one["seq"])["digest"])
+        left = pick.left(server.search(app=board.app), board.cls) if offered else {}
     except Failure as failure:
         raise Failure(
             f"no release to start with: {failure.text}",
             "start the server with `mipy serve`, or give a signed release with --release FILE",
         ) from failure
+    if offered:
+        return server.bundle(_unrejected(offered, left)["digest"])
     raise Failure(
         f"there is no release of '{board.app}' for the class {board.cls}",
         f"publish one with `mipy release --class {board.cls}`, or name another with --class",
+    )
+
+
+def _unrejected(offered: Iterable[Mapping[str, Any]], left: Mapping[str, str]) -> Mapping[str, Any]:
+    """The newest release that no board has gone back from; says which ones are passed over.
+
+    Args:
+        offered: the releases for the board.
+        left: first half of a release's digest -> name of a board that has gone back from it.
+    """
+    for one in sorted(offered, key=lambda one: one["seq"], reverse=True):
+        who = left.get(one["digest"][:32])
+        if who is None:
+            return one
+        console.note(f"release {one['seq']} is passed over: {who} has gone back from it")
+    raise Failure(
+        "boards have gone back from every release of this class",
+        "publish one that works, or name one with --release FILE",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ...ota_server.policy import ROLLBACK_REASONS
 from ..console import Failure
 
 
@@ -26,4 +27,20 @@ def chosen(known: Iterable[Mapping[str, Any]], wanted: str) -> list[Mapping[str,
         raise Failure(
             f"'{wanted}' names {len(found)} releases", "give the seq or digest of one of them"
         )
+    return found
+
+
+def left(boards: Iterable[Mapping[str, Any]], cls: str) -> dict[str, str]:
+    """The releases that boards of a class have gone back from for good, by fault of the release.
+
+    A release that one board would not install, for what that board is, is not among them.
+
+    Returns:
+        The first half of a digest -> the name of the first such board.
+    """
+    found: dict[str, str] = {}
+    for board in boards:
+        for bad in board["rejected"]:
+            if board["class"] == cls and not bad["soft"] and bad["reason"] in ROLLBACK_REASONS:
+                found.setdefault(bad["digest"], board["name"] or board["id"])
     return found
