@@ -39,6 +39,8 @@ VERBS = (
     ("reissue", "fleet.release:reissue", "Publish an earlier release again under a new number."),
     ("rollback", "fleet.release:rollback", "Send a board back to its other slot."),
     ("serve", "fleet.serve:serve", "Run the OTA server."),
+    ("backup", "backup.verb:backup", "Pack the whole fleet into one encrypted file."),
+    ("restore", "backup.verb:restore", "Bring a whole fleet back from a backup."),
     ("flash", "flash.verb:flash", "Flash a board over USB, once."),
     ("adopt", "adopt.verb:adopt", "Take a board that runs MicroPython into the fleet."),
     ("wifi add", "board.wifi:add", "Let a board know a network."),

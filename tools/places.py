@@ -64,6 +64,21 @@ def fleet_dir() -> Path:
     return _private(home() / fleet())
 
 
+def existing_fleet() -> Path:
+    """The folder of this fleet, where it is there already.
+
+    Raises:
+        Failure: it is not: nothing comes of a mistyped --fleet.
+    """
+    folder = home() / fleet()
+    if not folder.is_dir():
+        raise Failure(
+            f"there is no fleet '{fleet()}' in {home()}",
+            "name one that is there with --fleet, or make it with `mipy keys new`",
+        )
+    return fleet_dir()
+
+
 def keys_dir() -> Path:
     """The folder of this fleet's private keys and trust file."""
     return _private(fleet_dir() / "keys")

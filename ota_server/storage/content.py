@@ -61,15 +61,26 @@ class Content:
 
     def whole(self, name: str) -> bool:
         """Whether a file is there and its bytes are those that its name stands for."""
-        plain = self._inflated(name)
-        return plain is not None and hashlib.sha256(plain).hexdigest() == name
+        stored = self.deflated(name)
+        return stored is not None and is_whole(name, stored)
 
     def _inflated(self, name: str) -> bytes | None:
         stored = self.deflated(name)
-        try:
-            return None if stored is None else zlib.decompress(stored, -WINDOW_BITS)
-        except zlib.error:
-            return None
+        return None if stored is None else inflated(stored)
+
+
+def is_whole(name: str, stored: bytes) -> bool:
+    """Whether stored bytes are those that the name stands for."""
+    plain = inflated(stored)
+    return plain is not None and hashlib.sha256(plain).hexdigest() == name
+
+
+def inflated(stored: bytes) -> bytes | None:
+    """The content that was stored as these bytes; None when they are damaged."""
+    try:
+        return zlib.decompress(stored, -WINDOW_BITS)
+    except zlib.error:
+        return None
 
 
 def deflate(plain: bytes) -> bytes:

@@ -54,7 +54,9 @@ def migrate(engine: Engine, path: Path | None = None) -> None:
     if version == HEAD:
         return
     if path and version:
-        copy(path, path.with_name(f"{path.stem}-before-{HEAD}{path.suffix}"))
+        former = path.with_name(f"{path.stem}-before-{HEAD}{path.suffix}")
+        copy(path, former)
+        log.warning("the database is brought up to date; a copy of the former is %s", former)
     with engine.begin() as db:
         if version is None:
             model.metadata.create_all(db)
@@ -77,7 +79,6 @@ def copy(source: Path, target: Path) -> None:
         before.close()
         after.close()
     os.replace(new, target)
-    log.warning("the database is brought up to date; a copy of the former is %s", target)
 
 
 def _version(db: Connection) -> str | None:

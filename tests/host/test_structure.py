@@ -26,6 +26,7 @@ FLOORS = (
     "tools",  # console, files, options, ...: what every room stands on
     "tools.app",
     "tools.keys",
+    "tools.backup",
     "tools.fleet",
     "tools.flash",
     "tools.board",

@@ -44,7 +44,7 @@ def pack(contents: Mapping[str, bytes], passphrase: str) -> bytes:
         for name in sorted(contents):
             bundle.writestr(name, contents[name])
     salt, nonce = secrets.token_bytes(_SALT), secrets.token_bytes(_NONCE)
-    sealed = AESGCM(_stretch(passphrase, salt)).encrypt(nonce, plain.getvalue(), HEADER)
+    sealed = AESGCM(stretch(passphrase, salt)).encrypt(nonce, plain.getvalue(), HEADER)
     return HEADER + salt + nonce + sealed
 
 
@@ -56,7 +56,7 @@ def unpack(content: bytes, passphrase: str) -> dict[str, bytes]:
     rest = content.removeprefix(HEADER)
     salt, nonce, sealed = rest[:_SALT], rest[_SALT : _SALT + _NONCE], rest[_SALT + _NONCE :]
     try:
-        plain = AESGCM(_stretch(passphrase, salt)).decrypt(nonce, sealed, HEADER)
+        plain = AESGCM(stretch(passphrase, salt)).decrypt(nonce, sealed, HEADER)
     except (InvalidTag, ValueError) as problem:
         raise Failure(
             "the passphrase is wrong, or the backup is damaged", "try another passphrase"
@@ -69,7 +69,8 @@ def unpack(content: bytes, passphrase: str) -> dict[str, bytes]:
         return {name: bundle.read(name) for name in names}
 
 
-def _stretch(passphrase: str, salt: bytes) -> bytes:
+def stretch(passphrase: str, salt: bytes) -> bytes:
+    """The key of a backup (32 bytes), by scrypt (RFC 7914)."""
     from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
     # 32 MB and about 0.1 s a guess.
