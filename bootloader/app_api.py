@@ -22,7 +22,7 @@ def watch():
 
 
 def confirm():
-    """The app is sure of itself before the 60 s are over. The server must have answered still."""
+    """Skip the 60 s; a server answer is still required."""
     ota.min_uptime = ota.ticks
     if ota.server_seen_at or not ota.has_server:
         ota.confirm_at = ota.ticks

@@ -1,4 +1,4 @@
-"""Takes what the server offers into the other slot. The order of its steps is the safety of all.
+"""Takes what the server offers into the other slot. Power-cut safety depends on the order.
 
 The slot's manifest goes first and comes back last, so a slot is bootable whole or not at all; the
 record is written after that. Each step loads what it needs and drops it, and nothing is held here

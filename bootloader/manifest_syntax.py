@@ -36,7 +36,7 @@ def name(text):
 
 
 def word(text):
-    """Return `text` when it is a name that is no path: of an app, a class, an entry."""
+    """Return `text` if it is a name, never a path: of an app, a class, an entry."""
     if "/" in text:
         raise Rejected("name")
     return name(text)

@@ -127,7 +127,7 @@ class Poll:
         if theirs != hexa(mac(self._key, b"reply1\0", nonce.encode(), out)).encode():
             raise Rejected("mac")
         reply = json.loads(out)
-        # What is none of the kind that was agreed on is no reply, whoever has sealed it.
+        # Reject a reply with fields of the wrong type, even if its MAC is right.
         "".join([reply["k"], reply.get("m", ""), reply.get("moved", "")] + reply.get("do", []))
         range(reply["every"], reply["trust"])
         ota.ticket = reply["k"][:16]  # pyright: ignore

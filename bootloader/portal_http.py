@@ -81,7 +81,7 @@ class Client:
 def fields(body, names):
     """Return the values of a form's fields (application/x-www-form-urlencoded), b"" for none.
 
-    Raises ValueError when it is no form.
+    Raises ValueError if malformed.
     """
     found = [b""] * len(names)
     for field in body.split(b"&"):

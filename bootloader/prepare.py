@@ -1,4 +1,4 @@
-"""The life before the app's: what would leave too much behind on its heap."""
+"""A boot before the app's that verifies and polls, since both fragment the heap."""
 
 import machine
 import os

@@ -102,7 +102,7 @@ def check_files(slot, source):
 
 
 def digest16(slot):
-    """Digest of the slot's manifest, its first 16 bytes; None when there is none that is whole."""
+    """Digest of the slot's manifest, its first 16 bytes; None if missing or truncated."""
     try:
         with open(manifest_path(slot), "rb") as f:
             return signed(f, PREFIX)[0][:16]

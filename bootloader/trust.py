@@ -34,7 +34,7 @@ def value(path, key):
 
 
 def number(path, key):
-    """Like `value`, a number. Raises Rejected("syntax") when it is none."""
+    """Like `value`, a number. Raises Rejected("syntax") for anything else."""
     text = value(path, key)
     if not text.isdigit():
         raise Rejected("syntax")
@@ -64,7 +64,7 @@ def _signatures(f, most):
 
 
 def _key(path, role, wanted):
-    """Return the modulus of the key with id `wanted` in that role, None when there is none.
+    """Return the modulus of the key with id `wanted` in that role, None if missing.
 
     Raises Rejected("revoked") when the file revokes it.
     """

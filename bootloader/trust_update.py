@@ -18,7 +18,7 @@ def apply_next(new, r, asked):
     """
     try:
         _apply(new, r, asked)
-    except ValueError:  # what the root keys have signed is no text, or a key no base64
+    except ValueError:  # the root keys have signed broken text, or a key in broken base64
         raise Rejected("syntax")
 
 

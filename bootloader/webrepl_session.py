@@ -53,7 +53,7 @@ def tick(t):
 
 
 def accept(listener):
-    """Somebody knocks, or several, for whom there may be one call."""
+    """Accept all waiting connections; the chip may call once for several."""
     global pending
     while True:
         try:

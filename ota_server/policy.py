@@ -354,7 +354,7 @@ def offer(
     if report.state == "trial":
         return None
     # What it runs may lie above its line: a trust file's `reset` brought that down. And what no
-    # release can have is no bar: one lying report must not end all offers.
+    # release can have does not count: one lying report must not end all offers.
     published = any(release.short == report.digest for release in releases)
     bar = board.high if published or report.seq > latest else max(board.high, report.seq)
     for release in releases:

@@ -41,7 +41,7 @@ SIGNIFICANCE = 0.02
 """Chance at most of a halt by failures that the tolerated share explains."""
 FAILURES_TO_HALT = 2
 TOLERATED = 0.05
-"""Share of boards that may fail without a halt, when nobody says otherwise."""
+"""Share of boards that may fail without a halt, by default."""
 SHARE = 0.8
 """Share of the open waves' boards that must have confirmed before the next wave."""
 SMALL_FLEET = 20
@@ -202,7 +202,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a release goes out when nobody says more."""
+    """How a release goes out by default."""
 
     canary: int
     waves: tuple[int, ...]

@@ -181,7 +181,7 @@ def name(text: str) -> str:
 
 
 def word(text: str) -> str:
-    """A name that is no path: an app's, a class', a board's. Raises Refused: ``name``."""
+    """A name, never a path: an app's, a class', a board's. Raises Refused: ``name``."""
     if "/" in text:
         raise Refused("name", f"'{text[:80]}' has a slash")
     return name(text)

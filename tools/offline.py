@@ -39,7 +39,7 @@ def collect(target: Path) -> None:
     """Fill the folder `target`, which is made.
 
     Raises:
-        Failure: it exists, this is no checkout, or something cannot be fetched.
+        Failure: it exists, this is not a checkout, or something cannot be fetched.
     """
     if target.exists():
         raise Failure(f"{target} exists", "name a folder that does not")

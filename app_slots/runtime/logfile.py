@@ -63,7 +63,7 @@ class LogFile:
             if os.stat(_NEWER)[6] > _SIZE:
                 os.rename(_NEWER, _OLDER)
         except OSError:
-            pass  # there is none yet
+            pass  # not written yet
         f = open(_NEWER, "ab")
         try:
             f.write(self._text)

@@ -23,7 +23,7 @@ _TIMEOUT = const(15000)  # ms for a whole poll
 async def ask(key, url, nonce, body):
     """Send `body` to `url`; return the authenticated reply as a dict.
 
-    Raises OSError when none comes, ValueError for what is none.
+    Raises OSError: no reply; ValueError: malformed, or wrong MAC.
     """
     mac = ota.stage("hmac256").mac
     scheme, host, port = (url + ":80").split(":")[:3]

@@ -52,7 +52,7 @@ def _check(b):
 
 
 def newest():
-    """Return the Copy that counts; an empty one where there is none."""
+    """Return the Copy that counts, or an empty one."""
     a = read("0")
     b = read("1")
     if a and b:

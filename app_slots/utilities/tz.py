@@ -64,7 +64,7 @@ def _day(rule, y):
 
 
 class Zone:
-    """The time zone of a rule. Raises ValueError for a text that is none."""
+    """The time zone of a rule. Raises ValueError for malformed text."""
 
     def __init__(self, rule):
         first, *changes = rule.split(",")

@@ -60,7 +60,7 @@ def parse(body: bytes) -> Any:
 def envelope(message: dict[str, Any]) -> tuple[str, str]:
     """Nonce and ticket of an authenticated poll: all that a stale one is answered by.
 
-    A ticket that none of our replies can have had is no ticket: the answer brings a good one.
+    A ticket that none of our replies can have had counts as missing: the answer brings a good one.
 
     Raises:
         BadPoll: the nonce is not what it must be.

@@ -199,7 +199,7 @@ def all_operators(db: Connection) -> list[dict[str, Any]]:
 
 
 def operator_role(db: Connection, name: str) -> str | None:
-    """An operator's role; None when there is no such."""
+    """An operator's role; None if unknown."""
     return db.execute(select(operators.c.role).where(operators.c.name == name)).scalar()
 
 
@@ -211,7 +211,7 @@ def add_operator(db: Connection, name: str, role: str, now: float) -> None:
 
 
 def remove_operator(db: Connection, name: str) -> None:
-    """Remove an operator with his tokens and sessions; LookupError when there is none."""
+    """Remove an operator with his tokens and sessions; LookupError if unknown."""
     db.execute(delete(tokens).where(tokens.c.operator == name))
     db.execute(delete(sessions).where(sessions.c.operator == name))
     if not db.execute(delete(operators).where(operators.c.name == name)).rowcount:
@@ -230,7 +230,7 @@ def add_token(db: Connection, row: dict[str, Any]) -> int:
 
 
 def remove_token(db: Connection, n: int) -> None:
-    """Revoke a token with the sessions that it began; LookupError when there is none."""
+    """Revoke a token with the sessions that it began; LookupError if unknown."""
     db.execute(delete(sessions).where(sessions.c.token == n))
     if not db.execute(delete(tokens).where(tokens.c.n == n)).rowcount:
         raise LookupError(n)

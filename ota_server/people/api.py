@@ -324,7 +324,7 @@ class PeopleApi:
         return JSONResponse([_release_json(release) for release in self._storage.releases()])
 
     async def publish(self, request: Request) -> Response:
-        """Publish the bundle in the body. A bundle that is published already is no error."""
+        """Publish the bundle in the body. Publishing it again is not an error."""
         with tempfile.TemporaryFile(dir=self._storage.folder) as upload:
             await read_body(request, limits.BUNDLE_BYTES, UPLOAD_SECONDS, upload.write)
             trust = self._trust()

@@ -125,7 +125,7 @@ def declared(source: str, where: str = "config.py") -> dict[str, Key]:
     """Name -> setting, of a config.py's text.
 
     Raises:
-        Failure: a line is no declaration, or its default does not fit its own rule.
+        Failure: a line is not a declaration, or its default breaks its own rule.
     """
     try:
         tree = ast.parse(source)

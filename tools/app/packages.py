@@ -189,7 +189,7 @@ class Fetcher:
         """Get packages, each NAME[@VERSION], a URL, github:..., gitlab:..., or a path.
 
         Raises:
-            Failure: one is not to be had, is no package, or two insist on different versions.
+            Failure: one is unavailable or not a package, or two insist on different versions.
         """
         while True:
             self.lock, self.contents = {}, {}

@@ -82,7 +82,7 @@ def app_folder(named: Path | None) -> Path:
     In the project's own checkout that is the demo, app_slots/.
 
     Raises:
-        Failure: the current folder is no app.
+        Failure: the current folder is not an app's.
     """
     here = Path.cwd()
     demo = places.sources("app_slots")
@@ -97,7 +97,7 @@ def app_folder(named: Path | None) -> Path:
 
 
 def name_here() -> str:
-    """The name of the app in the current folder; the demo's where there is none."""
+    """The name of the app in the current folder; the demo's outside of an app."""
     here = Path.cwd()
     return facts(here if (here / FACTS).exists() else places.sources("app_slots")).name
 

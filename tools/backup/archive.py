@@ -142,7 +142,7 @@ def _remove_empty(folder: Path) -> None:
 
 
 def begins_well(path: Path) -> None:
-    """Raises Failure where a file is no archive, or larger than one may be."""
+    """Raises Failure where a file is not an archive, or larger than one may be."""
     try:
         with path.open("rb") as file:
             found, size = file.read(len(HEADER)), os.fstat(file.fileno()).st_size

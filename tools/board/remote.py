@@ -39,7 +39,7 @@ class Uploader(Protocol):
 
 
 def _quiet(_: int) -> None:
-    """Nobody watches."""
+    """No-op progress callback."""
 
 
 # One letter a function: each name lies on the board's heap.

@@ -166,7 +166,7 @@ def find(board: str | None) -> Target:
     """The board that is called so; None: the one on a USB port.
 
     Raises:
-        Failure: there is none, or nobody knows where it is.
+        Failure: unknown board, or its address is unknown.
     """
     from ..flash import port as ports
 

@@ -229,7 +229,7 @@ class WebRepl:
         """
         if key is None:
             return "is not known here"
-        # Whatever stands in the header: what is no ASCII is no proof.
+        # Whatever stands in the header: a proof is ASCII.
         heard = self._proof.encode("ascii", "replace").decode()
         address, _, proof = heard.partition(" ")
         said = b"webrepl1\0%b %b" % (self._protocol.key.encode(), address.encode())

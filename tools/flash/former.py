@@ -39,7 +39,7 @@ def take(record: Record, firmware: Firmware, flash: int, read: Read) -> dict[str
     Args:
         firmware: the one that comes.
         flash: size of the chip's flash.
-        read: raises Failure when the cable is no good.
+        read: raises Failure when the cable fails.
     """
     found = on_chip(firmware, flash, read)
     if found is None:

@@ -68,7 +68,7 @@ def dev_key() -> PublicKey:
     """The fleet's dev key.
 
     Raises:
-        Failure: there is none, or several.
+        Failure: none found, or several.
     """
     from ...signing.rsa import PublicKey
 

@@ -32,7 +32,7 @@ def networks(ssid: str | None, file: Path | None) -> dict[str, str] | None:
     """The network of --wifi with its password; asks for that where nothing else tells it.
 
     Raises:
-        Failure: there is no password, or it cannot be one.
+        Failure: the password is missing or invalid.
     """
     if ssid is None:
         return None

@@ -20,7 +20,7 @@ def load(path: Path) -> bytes:
     """Read a wiring file.
 
     Raises:
-        Failure: it cannot be read, a line is none, or something is said twice.
+        Failure: unreadable, a line is malformed, or something is said twice.
     """
     try:
         text = path.expanduser().read_text("ascii")

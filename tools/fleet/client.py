@@ -40,7 +40,7 @@ class Client:
         url: its address, without a path.
         token: what the server's owner knows.
 
-    Every method raises `Failure` when the server cannot be reached, refuses, or is none of ours.
+    Every method raises `Failure` when the server cannot be reached, refuses, or is not one of ours.
     """
 
     url: str

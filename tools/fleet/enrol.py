@@ -51,7 +51,7 @@ def make(
     """A new board, with a key and passwords nobody else has.
 
     Raises:
-        Failure: the id or name is none, or an address breaks a rule.
+        Failure: an invalid id or name, or an address that breaks a rule.
     """
     groups, letters = _PORTAL_GROUPS
     board = Board(

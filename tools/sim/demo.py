@@ -119,7 +119,7 @@ class Teller:
 
     Args:
         screen: where to.
-        bars: also leave finished bars on it where it is no terminal, as for a picture.
+        bars: also leave finished bars on it where it is not a terminal, as for a picture.
     """
 
     def __init__(self, screen: Console, bars: bool = False) -> None:

@@ -95,7 +95,7 @@ def version(files: Mapping[str, bytes], cls: str) -> tuple[str, str | None]:
     """Values of the manifest's `mpy` and `arch` lines, from the headers of all .mpy files.
 
     Raises:
-        Failure: a file is no bytecode, or boards of class `cls` do not run it.
+        Failure: a file is not bytecode, or boards of class `cls` do not run it.
     """
     chip = chip_of(cls)
     native: dict[tuple[str, str], str] = {}

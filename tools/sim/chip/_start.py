@@ -168,7 +168,7 @@ def _set_path():
 
 
 def _run(name, names):
-    """False when the file raised, as the ports' pyexec has it; a missing file is no failure."""
+    """False when the file raised, as the ports' pyexec has it; a missing file is not an error."""
     try:
         uos.stat(name)
     except OSError:
