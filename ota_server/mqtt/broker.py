@@ -42,6 +42,8 @@ INCOMING = 1000
 """Messages that may wait; what comes beyond is dropped."""
 BUTTONS = "mipy/+/ota/install"
 log = logging.getLogger(__name__)
+_client_log = logging.getLogger(f"{__name__}.client")
+_client_log.setLevel(logging.CRITICAL)  # it has a line for each message that finds no room
 
 
 @dataclass(slots=True)
@@ -119,6 +121,7 @@ class Broker:
             keepalive=KEEPALIVE_SECONDS,
             max_queued_incoming_messages=INCOMING,
             tls_context=settings.context(),
+            logger=_client_log,
         )
         async with client:
             log.info("MQTT broker %s:%d: connected", host, port)
@@ -152,6 +155,8 @@ class Broker:
         if now - self._pressed.get(board_id, -BUTTON_SECONDS) < BUTTON_SECONDS:
             return
         if await self._known(board_id) is None:
+            # Names that somebody makes up must not keep the database busy.
+            await asyncio.sleep(1 / NUDGES_A_SECOND)
             return
         self._pressed[board_id] = now
         self._nudged.pop(board_id, None)

@@ -300,6 +300,20 @@ def test_button_nudges_whatever_a_stranger_presses(desk: Desk, watcher: Client):
 
 
 @needs_broker
+def test_flood_of_made_up_buttons_costs_little(
+    desk: Desk, watcher: Client, caplog: pytest.LogCaptureFixture
+):
+    """Polls are answered, boards are nudged, and the log stays empty."""
+    settled(desk, watcher)
+    for n in range(3 * server_mqtt.INCOMING):
+        watcher.publish(f"mipy/nobody-{n}/ota/install", "install")
+    assert "stale" not in desk.board.poll()
+    desk.publish(SEQ)
+    assert wait(lambda: watcher.payloads(NUDGE) == [b""])
+    assert caplog.text == ""
+
+
+@needs_broker
 def test_without_home_assistant_nothing_is_kept_at_the_broker(tmp_path: Path, broker: Broker):
     with ExitStack() as stack:
         desk = Desk(tmp_path, broker, stack, home_assistant=False)
