@@ -9,6 +9,9 @@ from typing import Any
 from mipy_ota.tools.sim.board import Chip, VirtualBoard
 from tests.support import loopback
 
+running: list[Board] = []
+"""Boards that have been started and not stopped, oldest first."""
+
 
 class Board(VirtualBoard):
     """A virtual board; without an `address` it gets one that nobody else has."""
@@ -16,7 +19,16 @@ class Board(VirtualBoard):
     def __init__(
         self, folder: Path | str, chip: Chip = "esp8266", address: str = "", **options: Any
     ) -> None:
-        super().__init__(folder, chip, address or loopback.address(), **options)
+        super().__init__(folder, chip, address or loopback.address(), **{"clock": "own", **options})
+
+    def start(self, *args: Any, **options: Any) -> None:
+        super().start(*args, **options)
+        running.append(self)
+
+    def stop(self) -> None:
+        super().stop()
+        if self in running:
+            running.remove(self)
 
     def __enter__(self) -> Board:
         return self

@@ -8,7 +8,6 @@ import html
 import re
 import socket
 import struct
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,10 @@ from tests.support import fleet, loopback
 from tests.support.boards import Board
 
 PASSWORD = "portal-secret"
+SECONDS = 30
+"""Real ones, after which the board does not answer."""
+STEP = 0.5
+"""Seconds of the board's time between two looks at the page."""
 OPEN = "portal: mipy-"
 GOOD = """
 import ota, time
@@ -70,10 +73,10 @@ def board(
         yield made
 
 
-def opened(made: VirtualBoard, times: int = 1, timeout: float = 30) -> Form:
+def opened(made: VirtualBoard, times: int = 1) -> Form:
     """Wait until the portal has opened so many times."""
-    assert made.wait(lambda b: b.console.count(OPEN) >= times, timeout), made.console
-    form = Form(made.address)
+    assert made.wait(lambda b: b.console.count(OPEN) >= times), made.console
+    form = Form(made)
     form.get()
     return form
 
@@ -81,22 +84,24 @@ def opened(made: VirtualBoard, times: int = 1, timeout: float = 30) -> Form:
 class Form:
     """The page's form, filled in by hand."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.url = f"http://{address}:8080/"
+    def __init__(self, board: VirtualBoard) -> None:
+        self._board = board
+        self.url = f"http://{board.address}:8080/"
         self.page = ""
 
-    def get(self, seconds: float = 20) -> str:
-        """The page as it is now."""
-        end = time.monotonic() + seconds
+    def get(self, seconds: float = 60) -> str:
+        """The page as it is now, or as soon as there is one; `seconds` of the board's time."""
         while True:
             try:
-                self.page = requests.get(self.url, headers={"host": HOST}, timeout=seconds).text
+                with self._board.passing():
+                    reply = requests.get(self.url, headers={"host": HOST}, timeout=SECONDS)
+                self.page = reply.text
                 return self.page
             except requests.RequestException:
-                if time.monotonic() > end:
+                if seconds <= 0:
                     raise
-                time.sleep(0.05)
+                self._board.go_on(STEP)
+                seconds -= STEP
 
     @property
     def networks(self) -> list[str]:
@@ -112,9 +117,14 @@ class Form:
 
     def post(self, **fields: str | bytes) -> requests.Response:
         """Send the form with these fields, and nothing else."""
-        return requests.post(
-            self.url, data=fields, headers={"host": HOST}, timeout=20, allow_redirects=False
-        )
+        with self._board.passing():
+            return requests.post(
+                self.url,
+                data=fields,
+                headers={"host": HOST},
+                timeout=SECONDS,
+                allow_redirects=False,
+            )
 
     def join(self, network: str, password: str, server: str = "") -> None:
         """Choose a network of the list, or a hidden one."""
@@ -125,12 +135,12 @@ class Form:
         reply = self.post(t=self.token, s=which, n=hidden, p=password, u=server, do="join")
         assert reply.status_code == 302, reply.text
 
-    def says(self, text: str, seconds: float = 30) -> str:
-        """Wait until the page says `text`."""
-        end = time.monotonic() + seconds
+    def says(self, text: str, seconds: float = 600) -> str:
+        """Wait until the page says `text`; `seconds` of the board's time."""
         while text not in self.get():
-            assert time.monotonic() < end, self.page
-            time.sleep(0.1)
+            assert seconds > 0, self.page
+            self._board.go_on(STEP)
+            seconds -= STEP
         return self.page
 
 

@@ -65,7 +65,7 @@ class Desk:
     def runs(self, value: str) -> bool:
         """Wait for the app to run with this value, from now on."""
         at = len(self.board.console)
-        return self.board.wait(lambda board: f" {value}\n" in board.console[at:], 60)
+        return self.board.wait(lambda board: f" {value}\n" in board.console[at:])
 
 
 def write_app(folder: Path, modules: int = 18, runtime: bool = False) -> Path:
@@ -126,7 +126,7 @@ def desk(
                 port = Port(board)
                 try:
                     board.start(port.hear)
-                    assert board.wait("turn 1", 90), board.console
+                    assert board.wait("turn 1"), board.console
                     yield Desk(app, board, port.path, client, record)
                 finally:
                     board.stop()

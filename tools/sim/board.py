@@ -63,6 +63,7 @@ _EVENTS: dict[Cause, int] = {
     "repl": 5,
 }
 _TICK = 0.02
+_HOUR = 3600.0
 _STEP = 1.0
 """Seconds of its time after which a condition that is no text is asked again."""
 _STUCK = 600.0
@@ -301,7 +302,7 @@ class VirtualBoard:
         self,
         cut: int | None = None,
         torn: bool = False,
-        timeout: float = 60,
+        timeout: float | None = None,
         until: Until | None = None,
     ) -> Life:
         """One life, from a start to its end.
@@ -309,8 +310,8 @@ class VirtualBoard:
         Args:
             cut: the power goes at this flash operation (1 is the first); None: never.
             torn: half of that operation still happens.
-            timeout: seconds of its time (by the wall's clock real ones) after which the board is
-                switched off.
+            timeout: seconds of its time after which the board is switched off, an hour if not
+                given; by the wall's clock real ones, a minute.
             until: switch it off when this text was printed, or when this function says so.
 
         Returns:
@@ -318,6 +319,8 @@ class VirtualBoard:
             "cut" the next life starts from a power-on, after "repl" from the reset button.
         """
         self._check_off()
+        if timeout is None:
+            timeout = _HOUR if self._own else 60
         loan = _loan(
             lambda: self._current and until and _holds(until, self, self._current.text),
             timeout,
@@ -380,7 +383,7 @@ class VirtualBoard:
                 current.process.stdin.write(text.encode())
                 current.process.stdin.flush()
 
-    def wait(self, until: Until, timeout: float = 30, step: float = _STEP) -> bool:
+    def wait(self, until: Until, timeout: float | None = None, step: float = _STEP) -> bool:
         """Wait for a text on the console (of all lives since `start`) or for a condition.
 
         Meanwhile the board's clock may skip what the board would wait through.
@@ -389,12 +392,14 @@ class VirtualBoard:
             until: the text, or a function.
             step: seconds of its time after which a function is asked again, though nothing was
                 printed.
-            timeout: seconds of its time; by the wall's clock, or when it is off, real ones.
+            timeout: seconds of its time, an hour if not given; by the wall's clock, or when it is
+                off, real ones, half a minute.
 
         Returns:
             False when it did not come in time.
         """
         if self._own and self.running:
+            timeout = _HOUR if timeout is None else timeout
             loan = _loan(
                 lambda: _holds(until, self, self._text),
                 timeout,
@@ -404,7 +409,7 @@ class VirtualBoard:
             if not loan.over.wait(timeout + _STUCK):
                 self._keeper.call_in(loan)
             return loan.result()
-        end = time.monotonic() + timeout
+        end = time.monotonic() + (30 if timeout is None else timeout)
         while time.monotonic() < end:
             if _holds(until, self, self._text):
                 return True

@@ -169,7 +169,7 @@ class Loan:
 class Keeper:
     """Lends a board time, listens, and looks at the world when the board asks.
 
-    The thread that looks after the board calls all but `lend` and `call_in`.
+    The thread that looks after the board calls all but `now`, `lend` and `call_in`.
     """
 
     _lock = threading.Lock()
@@ -179,9 +179,8 @@ class Keeper:
         self._page = page
         self._now = 0
         self._count = page.get("now")  # of the board's own clock in this life, at `_now`
-        self._loan: Loan | None = None
-        self._mine = False  # it was lent to this board; else it goes along
-        self._since = 0  # board time when that began
+        self._loans: dict[Loan, int] = {}  # with the board time when each began
+        self._own: set[Loan] = set()  # those lent to this board; with the others it goes along
         self._looked = 0  # number of the question that is looked into
         self._runs: dict[int, str] | None = None
         self._still = 0.0  # real time since which those have not changed
@@ -196,23 +195,23 @@ class Keeper:
         """Let time pass until the loan is over, for all boards that run. For any thread."""
         with self._lock:
             for keeper in {*self._running, self}:
-                keeper._loan = loan
-                keeper._mine = keeper is self
-                keeper._since = keeper._now
+                keeper._loans[loan] = keeper._now
+            self._own.add(loan)
 
     def call_in(self, loan: Loan) -> None:
-        """The loan is over: from now on no board skips. For any thread."""
+        """The loan is over: by it, no board skips from now on. For any thread."""
         loan.over.set()
         with self._lock:
+            self._own.discard(loan)
             for keeper in {*self._running, self}:
-                if keeper._loan is loan:
-                    keeper._loan = None
+                if keeper._loans.pop(loan, None) is not None and not keeper._loans:
                     keeper._page.set("lease", 0)
 
     def run(self, runs: bool) -> None:
         """The calling thread looks after the board, or ceases to."""
         with self._lock:
             (self._running.add if runs else self._running.discard)(self)
+            self._loans = {loan: since for loan, since in self._loans.items() if loan in self._own}
         (_world.ours.add if runs else _world.ours.discard)(threading.get_native_id())
 
     def begin(self, process: int) -> None:
@@ -232,12 +231,13 @@ class Keeper:
     def sleep(self, ms: int, stopping: threading.Event) -> None:
         """The deep sleep between two lives."""
         while ms > 0 and not stopping.is_set():
-            loan = self._judged(False)
-            passed = min(ms, self._ahead(loan)) if loan else 0
+            self._judge(False)
+            lent = bool(self._loans)
+            passed = min(ms, self._ahead()) if lent else 0
             if not passed:
                 began = time.monotonic()
-                stopping.wait(min(ms / 1000, 0.02))
-                passed = 0 if loan else int((time.monotonic() - began) * 1000)
+                stopping.wait(min(ms / 1000, _LAZY))
+                passed = 0 if lent else int((time.monotonic() - began) * 1000)
             ms -= passed
             with self._lock:
                 self._now += passed
@@ -254,37 +254,36 @@ class Keeper:
             heard: it has printed something.
         """
         self._read_clock()
-        loan = self._judged(heard)
-        ahead = self._ahead(loan) if loan else 0
+        self._judge(heard)
+        ahead = self._ahead()
         with self._lock:
-            if loan and loan is self._loan:
+            lent = bool(self._loans)
+            if lent:
                 if not self._page.get("lease"):
                     self._page.set("rest", 0)  # who lends has just done something
                     self._looked = 0
                 self._page.set("far", (self._count + ahead) % _PERIOD)
                 self._page.set("lease", 1)
         self._page.set("held", 0)
-        if loan is None or (self._answer() and ahead):
+        if not lent or (self._answer() and ahead):
             return _LAZY
         return _LOOK
 
-    def _judged(self, heard: bool) -> Loan | None:
-        """What time is lent now."""
-        loan = self._loan
-        if loan and self._mine and not loan.over.is_set():
-            if heard or min(loan.next, loan.left) <= 0:
+    def _judge(self, heard: bool) -> None:
+        for loan in tuple(self._own):
+            if not loan.over.is_set() and (heard or min(loan.next, loan.left) <= 0):
                 loan.judge()
             if loan.over.is_set():
                 self.call_in(loan)
-        return self._loan
 
-    def _ahead(self, loan: Loan) -> int:
-        """How many ms the board may skip."""
-        ahead = min(loan.next, loan.left) if self._mine else _EVER
+    def _ahead(self) -> int:
+        """How many ms the board may skip, where time is lent."""
+        ahead = min((min(loan.next, loan.left) for loan in tuple(self._own)), default=_MOST)
         with self._lock:
-            passed = [k._now - k._since for k in self._running if k._loan is loan]
-        if len(passed) > 1:
-            ahead = min(ahead, min(passed) + _TOGETHER - (self._now - self._since))
+            for loan, since in self._loans.items():
+                passed = [k._now - k._loans[loan] for k in self._running if loan in k._loans]
+                if len(passed) > 1:
+                    ahead = min(ahead, min(passed) + _TOGETHER - (self._now - since))
         return max(0, min(ahead, _MOST))
 
     def _read_clock(self) -> None:
@@ -299,8 +298,7 @@ class Keeper:
         return (count - self._count + _PERIOD // 2) % _PERIOD - _PERIOD // 2
 
     def _lent(self, ms: int) -> None:
-        loan = self._loan
-        if loan and self._mine:
+        for loan in tuple(self._own):
             loan.pass_by(ms)
 
     def _answer(self) -> bool:

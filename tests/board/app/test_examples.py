@@ -92,7 +92,7 @@ def files(folder: Path, name: str, port: int, plugs: str = "", **values: int) ->
 def free(board: VirtualBoard) -> int:
     """Bytes free on the heap, at the next look; the most of the last five, since a poll takes."""
     seen = len(board.console)
-    assert board.wait(lambda b: b.console[seen:].count(" end") >= 5, 60), board.console[-2000:]
+    assert board.wait(lambda b: b.console[seen:].count(" end") >= 5), board.console[-2000:]
     figure = max(int(n) for n in re.findall(r"free (\d+) end", board.console[seen:]))
     print(f"{figure} bytes free")
     return figure

@@ -236,7 +236,7 @@ def test_a_message_that_the_broker_hangs_up_on(
     mqtt.publish("~/after", "y", qos=1)
 """
     board = boards(broker.port, publishes)
-    assert wait(lambda: seen.payloads(BASE + "after") == [b"y"], 90), board.console
+    assert wait(lambda: seen.payloads(BASE + "after") == [b"y"]), board.console
     assert board.console.count("mqtt: connected") == 9
     assert "mqtt: b'mipy/b1/big' is refused" in board.console
     board.stop()
@@ -258,7 +258,7 @@ def test_user_and_password(
     user = "MQTT_USER = 'b1'\nMQTT_PASSWORD = "
     body = "    log.info('is it %s?', 'pass word')\n    app.after(5000, lambda: print('later'))\n"
     good = boards(broker.port, TOPICS + body, user + "'pass word'\n", chip="esp32")
-    assert good.wait("mqtt: connected", 60) and "is it ***?" in good.console
+    assert good.wait("mqtt: connected") and "is it ***?" in good.console
     assert good.wait("later")
     good.stop()
     assert "pass word" not in good.console
@@ -268,7 +268,7 @@ def test_user_and_password(
     assert wait(lambda: "Denied PUBLISH from b1" in log.read_text())
     foreign.stop()
     bad = boards(broker.port, BEAT, user + "'other word'\n")
-    assert bad.wait("the broker refuses the board: 5", 60), bad.console
+    assert bad.wait("the broker refuses the board: 5"), bad.console
     assert "other word" not in bad.console
     bad.stop()
 
@@ -351,7 +351,7 @@ def test_impostors(boards: Callable[..., VirtualBoard]) -> None:
     ]
     peer = Impostor(*ends)
     board = boards(peer.port, BEAT + "    mqtt.on('#', lambda t, p: None)\n", speed=40)
-    assert wait(lambda: peer.done >= len(ends), 120), board.console
+    assert wait(lambda: peer.done >= len(ends)), board.console
     beats = int(re.findall(r"beat (\d+)", board.console)[-1])
     assert board.wait(f"beat {beats + 3}\n") and board.running
     board.stop()
@@ -390,7 +390,7 @@ def test_a_message_without_end(boards: Callable[..., VirtualBoard]) -> None:
     head = bytes([0x30, *(len(body) >> 7 * i & 127 | 128 for i in range(3)), len(body) >> 21])
     peer = Impostor(says(CONNACK + head + body, then_close=False))
     board = boards(peer.port, TURNS, speed=1)
-    assert board.wait(f"{size} bytes for b'a' skipped", 120), board.console
+    assert board.wait(f"{size} bytes for b'a' skipped"), board.console
     seen = len(board.console)
     assert board.wait(lambda b: "most" in b.console[seen:])
     most = int(re.findall(r"most (\d+)", board.console)[-1])
@@ -430,7 +430,7 @@ def test_a_peer_that_takes_nothing(boards: Callable[..., VirtualBoard]) -> None:
     message = b"\x32\6\0\1a\0\1x"
     peer = Impostor(says(CONNACK + message * 5000, then_close=False))
     board = boards(peer.port, DEAF, speed=40)
-    assert board.wait("ETIMEDOUT", 60), board.console
+    assert board.wait("ETIMEDOUT"), board.console
     board.stop()
     peer.close()
     longest = max(int(n) for n in re.findall(r"longest (\d+)", board.console))
@@ -445,9 +445,9 @@ def test_who_blocks_is_named(
     mqtt.when_up(lambda: time.sleep_ms(2100), "greeting")
 """
     board = boards(broker.port, body, speed=1)
-    assert board.wait("greeting blocked the loop for 21", 60), board.console
+    assert board.wait("greeting blocked the loop for 21"), board.console
     watcher.publish(BASE + "slow", "x")
-    assert board.wait("mipy/b1/slow blocked the loop for 20", 60), board.console
+    assert board.wait("mipy/b1/slow blocked the loop for 20"), board.console
     board.stop()
     others = re.findall(r"unnamed task blocked the loop for (\d+)", board.console)
     assert not [ms for ms in others if int(ms) >= 2000], board.console
@@ -474,7 +474,7 @@ def test_pings_and_silence(boards: Callable[..., VirtualBoard]) -> None:
 
     peer = Impostor(answers, dumb)
     board = boards(peer.port, BEAT, speed=40)
-    assert wait(lambda: len(seen) >= 2, 60), (seen, board.console)
+    assert wait(lambda: len(seen) >= 2), (seen, board.console)
     board.stop()
     peer.close()
     # Answered at 30, 60 and 90 s, not at 120: given up a minute after the last answer.
@@ -521,24 +521,24 @@ def test_tls(
     for authority, wanted in ((right, "mqtt: connected"), (certificate("x")[1], "mqtt failed, 2")):
         files = {"ca.der": authority.public_bytes(der)}
         board = boards(broker.port, BEAT, config, chip="esp32", files=files)
-        assert board.wait(wanted, 60), board.console
+        assert board.wait(wanted), board.console
         board.stop()
     assert "mqtt: connected" not in board.console
     board = boards(broker.port, BEAT, config)
-    assert board.wait("TLS to the broker needs an ESP32", 60), board.console
+    assert board.wait("TLS to the broker needs an ESP32"), board.console
     board.stop()
 
 
 def test_two_clients_of_one_name(broker: Broker, boards: Callable[..., VirtualBoard]) -> None:
     """Each takes the other's connection over; the log asks whether that is so."""
     board = boards(broker.port, BEAT)
-    assert board.wait("mqtt: connected", 60), board.console
+    assert board.wait("mqtt: connected"), board.console
     assert "another client" not in board.console
     for n in range(1, 5):
         assert wait(lambda n=n: board.console.count("mqtt: connected") >= n), board.console
         other = Client(broker.port, "b1")
         other.close()
-    assert board.wait("mqtt: is another client called b1?", 60), board.console
+    assert board.wait("mqtt: is another client called b1?"), board.console
     board.stop()
 
 
@@ -719,7 +719,9 @@ def test_heap_of_a_whole_app(tmp_path: Path, broker: Broker, watcher: Client) ->
     """Wi-Fi, MQTT, updater, log, relay and button on an ESP8266: what is left, and polls."""
     files = app(broker.port, FULL, more="RELAY_PIN = 14\n")
     with running(tmp_path / "server", interval=2) as server:
-        board = fleet.Fleet(server).board(tmp_path / "board", fleet.release(files, 1000))
+        board = fleet.Fleet(server).board(
+            tmp_path / "board", fleet.release(files, 1000), clock="wall"
+        )
         board.start()
         polls = re.compile(r"^free (\d+) (\d+)$", re.M)
         good = board.wait(lambda b: len(polls.findall(b.console)) > 400, 60)

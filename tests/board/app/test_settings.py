@@ -90,7 +90,7 @@ def proven(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proven]:
         release = fleet.release(files, 1000)
         with known.board(folder / "board", release, "b1", speed=50) as board:
             board.start()
-            assert board.wait(lambda b: known.get("/api/boards/b1")["up"] > 75, 60), board.console
+            assert board.wait(lambda b: known.get("/api/boards/b1")["up"] > 75), board.console
             board.stop()
             yield board, board.save()
 

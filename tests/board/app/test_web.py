@@ -92,7 +92,7 @@ def board(folder: Path, password: str = "", address: str = HOME) -> Iterator[Vir
     made = release(folder / "app", password)
     with fleet.prepared(folder / "board", fleet.identity(), made, address=address) as it:
         it.start()
-        assert it.wait("beat 2", 60), it.console
+        assert it.wait("beat 2"), it.console
         yield it
 
 
@@ -108,7 +108,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualBoard]:
 def beats(it: VirtualBoard, count: int) -> int:
     """Wait until the app's job has run so many times more; bytes of heap in use then."""
     seen = len(it.console)
-    assert it.wait(lambda b: b.console[seen:].count("beat ") > count, 60), it.console[-2000:]
+    assert it.wait(lambda b: b.console[seen:].count("beat ") > count), it.console[-2000:]
     return int(re.findall(r"used (\d+)", it.console)[-1])
 
 
@@ -197,10 +197,10 @@ def test_an_app_that_fails(served: VirtualBoard) -> None:
     """A form or values that raise are the app's fault: logged, and nobody else is disturbed."""
     with pytest.raises(requests.ConnectionError):
         post(served, "/fail", t=token(served))
-    assert served.wait("ZeroDivisionError", 30)
+    assert served.wait("ZeroDivisionError")
     with pytest.raises(requests.ConnectionError):
         post(served, "/lost", t=token(served))
-    assert served.wait("ENOENT", 30)  # no visitor's OSError
+    assert served.wait("ENOENT")  # no visitor's OSError
     assert get(served).status_code == 200
 
 

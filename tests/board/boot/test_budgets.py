@@ -263,8 +263,8 @@ def test_heap_of_an_update(field: Field, figures: Figures) -> None:
 
         board.start()
         # What the server knows is of the run before, until the board speaks.
-        board.wait(lambda b: not confirmed(b) or failed(b), 30)
-        board.wait(lambda b: confirmed(b) or failed(b), 30)
+        board.wait(lambda b: not confirmed(b) or failed(b))
+        board.wait(lambda b: confirmed(b) or failed(b))
         board.stop()
         return confirmed(board) and not failed(board)
 
@@ -346,7 +346,7 @@ def test_one_line_change(field: Field, figures: Figures) -> None:
     board = field.board(files)
     meter = Meter(field.server)
     board.start()
-    assert board.wait(lambda _: field.says(board, state="ok", seq=1000), 30), board.console
+    assert board.wait(lambda _: field.says(board, state="ok", seq=1000)), board.console
     meter.read()
     board.stop()
     field.fleet.publish(fleet.release(changed, 1001))

@@ -65,7 +65,7 @@ class House:
 
     def join(self, times: int, server: str = "") -> None:
         """Give it its new network, by phone."""
-        form = portal.opened(self.board, times, 60)
+        form = portal.opened(self.board, times)
         form.join("away", "other-secret", server)
         form.says("Connected to <b>away</b>")
         if server:

@@ -149,7 +149,7 @@ class Field:
     def _save_asking(self, name: str) -> None:
         """The board right after its app has learned of an offer: the next life installs."""
         self.liar.offer = {"m": secrets.token_hex(32)}
-        life = self.board.life(timeout=30)
+        life = self.board.life()
         assert life.cause == "reset", life.console
         self.liar.reset()
         self._saved[name] = self.board.save()
@@ -178,16 +178,16 @@ class Field:
 
     def boots_old(self) -> bool:
         """Whether the old app is what starts; a life may go before it, to poll."""
-        lives = (self.board.life(until="app old in a", timeout=30) for _ in range(2))
+        lives = (self.board.life(until="app old in a") for _ in range(2))
         return any("app old in a" in life.console for life in lives)
 
     def refused(self, digest: str) -> str:
         """Let the board install; return the reason that the server learns, all else unharmed."""
         before = State.of(self.board)
-        life = self.board.life(timeout=30)
+        life = self.board.life()
         for _ in range(2):
             if "install: MemoryError" in life.console:  # the board tries again by itself
-                life = self.board.life(timeout=30)
+                life = self.board.life()
         assert life.cause == "reset", life.console
         assert State.of(self.board) == before
         self.liar.reset()
@@ -366,7 +366,7 @@ def test_extra_files_go(field: Field) -> None:
     board.write("/app_slots/a/runtime/machine.mpy", b"evil")
     good = made()
     serve(field.liar, good)
-    assert board.life(timeout=30).cause == "reset"
+    assert board.life().cause == "reset"
     listed = {f"/app_slots/b/{name}" for name in (*good.files, "manifest")}
     listed |= {f"/app_slots/a/{name}" for name in (*fleet.compiled(OLD), "manifest")}
     assert {name for name in board.files() if name.startswith("/app_slots/")} == listed
@@ -388,14 +388,14 @@ def test_extra_file_that_stays_rejects_the_trial(field: Field) -> None:
     board = field.back("plain")
     good = made()
     serve(field.liar, good)
-    assert board.life(timeout=30).cause == "reset"
+    assert board.life().cause == "reset"
     board.write("/app_slots/b/extra", b"evil")
     board.write("/boot.py", STUCK + board.read("/boot.py"))
     field.liar.reset()
-    life = board.life(timeout=30)
+    life = board.life()
     assert "Rejected('extra'" in life.console
     board.start()
-    assert board.wait(lambda _: "verify" in field.reasons(good.digest, "rolled-back"), 30), (
+    assert board.wait(lambda _: "verify" in field.reasons(good.digest, "rolled-back")), (
         board.console
     )
     board.stop()
@@ -471,10 +471,10 @@ def test_dev_release_where_its_key_is_named(field: Field) -> None:
         board.write(path, replace(field.who, dev=public("dev")).encode())
     evil = made(signer="dev", seq=SEQ - 5, floor=SEQ - 5)
     serve(field.liar, evil)
-    assert board.life(timeout=30).cause == "reset"
+    assert board.life().cause == "reset"
     field.liar.reset()
     board.start()
-    assert board.wait(lambda _: field.confirmed(evil.digest), 60), board.console
+    assert board.wait(lambda _: field.confirmed(evil.digest)), board.console
     board.stop()
     record = Record.of(board)
     assert (record.active, record.seq, record.floor) == (1, SEQ, FLOOR)
@@ -486,7 +486,7 @@ def test_dev_release_where_its_key_is_named(field: Field) -> None:
 def test_replayed_poll(field: Field) -> None:
     """The server believes a report once, and none that was changed on its way."""
     board = field.back("running")
-    board.life(until=lambda _: len(field.liar.polls) >= 2, timeout=30)
+    board.life(until=lambda _: len(field.liar.polls) >= 2)
     report = field.liar.polls[1].request
     assert b'"stale"' not in field.liar.polls[1].reply
     before = field.fleet.get("/api/boards/b1"), field.fleet.get("/api/boards/b1/events")
@@ -550,7 +550,7 @@ def test_reply(field: Field, name: str) -> None:
     board = field.back("running")
     before = State.of(board)
     field.liar.bend = lambda exchange: bend(field, exchange)
-    life = board.life(until="no server answers", timeout=30)
+    life = board.life(until="no server answers")
     assert (
         f"Rejected('{code}'" if code else "TypeError("
     ) in life.console and "no server answers" in life.console
@@ -569,7 +569,7 @@ def test_unknown_orders(field: Field) -> None:
         return any(poll.asked.get("unk") == ["dance"] for poll in field.liar.polls)
 
     board.start()
-    assert board.wait(told, 60), board.console
+    assert board.wait(told), board.console
     board.stop()
     assert "Traceback" not in board.console
 
@@ -579,10 +579,10 @@ def test_replayed_reply(field: Field) -> None:
     board = field.back("running")
     recorded: list[bytes] = []
     field.liar.bend = lambda e: recorded.append(offered(field, e)) or recorded[0]
-    board.life(until="no server answers", timeout=30)
+    board.life(until="no server answers")
     board = field.back("running")
     field.liar.bend = lambda e: recorded[0]
-    life = board.life(until="no server answers", timeout=30)
+    life = board.life(until="no server answers")
     assert "Rejected('mac'" in life.console
 
 
@@ -590,7 +590,7 @@ def test_largest_reply(field: Field) -> None:
     """1,024 bytes are taken."""
     board = field.back("running")
     field.liar.bend = lambda exchange: padded(field, exchange, 1024)
-    assert board.life(timeout=30).cause == "reset"  # to install what it offers
+    assert board.life().cause == "reset"  # to install what it offers
 
 
 def test_forged_replies_confirm_nothing(field: Field) -> None:
@@ -598,7 +598,7 @@ def test_forged_replies_confirm_nothing(field: Field) -> None:
     board = field.back("plain")
     good = made()
     serve(field.liar, good)
-    assert board.life(timeout=30).cause == "reset"
+    assert board.life().cause == "reset"
     field.liar.reset()
     field.liar.bend = lambda exchange: with_key(field, exchange, bytes(32))
 
@@ -606,12 +606,12 @@ def test_forged_replies_confirm_nothing(field: Field) -> None:
         return len(field.liar.asked) >= 3  # the last one two minutes into the app's life
 
     board.start()
-    assert board.wait(third, 60), board.console
+    assert board.wait(third), board.console
     board.stop()
     assert Record.of(board).trial == 1
     field.liar.reset()
     board.start()
-    assert board.wait(lambda _: field.confirmed(good.digest), 60), board.console
+    assert board.wait(lambda _: field.confirmed(good.digest)), board.console
     board.stop()
 
 
@@ -662,7 +662,7 @@ def test_rotation(tmp_path: Path) -> None:
 
             def goes_until(**facts: object) -> None:
                 board.start()
-                assert board.wait(lambda _: says(**facts), 60), board.console
+                assert board.wait(lambda _: says(**facts)), board.console
                 board.stop()
 
             goes_until(trust=6, state="ok", seq=SEQ)

@@ -439,14 +439,14 @@ def test_the_keeper(tmp_path: Path, kind: str) -> None:
         assert board.wait("wifi is True"), board.console
         board.radio(networks={})
         assert board.wait("wifi is False"), board.console
-        assert board.wait("again at 600", 90), board.console
+        assert board.wait("again at 600"), board.console
         found = [int(n) for n in re.findall(r"again at (\d+)", board.console)]
         assert found[: len(PAUSES)] == PAUSES
         assert portal.OPEN not in board.console
         if kind == "busy":
-            assert board.wait(portal.OPEN, 60), board.console
+            assert board.wait(portal.OPEN), board.console
         else:
-            assert board.wait("again at 900", 60), board.console
+            assert board.wait("again at 900"), board.console
             assert portal.OPEN not in board.console
             board.radio(networks={"home": "secret-word"})
             assert board.wait(lambda b: b.console.count("wifi is True") == 2), board.console

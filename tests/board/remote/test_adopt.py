@@ -393,7 +393,7 @@ def test_adopted_board_keeps_its_files_updates_and_is_given_back(
 
         publish({"main.py": b"print('from the air', open('notes.txt').read())\n" + LIVES.encode()})
         board.start(port.hear)
-        assert board.wait("from the air remember", 60), board.console
+        assert board.wait("from the air remember"), board.console
         verb.adopt(port.path, undo=True)
         assert board.wait(lambda one: one.console.count(OLD) == 3, WAIT), board.console
         board.stop()
@@ -559,14 +559,14 @@ def typed(board: VirtualBoard, codes: list[str], cut: int | None, torn: bool) ->
     said = "\x01" + "".join(f"{piece}\x04" for piece in pieces)
     lives, before = len(board.lives), len(board.console)
     board.start(cut=cut, torn=torn)
-    assert board.wait(lambda one: OLD in one.console[before:], 20), board.console
+    assert board.wait(lambda one: OLD in one.console[before:]), board.console
     for _ in range(10):  # one that arrives in a timer's callback is lost, as on a chip
         if board.wait(lambda one: ">>> " in one.console[before:], 0.3):
             break
         board.ctrl_c()
     board.type(said)
     ended = "all done"
-    assert board.wait(lambda one: len(one.lives) > lives or ended in one.console[before:], 20)
+    assert board.wait(lambda one: len(one.lives) > lives or ended in one.console[before:])
     board.stop()
     if cut is None:
         heard = board.console[before:].rpartition("raw REPL")[2].split("OK", 2)[2]

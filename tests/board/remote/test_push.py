@@ -37,7 +37,7 @@ def test_the_edit_run_loop(tmp_path: Path) -> None:
         assert desk.runs("three")
         # Somebody is at work on it: the server waits until told otherwise.
         board = desk.board
-        assert board.wait(lambda _: not desk.server.board("b1")["follow"], 60)
+        assert board.wait(lambda _: not desk.server.board("b1")["follow"])
         assert boards.state(desk.server.board("b1")).startswith("ok, held")
         assert "same-seq" not in board.console[board.console.rindex("three") :]
         push.follow(workbench.NAME)
@@ -110,7 +110,7 @@ def test_word_of_the_trial_that_was_missed_comes_from_the_server(
         raise AssertionError("the app is stopped")
 
     with workbench.desk(tmp_path) as desk:
-        assert desk.board.wait(lambda _: desk.server.board("b1")["address"], 60)
+        assert desk.board.wait(lambda _: desk.server.board("b1")["address"])
         desk.edit("'two'")
         monkeypatch.setattr(push.Trial, "_asked", nobody_asks)
         monkeypatch.setattr(push.Trial, "_told", lambda *_: False)

@@ -65,7 +65,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualBoard]:
 def found(board: VirtualBoard) -> target.Target:
     """How it is reached; its program runs."""
     at = len(board.console)
-    assert board.wait(lambda one: "tick" in one.console[at:], 60), board.console
+    assert board.wait(lambda one: "tick" in one.console[at:]), board.console
     return Known("kitchen", host=board.address, number=webrepl.PORT)
 
 

@@ -14,10 +14,15 @@ _PACE = 1 if OWN else SPEED
 _LASTS = 50  # real milliseconds for which the world counts as at rest
 _FIONREAD = 0x541B
 _CONSOLE = 1
+_TCP = 6
+_QUICKACK = 12
 _tell = int(uos.getenv("SIM_TELL"))
 _ioctl = libc.func("i", "ioctl", "iip")
 _write = libc.func("i", "write", "ipi")
 _usleep = libc.func("i", "usleep", "I")
+_setsockopt = libc.func("i", "setsockopt", "iiipi")
+_on = b"\1\0\0\0"
+_sockets = bytearray(64)  # by number, whether something has moved there
 _unread = bytearray(4)
 _rest = [0]  # microseconds spent that are no millisecond yet
 _asked = [0, 0]  # the last question's number, real ms when it was put
@@ -25,9 +30,17 @@ _stir = bytearray(2)  # something has gone to or come from outside; the host kno
 _NOTHING = memoryview(b"!")
 
 
-def moved():
-    """Something has gone to the world outside, or come from there."""
+def moved(fd):
+    """Something has gone to the world outside, or come from there, by this socket."""
     _stir[0] = 1
+    if fd < len(_sockets):
+        _sockets[fd] = 1
+
+
+def glance():
+    """Where device code looks without waiting, Ctrl-C and an ESP32's sockets have their turn."""
+    _event.idle()
+    check()
 
 
 def wait(poll, end, quiet=False):  # noqa: C901 (each call would cost the board time)
@@ -130,7 +143,8 @@ def _skips(now, left):
         return 0
     real = utime.ticks_ms()
     if _stir[0] or utime.ticks_diff(real, _asked[1]) > _LASTS:
-        _stir[0] = 0
+        if _stir[0]:
+            _hurry()
         _asked[0] += 1
         _asked[1] = real
         page.asked = _asked[0]
@@ -138,6 +152,15 @@ def _skips(now, left):
     if page.rest != _asked[0]:
         return 0
     return far if left is None else max(0, min(left, far))
+
+
+def _hurry():
+    # What peers hold back until they have an acknowledgement is to come at once.
+    _stir[0] = 0
+    for fd in range(len(_sockets)):
+        if _sockets[fd]:
+            _sockets[fd] = 0
+            _setsockopt(fd, _TCP, _QUICKACK, _on, 4)
 
 
 def _behind(far, now):

@@ -4,7 +4,7 @@ import uselect
 import utime
 
 from _clock import ticks_ms
-from _wait import wait
+from _wait import glance, wait
 
 POLLIN = uselect.POLLIN
 POLLOUT = uselect.POLLOUT
@@ -20,8 +20,11 @@ class poll:
         self.modify = p.modify
 
     def ipoll(self, timeout=-1, flags=0):
-        ever = timeout is None or timeout < 0
-        wait(self._poll, None if ever else utime.ticks_add(ticks_ms(), timeout))
+        if timeout == 0:
+            glance()
+        else:
+            ever = timeout is None or timeout < 0
+            wait(self._poll, None if ever else utime.ticks_add(ticks_ms(), timeout))
         return self._poll.ipoll(0, flags)
 
     def poll(self, timeout=-1):

@@ -10,7 +10,7 @@ import uselect
 import usocket
 import utime
 from _clock import ticks_ms
-from _page import ADDRESS, ESP32, OWN, SPEED, libc, page
+from _page import ADDRESS, ESP32, OWN, SPEED, page
 from _wait import moved, wait
 
 AF_INET = 2
@@ -23,12 +23,9 @@ SO_REUSEADDR = 2
 SO_BROADCAST = 6
 _TCP_NODELAY = 1
 _CALLBACK = 20  # a function to call when something has arrived
-_QUICKACK = 12
 # Ports below 1024 need root on the host.
 _PRIVILEGED = 1024
 _SHIFT = 8000
-_setsockopt = libc.func("i", "setsockopt", "iiipi")
-_on = b"\1\0\0\0"
 
 
 def getaddrinfo(host, port, af=0, type=0, proto=0, flags=0):
@@ -67,7 +64,6 @@ class socket(io.IOBase):
         self._bound = _native is not None
         self._poll = None
         self._open = True
-        self._tcp = type == SOCK_STREAM
         if _native and (OWN or SPEED > 1):
             self._hurry()
 
@@ -76,11 +72,8 @@ class socket(io.IOBase):
         self._s.setsockopt(IPPROTO_TCP, _TCP_NODELAY, 1)
 
     def _moved(self):
-        # What the peer holds back until it has an acknowledgement is to come at once.
         if OWN:
-            moved()
-            if self._tcp:
-                _setsockopt(self._s.fileno(), IPPROTO_TCP, _QUICKACK, _on, 4)
+            moved(self._s.fileno())
 
     # -- set-up
     def settimeout(self, seconds):
@@ -111,7 +104,7 @@ class socket(io.IOBase):
             self._wait(uselect.POLLIN)
             try:
                 peer, address = self._s.accept()
-                moved()
+                self._moved()
                 return socket(_native=peer), _ip(address)
             except OSError as problem:
                 if problem.errno != errno.EAGAIN or self._timeout == 0:
@@ -129,7 +122,7 @@ class socket(io.IOBase):
         if OWN or SPEED > 1:
             self._hurry()
         target = _sockaddr(address)
-        moved()
+        self._moved()
         try:
             self._s.connect(target)
         except OSError as problem:
@@ -274,8 +267,8 @@ class socket(io.IOBase):
         if self._open:
             self._open = False
             _event.forget(self._s.fileno())
+            self._moved()
             self._s.close()
-            moved()
 
     def ioctl(self, request, argument):
         if request == 10:  # MP_STREAM_GET_FILENO: the C side polls the host's own socket
