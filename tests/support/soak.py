@@ -126,7 +126,7 @@ class Soak:
         self.seen: list[tuple[str, bytes]] = []
         release = fleet.release(app(self.line.port), 1000)
         self.board: VirtualBoard = fleet.prepared(
-            folder / "board", fleet.identity(), release, speed=SPEED
+            folder / "board", fleet.identity(), release, speed=SPEED, clock="wall"
         )
         self.figures = Figures()
         self._asked = self._lives = 0

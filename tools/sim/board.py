@@ -396,8 +396,13 @@ class VirtualBoard:
                 off, real ones, half a minute.
 
         Returns:
-            False when it did not come in time.
+            False when it did not come in time, or the board was stopped.
+
+        Raises:
+            RuntimeError: it is called by what another `wait` of this board asks.
         """
+        if threading.current_thread() is self._supervisor:
+            raise RuntimeError("what a board's `until` calls must not wait for the board itself")
         if self._own and self.running:
             timeout = _HOUR if timeout is None else timeout
             loan = _loan(
@@ -406,8 +411,10 @@ class VirtualBoard:
                 None if isinstance(until, str) else step,
             )
             self._keeper.lend(loan)
-            if not loan.over.wait(timeout + _STUCK):
-                self._keeper.call_in(loan)
+            end = time.monotonic() + timeout + _STUCK
+            while not loan.over.wait(_STEP) and self.running and time.monotonic() < end:
+                pass
+            self._keeper.call_in(loan)
             return loan.result()
         end = time.monotonic() + (30 if timeout is None else timeout)
         while time.monotonic() < end:

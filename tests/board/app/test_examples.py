@@ -135,7 +135,8 @@ def test_the_port_of_mipy_esp(tmp_path: Path, broker: Broker, watcher: Client) -
     made = bundle.read(build.make(app, fleet.CLASS, 1))[1]
     with story(tmp_path, made, speed=2) as it:
         board = started(it)
-        watcher.publish("switches/relay-1/state/read", "ON")
+        # Retained: the board subscribes after it has connected.
+        watcher.publish("switches/relay-1/state/read", "ON", retain=True)
         assert relay(board, 1), board.console
         assert wait(lambda: b"alive" in watcher.payloads("/esp8266/Relay-1/heartbeat"))
 

@@ -637,7 +637,7 @@ def test_a_reset_that_a_person_orders_is_no_fault_of_a_trial(
     broker: Broker, watcher: Client, tmp_path: Path
 ) -> None:
     """More of them than it has tries."""
-    where = {"cls": "esp32-generic", "chip": "esp32", "speed": SPEED}
+    where = {"cls": "esp32-generic", "chip": "esp32", "speed": SPEED, "clock": "wall"}
     with story(tmp_path, **where) as it:
         digest = it.publish(app(broker.port, HEAD + IN_A_TRIAL + TAIL))
         it.board.start()

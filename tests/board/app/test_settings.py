@@ -62,7 +62,7 @@ class Bench:
         self.board, self.port = board, port
         self._seen = self._start = len(board.console)
 
-    def hears(self, text: str, seconds: float = 60) -> None:
+    def hears(self, text: str, seconds: float | None = None) -> None:
         """Wait for `text`, behind what was waited for before."""
         assert self.board.wait(lambda b: text in b.console[self._seen :], seconds), (
             f"no {text!r} in {self.board.console[self._seen :]}"

@@ -142,10 +142,13 @@ def test_server_dies_in_mid_transfer(tmp_path: Path, between: Between) -> None:
             between.files()
             console = it.install()
             done = console.count("loaded")
-            first = between.files()
+            asked = between.files()
+            first = list(dict.fromkeys(asked))
             if "install:" not in console:
                 break
             assert len(first) == done + 1, console
+            # A connection that ends before an answer may have been closed long since: once more.
+            assert len(asked) <= len(first) + 1, asked
             it.boot(1000)  # the old release is as it was
             between.cut = None
             console = it.install()
@@ -349,7 +352,7 @@ while True:
 
 NO_WIFI = {
     "off": "sta.active(False)\n",
-    "wrong password": "sta.connect('home', 'wrong-word')\n",
+    "wrong password": "sta.connect(*('home', 'wrong-word'))\n",
 }
 
 

@@ -97,7 +97,9 @@ def make(made: fleet.Fleet, tmp_path: Path) -> Iterator[Make]:
         made.enrol(who)
         release = fleet.release(files, 1000, cls=cls) if files else None
         boards.append(
-            fleet.prepared(tmp_path / name, who, release, chip=chip, address=ADDRESS, speed=speed)
+            fleet.prepared(
+                tmp_path / name, who, release, chip=chip, address=ADDRESS, speed=speed, clock="wall"
+            )
         )
         return boards[-1]
 
@@ -108,7 +110,7 @@ def make(made: fleet.Fleet, tmp_path: Path) -> Iterator[Make]:
 
 def up(board: VirtualBoard, times: int = 1) -> None:
     """Wait until the app has started so often and WebREPL listens."""
-    assert board.wait(lambda b: b.console.count("app runs") >= times), board.console
+    assert board.wait(lambda b: b.console.count("app runs") >= times, 60), board.console
 
 
 @pytest.mark.parametrize("chip", ["esp8266", "esp32"])
@@ -142,7 +144,7 @@ def test_a_dev_board_is_open(make: Make, made: fleet.Fleet, chip: Chip) -> None:
         third.send("machine.reset()\r")
         up(board, 2)
     # A stopped app is no crash.
-    assert board.wait(lambda _: made.get(f"/api/boards/dev-{chip}")["open"] == 0)
+    assert board.wait(lambda _: made.get(f"/api/boards/dev-{chip}")["open"] == 0, 60)
     assert PASSWORD not in board.console
     board.stop()
     assert board.read("/data/x") == content
@@ -356,7 +358,7 @@ def test_recovery_makes_room_for_a_release(make: Make, made: fleet.Fleet) -> Non
     """Beside an open WebREPL an ESP8266 has no room for an install: a round without it follows."""
     board = make("empty", dev=True, files=None)
     board.start()
-    assert board.wait("recovery: again in"), board.console
+    assert board.wait("recovery: again in", 60), board.console
     with Client(ADDRESS) as client:
         assert "WebREPL connected" in client.login(PASSWORD)
     digest = made.publish(fleet.release({**fleet.runtime(), "main.py": PLAIN}, 1001))
@@ -426,7 +428,7 @@ def test_guessing_is_slowed_and_told(make: Make, made: fleet.Fleet) -> None:
         facts.update(made.get("/api/boards/guess"))
         return facts["wrong"] == 10
 
-    assert board.wait(told), facts
+    assert board.wait(told, 60), facts
     events = str(made.get("/api/boards/guess/events"))
     assert "'wrong-password'" in events
     assert "guess-" not in board.console + events and PASSWORD not in str(facts) + events
@@ -447,7 +449,7 @@ class Orders:
     def life(self) -> str:
         """What the board calls its life, once it has said so in this one."""
         before = self.facts()["life"]
-        assert self.board.wait(lambda _: self.facts()["life"] not in ("", before))
+        assert self.board.wait(lambda _: self.facts()["life"] not in ("", before), 60)
         return self.facts()["life"]
 
     def signed(self, life: str, minutes: int = 30, *, by: str = "debug", board: str = "") -> str:
@@ -482,11 +484,11 @@ def test_orders(make: Make, made: fleet.Fleet) -> None:
             made.post("/api/boards/shop/orders", json={"order": order})
         assert why
     made.post("/api/boards/shop/orders", json={"order": good})
-    assert board.wait("webrepl: opened for 30 minutes"), board.console
-    assert board.wait("webrepl: open on port"), board.console
+    assert board.wait("webrepl: opened for 30 minutes", 60), board.console
+    assert board.wait("webrepl: open on port", 60), board.console
     with Client(ADDRESS) as client:
         assert "WebREPL connected" in client.login(PASSWORD)
-    assert board.wait(lambda _: orders.facts()["open"])
+    assert board.wait(lambda _: orders.facts()["open"], 60)
     assert 0 < orders.facts()["open"] <= 1800
     # A reset keeps it open, but for whole tens of minutes only.
     with Client(ADDRESS) as client:
@@ -494,8 +496,8 @@ def test_orders(make: Make, made: fleet.Fleet) -> None:
         client.send("\x03")
         client.until(">>> ")
         client.send("import machine; machine.reset()\r")
-    assert board.wait(lambda b: b.console.count("webrepl: open on port") == 2), board.console
-    assert board.wait(lambda _: (orders.facts()["open"] or 9999) <= 1200)
+    assert board.wait(lambda b: b.console.count("webrepl: open on port") == 2, 60), board.console
+    assert board.wait(lambda _: (orders.facts()["open"] or 9999) <= 1200, 60)
     board.power_cut()
     up(board, board.console.count("app runs") + 1)
     with pytest.raises(ConnectionRefusedError):
@@ -555,7 +557,7 @@ def test_judging(make: Make, made: fleet.Fleet) -> None:
     for n, order in enumerate(cases):
         board.write(f"/data/{n}", order.encode())
     board.start()
-    assert board.wait("judged all"), board.console
+    assert board.wait("judged all", 60), board.console
     for n, (order, wanted) in enumerate(cases.items()):
         found = re.search(rf"^judged {n} (.*?)\r?$", board.console, re.M)
         assert found and re.search(wanted, found[1]), (order, wanted, found)
@@ -582,7 +584,7 @@ def test_a_stolen_server_opens_nothing(make: Make, made: fleet.Fleet) -> None:
     orders.life()
     # One that was good for an earlier life does not even cost a reset.
     orders.slip(old)
-    assert board.wait(lambda _: not orders.facts()["orders"])
+    assert board.wait(lambda _: not orders.facts()["orders"], 60)
     assert board.console.count("app runs") == 2
     assert "webrepl: open" not in board.console
     with pytest.raises(ConnectionRefusedError):
@@ -607,4 +609,4 @@ def test_it_closes_when_the_time_is_over(make: Make, made: fleet.Fleet) -> None:
     up(board, board.console.count("app runs") + 1)
     with pytest.raises(ConnectionRefusedError):
         Client(ADDRESS)
-    assert board.wait(lambda _: orders.facts()["open"] is None)
+    assert board.wait(lambda _: orders.facts()["open"] is None, 60)
