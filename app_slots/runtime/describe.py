@@ -1,7 +1,4 @@
-"""What polls say beside the usual: a boot's first that counts, and of a job that never succeeds.
-
-Loaded for that. `u` is the Updater.
-"""
+"""What a boot's first poll that counts says beside the usual; loaded for it. `u` is the Updater."""
 
 import json
 import machine
@@ -16,8 +13,6 @@ from runtime import log
 _MOST = const(1024)  # bytes of a message
 _TEXT = const(500)  # characters
 _LINES = const(240)  # bytes of the log's ring file
-_JOB = const(60)  # characters: which job failed
-_JOB_TRACE = const(180)  # of its traceback's end
 _SLEEPS = const(16)  # as in start.py: from here on the count is not one of crashes
 
 
@@ -69,39 +64,6 @@ def make(u, length):
         text += ',"crash":{"n":%d,"trace":' % crashes
         text += _trace(length + len(text)) + "}"
     return text, trust
-
-
-def failing_job(u, name):
-    """Return the traceback of the job `name`, which never succeeded, as JSON to go on with.
-
-    Exceptions of jobs are not kept: that would cost every board the heap. A sink of the log waits
-    for the job's next one that the log tells, the 2nd, 4th, 8th ... in a row. One in a life of the
-    board: `log.caught` has the sink, then the text, and is empty once that has been answered, or
-    when `name` is "" because none fails any more.
-    """
-    caught = log.__dict__.get("caught")
-    if caught is None:
-        caught = log.caught = []  # pyright: ignore
-        caught.append(_sink(caught, " %s failed, " % name))
-        log.sinks.append(caught[0])
-    elif len(caught) == 1 and name:
-        pass  # nothing has come yet
-    elif len(caught) == 2:
-        caught.append(True)
-    elif len(caught) == 1 or not u.fails:
-        log.sinks.remove(caught[0])
-        caught.clear()
-    return ',"job":' + json.dumps(caught[1]) if len(caught) > 1 else ""
-
-
-def _sink(caught, mark):
-    # No name of this module is in here: they are gone when it is called.
-    def sink(_, line):
-        i = line.find(mark)
-        if i >= 0 and len(caught) == 1:
-            caught.append(mark[1:-2][:_JOB] + line[line.find("\n") :][-_JOB_TRACE:])
-
-    return sink
 
 
 def _trace(length):
