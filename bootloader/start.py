@@ -163,7 +163,8 @@ def _hand_over(m, root, life, ready):
         resident.rescue_in(_DAY)
     if resident.plain:
         resident.poll_at = _NEXT if resident.server_seen_at else 0
-    known = resident.server_seen_at or not resident.has_server
+    # An app with the runtime asks by itself: until it has, the boot stage's answer proves nothing.
+    known = resident.plain and resident.server_seen_at or not resident.has_server
     life[rtc.END] = rtc.ANSWERED if known else rtc.RUNNING
     rtc.save(life)
     resident.in_app = True

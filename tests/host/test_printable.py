@@ -158,6 +158,9 @@ def test_a_traceback_of_the_board(monkeypatch: pytest.MonkeyPatch) -> None:
     streams = terminals(monkeypatch)
 
     class Board:
+        def limit(self, seconds: int) -> None:
+            pass
+
         def follow(self, code: bytes, heard: Callable[[bytes], None]) -> None:
             heard(HOSTILE.encode())
             raise Raised(f"Traceback (most recent call last):\nValueError: {HOSTILE}\n")

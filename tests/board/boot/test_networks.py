@@ -352,7 +352,7 @@ while True:
 
 NO_WIFI = {
     "off": "sta.active(False)\n",
-    "wrong password": "sta.connect(*('home', 'wrong-word'))\n",
+    "wrong password": "sta.connect(*('home', 'wrong-word'))  # public\n",
 }
 
 
@@ -393,7 +393,7 @@ def test_release_that_fails_softly_twice(tmp_path: Path) -> None:
     with story(tmp_path, HASTY, interval=300) as it:
         it.board.start()
         it.polls(1)
-        digest = it.publish(BEGIN + "machine.deepsleep(20000)\n")
+        digest = it.publish(apps.with_runtime(apps.BAD_ON_RUNTIME["sleeps"].source))
         assert it.rejected(digest)["soft"]
         it.until(lambda record: not record["rejected"][0]["soft"])
         assert it.record()["rejected"][0]["reason"] == "sleep"
@@ -514,7 +514,7 @@ FAILS = 3  # in RTC memory
 
 @pytest.mark.parametrize("kind", SILENT)
 def test_daily_poll(tmp_path: Path, kind: str) -> None:
-    """A board whose app never hears of its server asks once a day, while there is Wi-Fi."""
+    """A board whose app never hears of its server asks once a day, also without Wi-Fi."""
     with story(tmp_path, SILENT[kind]) as it:
         it.board.start()
         it.says("/install")
@@ -523,7 +523,8 @@ def test_daily_poll(tmp_path: Path, kind: str) -> None:
         before = it.board.console.count("/install")
         it.board.radio(up=False)
         it.board.go_on(40)  # four days
-        assert it.board.console.count("/install") <= before + 1  # one may have been under way
+        # The boot stage connects by itself, whatever the app does: once a day, and one under way.
+        assert it.board.console.count("/install") <= before + 5
         it.board.radio(up=True)
         digest = it.publish(GOOD)
         it.confirmed(digest)

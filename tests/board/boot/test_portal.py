@@ -171,7 +171,7 @@ def test_a_token_once(served: VirtualBoard) -> None:
         assert reply.status_code == 403 and "out of date" in reply.text
     first = form.token
     assert form.post(t=first, s="0", p="short", do="join").status_code == 302
-    assert "8 to 63 characters" in form.get() and form.token != first
+    assert "8 to 63 bytes" in form.get() and form.token != first
     assert form.post(t=first, s="0", p="secret-word", do="join").status_code == 403
     assert "Connecting" not in form.get()
     with pytest.raises(requests.ConnectionError):  # there is no such line on the page
