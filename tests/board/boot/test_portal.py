@@ -515,7 +515,8 @@ def test_mutated_requests(tmp_path: Path) -> None:
                 form.says("name=t")  # no network is being tried
                 heaps.append(heap(board, form))
         print(f"seed {SEED}: heap used after every 100 of {MUTATIONS} requests:", heaps)
-        assert max(heaps[1:]) <= heaps[1] + KB
+        # The first 300 meet every kind of request; from then on nothing may grow.
+        assert max(heaps[3:]) <= heaps[2] + KB
         form.says("name=t")
         form.join("home", "secret-word")
         form.says("Connected to <b>home</b>")
