@@ -100,7 +100,7 @@ test: packages setup $(STUBS) ## Lint, type-check and test everything.
 .PHONY: home-assistant
 home-assistant: $(READY) ## Install Home Assistant beside the project and hold what is published to its schema.
 	@$(PYTHON) -m venv .cache/home-assistant
-	@.cache/home-assistant/bin/python -m pip --disable-pip-version-check -qq install homeassistant paho-mqtt
+	@.cache/home-assistant/bin/python -m pip --disable-pip-version-check -qq install homeassistant==2024.3.3 paho-mqtt==1.6.1
 	@$(PYTEST) -q tests/server/test_mqtt.py -k home_assistant_takes
 
 .PHONY: check

@@ -25,7 +25,7 @@ _LASTS = const(10)  # s after which a connection was a good one
 _ANEW = const(60000)  # ms to a new attempt where not even a task found room
 _LONGEST = const(6)  # the pause before a new attempt doubles so often, from 1 s
 _PIECE = const(64)  # bytes; what is longer is sent as it lies there, not copied into a packet
-_OUTBOX = const(8)  # pieces in the outbox beyond which the queue waits
+_OUTBOX = const(512)  # bytes in the outbox beyond which the queue waits
 _FILTER = const(122)  # bytes; umqtt.simple before 1.8.0 writes one byte for a packet's length
 _COSTS = const(64)  # bytes of heap that a queued message takes beside its text
 _LOSES = const(8)  # connections in a row that a message may lose before it is dropped
@@ -37,11 +37,13 @@ class Wire:
     def __init__(self, s):
         self.s = s
         self.out = []
+        self.size = 0  # bytes of `out`
 
     def write(self, data, n=None):
         out = self.out
         if n is not None:
             data = data[:n]
+        self.size += len(data)
         if out and len(out[-1]) + len(data) <= _PIECE:
             out[-1] += data
         else:
@@ -52,6 +54,7 @@ class Wire:
         out = self.out
         while out:
             n = self.s.write(out[0]) or 0
+            self.size -= n
             if n < len(out[0]):
                 out[0] = out[0][n:]
                 break
@@ -268,7 +271,7 @@ class Mqtt(MQTTClient):
                 self.ping()
             if self._flying and ticks_diff(now, self._flown) > _TIMEOUT:
                 raise OSError(ETIMEDOUT)
-            while self.queue and not self._flying and len(wire.out) < _OUTBOX:
+            while self.queue and not self._flying and wire.size < _OUTBOX:
                 message = self.queue[0]
                 self.say(MQTTClient.publish, *message)
                 if message[3]:
@@ -351,6 +354,6 @@ class Mqtt(MQTTClient):
             raise MQTTException("this is no MQTT")
         self.send()
         await sleep_ms(0)  # however much comes, the loop has its turns
-        while len(self.sock.out) > _OUTBOX:  # acknowledgements that a deaf peer does not take
+        while self.sock.size > _OUTBOX:  # acknowledgements that a deaf peer does not take
             await sleep_ms(_STEP)
             self.send()

@@ -71,7 +71,7 @@ async def connect(mqtt):
     mqtt.short = 0
     mqtt.say(_client_connect)  # looks the name up, which takes the time it takes
     wire = mqtt.sock
-    packet = wire.out
+    packet = b"".join(wire.out)
     wire.out = []
     poller = select.poll()
     poller.register(wire.s, select.POLLOUT)
@@ -81,7 +81,7 @@ async def connect(mqtt):
     if getattr(config, "MQTT_TLS", False):
         wire.s = runtime.lend("mqtt_tls").secure(wire.s, config.MQTT_HOST)  # pyright: ignore
     mqtt.sock = wire = Wire(wire.s)
-    wire.out = packet
+    wire.write(packet)
     kind, n = await mqtt.read()
     if kind != _CONNACK or n != 2:
         raise MQTTException("this is no MQTT broker")

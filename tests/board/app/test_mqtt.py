@@ -414,7 +414,7 @@ DEAF = """
     def look():
         nonlocal longest
         if mqtt.sock:
-            longest = max(longest, sum([len(piece) for piece in mqtt.sock.out]))
+            longest = max(longest, mqtt.sock.size)
         print("longest", longest)
 
     def deafen():
@@ -435,6 +435,36 @@ def test_a_peer_that_takes_nothing(boards: Callable[..., VirtualBoard]) -> None:
     peer.close()
     longest = max(int(n) for n in re.findall(r"longest (\d+)", board.console))
     assert 500 < longest < 700, board.console
+
+
+SHORT = """
+    from runtime.homeassistant import HomeAssistant
+
+    ha = HomeAssistant(app, mqtt)
+    for i in range(40):  # it is still at it when the board is connected again
+        ha.sensor("s%d" % i, "S")
+    say = mqtt.say
+    fell = []
+
+    def fall_short(method, *args):
+        if not fell and args and bytes(args[0]).startswith(b"homeassistant/sensor"):
+            fell.append(1)
+            raise MemoryError
+        say(method, *args)
+
+    mqtt.say = fall_short
+"""
+
+
+def test_what_home_assistant_missed_is_told_again(
+    broker: Broker, watcher: Client, boards: Callable[..., VirtualBoard]
+) -> None:
+    """Where no heap was left for a message the queue is emptied: nobody else sends it again."""
+    board = boards(broker.port, SHORT, chip="esp32")
+    wanted = {f"homeassistant/sensor/b1/s{i}/config" for i in range(40)}
+    assert wait(lambda: wanted <= watcher.topics), board.console
+    assert "mqtt failed, 1 in a row" in board.console
+    board.stop()
 
 
 def test_who_blocks_is_named(

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from mipy_ota.tools import places
 from tests.support import apps
 from tests.support.apps import BEGIN, GOOD, LOOP, beside_the_runtime, story, with_runtime
+from tests.support.boards import Board
 
 # The day after which the boot stage asks in the app's stead is nearly over at the start.
 LATE = "ota.ticks += 172790\n"
@@ -197,3 +199,23 @@ def test_a_flash_full_to_the_brim_and_no_data(tmp_path: Path) -> None:
         it.says("full to the brim")
         it.board.power_cut()
         it.polls(2)
+
+
+LOCKED = """
+import micropython, resident
+def ask():  # a loop of the module's would store its own variable
+    for ticks in (4000, 2400, 3000):
+        resident.rescue_in(ticks)
+micropython.heap_lock()
+ask()
+micropython.heap_unlock()
+print("due at", resident.rescue_at)
+"""
+
+
+def test_a_rescue_takes_no_heap(tmp_path: Path) -> None:
+    """It is asked for when none is left; a MemoryError there would end the app."""
+    with Board(tmp_path / "board", blocks=64) as board:
+        resident = places.sources("bootloader") / "resident.py"
+        board.format({"/main.py": LOCKED.encode(), "/resident.py": resident.read_bytes()})
+        assert board.life().console == "due at 2400\n"

@@ -344,3 +344,12 @@ def test_by_the_walls_clock_a_second_is_a_second(make: Make) -> None:
         clock="wall",
     ).life()
     assert life.console == "True\n" and time.monotonic() - began >= 0.4
+
+
+def test_a_wait_inside_a_wait_is_refused(make: Make) -> None:
+    """It would wait for the very thread that asks: for ever, and without a word."""
+    board = make("import time\nwhile True:\n time.sleep(1)\n print('beat')\n")
+    board.start()
+    with pytest.raises(RuntimeError, match="must not wait"):
+        board.wait(lambda b: b.wait("beat", 1), 60)
+    assert board.wait("beat", 60), "it goes on"
