@@ -104,7 +104,7 @@ home-assistant: $(READY) ## Install Home Assistant beside the project and hold w
 	@$(PYTEST) -q tests/server/test_mqtt.py -k home_assistant_takes
 
 .PHONY: check
-check: $(READY) $(STUB_OTA) ## The fast lane, under a minute: lint, types and the tests in tests/host.
+check: $(READY) $(STUB_OTA) ## The fast lane, about a minute: lint, types and the tests in tests/host.
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint test-host
 
 .PHONY: test-all
@@ -113,7 +113,7 @@ test-all:
 
 .PHONY: test-host
 test-host:
-	@MAKEFLAGS= $(PYTEST) -q $(ARGS) tests/host
+	@MAKEFLAGS= $(PYTEST) -q -n 2 --dist worksteal $(ARGS) tests/host
 
 LOWEST := .cache/lowest/.ready
 

@@ -11,6 +11,7 @@ import pytest
 from mipy_ota.signing import rsa
 from mipy_ota.tools.sim import micropython
 from tests.support import testkeys
+from tests.support.broker import Broker, Client
 
 # A shell that starts this in the background has Ctrl-C ignored, and every child would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -68,3 +69,19 @@ def pytest_terminal_summary(
 ) -> None:
     if IN_CI and _skipped(config):
         terminalreporter.write_line("error: tests were skipped, which CI does not allow", red=True)
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    """A Mosquitto of its own."""
+    made = Broker(tmp_path / "broker")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def watcher(broker: Broker) -> Iterator[Client]:
+    """Hears all that is published to it."""
+    made = Client(broker.port)
+    yield made
+    made.close()

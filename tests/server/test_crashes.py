@@ -12,27 +12,11 @@ from mipy_ota.ota_server.policy import Bad, Board, Known
 from mipy_ota.ota_server.storage import queries
 from mipy_ota.signing import reasons
 from mipy_ota.tools.fleet import boards, client
-from mipy_ota.tools.fleet.serve import Running, running
-from tests.support import vectors
+from mipy_ota.tools.fleet.serve import Running
 from tests.support.fake_board import FakeBoard
 
 TRACE = 'File "main", line 7\nValueError: dust'
 RUNS = "a1" * 16
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Running]:
-    """An empty server."""
-    with running(tmp_path / "data", interval=2) as served:
-        yield served
-
-
-@pytest.fixture
-def people(server: Running) -> client.Client:
-    """The people's side, with the fleet registered."""
-    api = client.Client(server.url, server.token)
-    api.add_trust(vectors.first_trust())
-    return api
 
 
 @pytest.fixture

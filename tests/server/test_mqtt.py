@@ -64,20 +64,6 @@ class Desk:
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    made = Broker(tmp_path / "broker")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def watcher(broker: Broker) -> Iterator[Client]:
-    made = Client(broker.port)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def desk(tmp_path: Path, broker: Broker) -> Iterator[Desk]:
     with ExitStack() as stack:
         yield Desk(tmp_path, broker, stack)

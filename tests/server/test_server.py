@@ -58,21 +58,6 @@ def release(
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Running]:
-    """An empty server."""
-    with running(tmp_path / "data", interval=2) as served:
-        yield served
-
-
-@pytest.fixture
-def people(server: Running) -> client.Client:
-    """The people's side, with the fleet registered."""
-    api = client.Client(server.url, server.token)
-    api.add_trust(vectors.first_trust())
-    return api
-
-
-@pytest.fixture
 def board(server: Running, people: client.Client) -> Iterator[FakeBoard]:
     """An enrolled board that has booted release 1 off the cable."""
     fake = FakeBoard(server.url)

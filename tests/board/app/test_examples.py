@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -56,20 +55,6 @@ def setup(app):
 """
 DOCS = ROOT / "docs"
 RELAY, BUTTON, LED = 14, 0, 2
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    made = Broker(tmp_path / "broker")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def watcher(broker: Broker) -> Iterator[Client]:
-    made = Client(broker.port)
-    yield made
-    made.close()
 
 
 def files(folder: Path, name: str, port: int, plugs: str = "", **values: int) -> dict[str, bytes]:

@@ -71,13 +71,6 @@ def broker(tmp_path: Path, brokers: Callable[..., Broker]) -> Broker:
 
 
 @pytest.fixture
-def watcher(broker: Broker) -> Iterator[Client]:
-    made = Client(broker.port)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def boards(tmp_path: Path) -> Iterator[Callable[..., VirtualBoard]]:
     made: list[VirtualBoard] = []
 
