@@ -129,9 +129,10 @@ def stage(name):
         while k:
             for k in sys.modules:
                 if k == "bootloader" or (k not in had and k.startswith("bootloader.")):
-                    if not whole:
-                        sys.modules[k].__dict__.clear()
-                    del sys.modules[k]
+                    # None where there was no room for the module, but for its name here.
+                    m = sys.modules.pop(k, None)
+                    if m and not whole:
+                        m.__dict__.clear()
                     break
             else:
                 k = None
@@ -173,8 +174,9 @@ def go(entry):
     except BaseException as e:
         try:
             for k in list(sys.modules):
-                if k not in had:
-                    sys.modules.pop(k).__dict__.clear()
+                m = sys.modules.pop(k, None) if k not in had else None
+                if m:  # as in stage()
+                    m.__dict__.clear()
             stage("app_api").crashed(e, entry)
         except MemoryError:
             mark(_END, _EXCEPTION)  # there is no room for more
