@@ -87,6 +87,9 @@ VERBS = (
     ("doctor", "doctor:doctor", "Check this computer, the server, a board."),
 )
 
+MAKERS = {"new", "keys new", "keys restore", "restore", "serve"}
+"""What may be the first command of a fleet; any other of a fleet that is not there was mistyped."""
+
 GROUPS = {
     "keys": "Make, list, back up and restore signing keys.",
     "fs": "The files on a board.",
@@ -104,8 +107,9 @@ INTERNAL = 70  # EX_SOFTWARE of sysexits.h
 class Verb(TyperCommand):
     """Stands for a verb in help and shell completion, without its module."""
 
-    def __init__(self, name: str, where: str, line: str) -> None:
-        super().__init__(name, help=line)
+    def __init__(self, words: str, where: str, line: str) -> None:
+        super().__init__(words.rpartition(" ")[2], help=line)
+        self.words = words
         self.where = where
 
     def load(self) -> Any:
@@ -121,7 +125,11 @@ class Verbs(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
-        return name, command.load() if isinstance(command, Verb) else command, rest
+        if not isinstance(command, Verb):
+            return name, command, rest
+        if command.words not in MAKERS and places.fleet() != places.DEFAULT:
+            places.existing_fleet()
+        return name, command.load(), rest
 
 
 def _version(wanted: bool) -> None:
@@ -130,10 +138,24 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _use(fleet: str | None) -> str | None:
+    """Choose the fleet while the command line is parsed: verbs are looked up after that."""
+    if fleet is not None:
+        # One place for the choice: places.fleet() and child processes read it from here.
+        os.environ["MIPY_FLEET"] = fleet
+        places.fleet()
+    return fleet
+
+
 def _common(
     fleet: Annotated[
         str | None,
-        typer.Option(envvar="MIPY_FLEET", metavar="NAME", help='Fleet; "default" if not given.'),
+        typer.Option(
+            envvar="MIPY_FLEET",
+            metavar="NAME",
+            callback=_use,
+            help='Fleet; "default" if not given.',
+        ),
     ] = None,
     version: Annotated[
         bool,
@@ -143,10 +165,6 @@ def _common(
     ] = False,
 ) -> None:
     """Signed over-the-air releases for MicroPython boards."""
-    if fleet is not None:
-        # One place for the choice: places.fleet() and child processes read it from here.
-        os.environ["MIPY_FLEET"] = fleet
-        places.fleet()
 
 
 def _root() -> Any:
@@ -154,10 +172,10 @@ def _root() -> Any:
         typer.Typer(callback=_common, cls=Verbs, add_completion=False, rich_markup_mode=None)
     )
     for words, where, line in VERBS:
-        group, _, name = words.rpartition(" ")
+        group, _, _ = words.rpartition(" ")
         if group and group not in root.commands:
             root.add_command(Verbs(name=group, help=GROUPS[group], rich_markup_mode=None))
-        (root.commands[group] if group else root).add_command(Verb(name, where, line))
+        (root.commands[group] if group else root).add_command(Verb(words, where, line))
     return root
 
 

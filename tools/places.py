@@ -12,6 +12,8 @@ from pathlib import Path
 
 from .console import Failure
 
+DEFAULT = "default"
+"""The fleet of whoever names none."""
 _FLEET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 
 
@@ -50,7 +52,7 @@ def fleet() -> str:
     Raises:
         Failure: the name would not make a safe folder name.
     """
-    name = os.environ.get("MIPY_FLEET") or "default"
+    name = os.environ.get("MIPY_FLEET") or DEFAULT
     if not _FLEET_NAME.fullmatch(name):
         raise Failure(
             f"{name!r} is no fleet name",
@@ -72,9 +74,10 @@ def existing_fleet() -> Path:
     """
     folder = home() / fleet()
     if not folder.is_dir():
+        known = sorted(path.name for path in home().glob("[!.]*") if path.is_dir())
         raise Failure(
-            f"there is no fleet '{fleet()}' in {home()}",
-            "name one that is there with --fleet, or make it with `mipy keys new`",
+            f"there is no fleet '{fleet()}' in {home()}, only: {', '.join(known) or 'none'}",
+            "name another one with --fleet, or make it with `mipy keys new`",
         )
     return fleet_dir()
 

@@ -112,6 +112,7 @@ def test_closed_pipe_is_quiet() -> None:
 def test_fleet_reaches_the_verb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MIPY_HOME", str(tmp_path))
     monkeypatch.setenv("MIPY_FLEET", "default")
+    (tmp_path / "garden").mkdir()
     seen: list[Path] = []
     verb = lambda: seen.append(places.keys_dir())  # noqa: E731
     assert mipy(monkeypatch, "--fleet", "garden", "planted", verb=verb) == 0

@@ -580,6 +580,7 @@ def test_bad_wiring(mipy: Mipy, tmp_path: Path, text: str, what: str) -> None:
 
 
 def test_no_keys_yet(mipy: Mipy, monkeypatch: pytest.MonkeyPatch) -> None:
+    (places.home() / "empty").mkdir()
     monkeypatch.setenv("MIPY_FLEET", "empty")
     failed(mipy("flash", "/dev/null"), "has no keys", "mipy keys new")
 

@@ -21,13 +21,13 @@ def server_address() -> str:
     Raises:
         Failure: this machine is on no network, or the server's is no address for boards.
     """
-    from .client import DEFAULT_SERVER, address
+    from .client import address, served_port
 
     url = address()
     if not loopback(url):
         refuse_loopback(url)
         return url
-    port = urlsplit(url).port or urlsplit(DEFAULT_SERVER).port
+    port = urlsplit(url).port or served_port()
     here = lan_address()
     if here is None:
         raise Failure(

@@ -14,8 +14,9 @@ from requests.auth import AuthBase
 
 from .. import console, places
 from ..addresses import loopback
+from ..files import write
 
-DEFAULT_SERVER = "http://127.0.0.1:8266"
+DEFAULT_PORT = 8266
 PAGE = 200
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 60
@@ -193,11 +194,11 @@ class Client:
                 )
         except requests.Timeout as problem:
             raise console.Failure(
-                f"the server at {self.url} does not answer in time", "try again; see its log"
+                f"{self._name()} does not answer in time", "try again; see its log"
             ) from problem
         except requests.RequestException as problem:
             raise console.Failure(
-                f"cannot reach the server at {self.url}",
+                f"cannot reach {self._name()}",
                 "start it with `mipy serve`, or name another one with MIPY_SERVER",
             ) from problem
 
@@ -210,8 +211,14 @@ class Client:
         except (ValueError, LookupError, TypeError):
             self._stranger()
         if code == "token":
-            hint = "MIPY_TOKEN_FILE names the file that holds the server's token"
-        raise console.Failure(f"the server refuses ({code}): {text}", hint)
+            hint = (
+                "if another fleet's server answers there, give one of them another --port; "
+                "MIPY_TOKEN_FILE names the file that holds the server's token"
+            )
+        raise console.Failure(f"{self._name()} refuses ({code}): {text}", hint)
+
+    def _name(self) -> str:
+        return f"the server of the fleet '{places.fleet()}' at {self.url}"
 
     def _stranger(self) -> NoReturn:
         console.fail(
@@ -226,7 +233,34 @@ def address() -> str:
         Failure: fleet.json cannot be read.
     """
     named = os.environ.get("MIPY_SERVER") or _settings(places.fleet_dir()).get("server")
-    return (named or DEFAULT_SERVER).rstrip("/")
+    return (named or f"http://127.0.0.1:{served_port()}").rstrip("/")
+
+
+def served_port() -> int:
+    """The port of this fleet's server on this machine: what `mipy serve --port` was told last.
+
+    Raises:
+        Failure: fleet.json cannot be read, or holds none.
+    """
+    path = places.fleet_dir() / "fleet.json"
+    port = _settings(places.fleet_dir()).get("port", DEFAULT_PORT)
+    if type(port) is not int or not 0 < port < 65536:
+        raise console.Failure(f'"port" in {path} is no port', "correct or delete that line")
+    return port
+
+
+def remember_port(port: int) -> None:
+    """Have this fleet's commands on this machine find its server at another port.
+
+    Raises:
+        Failure: fleet.json cannot be read or written.
+    """
+    path = places.fleet_dir() / "fleet.json"
+    said = _settings(places.fleet_dir()) | {"port": port}
+    try:
+        write(path, json.dumps(said, indent=2).encode() + b"\n", 0o600)
+    except OSError as problem:
+        raise console.Failure(f"cannot write {path}: {problem.strerror}") from problem
 
 
 def connect() -> Client:

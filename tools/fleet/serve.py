@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ...ota_server.storage.base import Storage
 
 T = TypeVar("T")
-PORT = 8266
 TLS_PORT = 8267
 BACKLOG = 2048
 CONNECTIONS = 65536
@@ -33,7 +32,14 @@ START_SECONDS = 10
 
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = PORT,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Remembered for the fleet; 8266 if never given. 0 picks a free one, this once.",
+        ),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Data folder; the fleet's if not given.")
     ] = None,
@@ -61,11 +67,14 @@ def serve(
     from uvicorn import Server
 
     from ...ota_server.app import uvicorn_config
+    from . import client
 
     token_file = places.fleet_dir() / "token"
     broker = broker_settings(mqtt) if mqtt else None
-    listener = _listen(host, port)
+    listener = _listen(host, client.served_port() if port is None else port)
     try:
+        if port:
+            client.remember_port(port)
         port = listener.getsockname()[1]
         # One that listens on loopback alone is of no use to a board that calls.
         calls = None if _reachable(host).startswith("127.") else port
@@ -79,7 +88,7 @@ def serve(
         )
         url = f"http://{_reachable(host)}:{port}"
         console.say(f"serving {url}")
-        console.say(f"the token to log in with is in {token_file}")
+        console.say(f"the fleet is '{places.fleet()}'; the token to log in with is in {token_file}")
         if tls:
             console.say(f"the first flash from other computers: {flash_page(host)}")
         console.note("Ctrl-C stops the server")
@@ -136,7 +145,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as problem:
         raise console.Failure(
             f"cannot listen on {host}:{port}: {(problem.strerror or '').lower()}",
-            "stop what runs there, or choose another one with --port",
+            f"stop what runs there, or give the fleet '{places.fleet()}' another --port",
         ) from problem
     return listener
 
