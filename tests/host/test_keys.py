@@ -401,6 +401,49 @@ def at_a_keyboard(*words: str, typed: Mapping[str, str]) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), screen.decode()
 
 
+def test_one_passphrase_opens_all_keys_of_a_command(mipy, phrase, monkeypatch):
+    """Two release keys sign for two classes, and two root keys sign the next trust file."""
+    monkeypatch.setenv(passphrase.PASSPHRASE_FILE, str(phrase))
+    locked = ("--passphrase-file", phrase)
+    mipy("keys", "new", "--app", "weather", *locked)
+    mipy("keys", "new", "root", *locked)
+    mipy("keys", "new", "release", "--threshold", "2", *locked)
+    monkeypatch.delenv(passphrase.PASSPHRASE_FILE)
+    asked = answered(monkeypatch, ["correct horse"])
+    for seq in (5, 6):
+        sign.sign_for_fleet(release(seq=seq))
+    assert [text for text in asked if "release key" in text] == asked and len(asked) == 1
+    asked = answered(monkeypatch, ["correct horse"])
+    assert mipy("keys", "reset", "7")[0] == 0
+    assert len(asked) == 1 and "root key" in asked[0]
+
+
+def test_a_key_with_a_passphrase_of_its_own_is_asked_for(mipy, phrase, monkeypatch):
+    monkeypatch.setenv(passphrase.PASSPHRASE_FILE, str(phrase))
+    mipy("keys", "new", "--app", "weather", "--passphrase-file", phrase)
+    own = phrase.with_name("own")
+    own.write_text("battery staple")
+    [old] = keys.usable("root")
+    mipy("keys", "new", "root", "--passphrase-file", own)
+    monkeypatch.delenv(passphrase.PASSPHRASE_FILE)
+    roots = sorted(key.id for key in keys.usable("root"))
+    phrases = {root: "correct horse" if root == old.id else "battery staple" for root in roots}
+    asked = answered(monkeypatch, [phrases[root] for root in roots])
+    assert mipy("keys", "reset", "7")[0] == 0
+    assert [root in text for root, text in zip(roots, asked, strict=True)] == [True, True]
+
+
+def answered(monkeypatch, answers: list[str]) -> list[str]:
+    """A person at the keyboard of a new command, who answers; returns what is asked."""
+    asked, rest = [], iter(answers)
+    monkeypatch.setattr(passphrase, "typed", [])
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(
+        passphrase.console, "prompt", lambda text, **_: asked.append(text) or next(rest)
+    )
+    return asked
+
+
 def test_passphrase_is_typed_twice_and_never_shown(fleet, tmp_path):
     prompt = "Passphrase for the backup"
     typed = {f"{prompt}: ": "tr0ub4dor", "Repeat for confirmation: ": "tr0ub4dor"}

@@ -95,6 +95,7 @@ def peer(request: pytest.FixtureRequest) -> Iterator[Peer]:
 @pytest.fixture(autouse=True)
 def nobody_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target, "_allowed", set())
+    monkeypatch.setattr(target, "_typed", {})
 
 
 def found(peer: Peer, typed: bool = False) -> target.Target:
@@ -167,5 +168,22 @@ def test_the_password_of_a_board_that_is_not_known_is_asked_for(
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr("getpass.getpass", lambda text: asked.append(text) or PASSWORD)
-    target.Target(HERE, host=HERE, number=peer.port, typed=True).open().close()
+    stranger = target.Target(HERE, host=HERE, number=peer.port, typed=True)
+    stranger.open().close()
+    stranger.reopen().close()  # as a push does, once the board has started again
     assert asked == [f"WebREPL password of {HERE}: "]
+
+
+def test_a_password_that_was_refused_is_asked_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("getpass.getpass", lambda text: asked.append(text) or "wrong")
+
+    def refusing(host: str, password: Callable[[str], str], *_: object) -> None:
+        assert password("") == "wrong"
+        raise webrepl.Refused("the password is wrong")
+
+    monkeypatch.setattr(webrepl, "WebRepl", refusing)
+    for _ in range(2):
+        with pytest.raises(webrepl.Refused):
+            target.Target(HERE, host=HERE, number=1, typed=True).open()
+    assert len(asked) == 2

@@ -71,7 +71,7 @@ class Target:
             from .repl import Serial
 
             return Serial(self.port)
-        from .webrepl import Closed, Deaf, WebRepl
+        from .webrepl import Closed, Deaf, Refused, WebRepl
 
         end = time.monotonic() + (_START_SECONDS if self._opens() else 0)
         while True:
@@ -89,6 +89,9 @@ class Target:
                 if time.monotonic() > end:
                     raise
                 time.sleep(0.2)
+            except Refused:
+                _typed.pop((self.host, self.number), None)
+                raise
 
     def reopen(self, seconds: float = 120) -> Stream:
         """Connect once more to a board that resets.
@@ -126,6 +129,11 @@ class Target:
             if doubt:
                 self._ask_first(doubt)
             return known
+        if (self.host, self.number) not in _typed:
+            _typed[self.host, self.number] = self._asked()
+        return _typed[self.host, self.number]
+
+    def _asked(self) -> str:
         from getpass import getpass
 
         at = "" if self.name == self.host else f" at {self.host}"
@@ -160,6 +168,8 @@ class Target:
 
 _allowed: set[tuple[str, str, int]] = set()
 """Who may have which board's password, as a person has said in this run of the program."""
+_typed: dict[tuple[str, int], str] = {}
+"""The password that a person has typed for an address in this run: nobody types it twice."""
 
 
 def find(board: str | None) -> Target:

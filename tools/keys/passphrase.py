@@ -11,6 +11,9 @@ from ..console import Failure
 
 PASSPHRASE_FILE = "MIPY_PASSPHRASE_FILE"
 
+typed: list[str] = []
+"""What was typed while this command runs: keys made together share one, and nobody types it twice."""
+
 
 def ask(label: str, file: Path | None = None, twice: bool = False) -> str:
     """A passphrase: from `file`, else from the file that MIPY_PASSPHRASE_FILE names, else typed.
@@ -27,7 +30,9 @@ def ask(label: str, file: Path | None = None, twice: bool = False) -> str:
             "a passphrase is needed and nobody is at the keyboard",
             f"write it into a file, and name the file with {PASSPHRASE_FILE}",
         )
-    return console.prompt(label, hidden=True, twice=twice)
+    phrase = console.prompt(label, hidden=True, twice=twice)
+    typed.append(phrase)
+    return phrase
 
 
 def _read(path: Path) -> str:

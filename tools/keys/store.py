@@ -6,6 +6,7 @@ there atomically.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -115,16 +116,14 @@ def find(start: str | None, roles: Iterable[str] = pem.ROLES) -> KeyFile:
 
 
 def private(key: KeyFile) -> RSAPrivateKey:
-    """Read a private key, asking for its passphrase where it has one.
+    """Read a private key, asking for its passphrase where it has one that was not typed yet.
 
     Raises:
         Failure: it cannot be read.
     """
     try:
         content = key.path.read_bytes()
-        label = f"Passphrase of the {key.role} key {key.id}"
-        phrase = passphrase.ask(label) if pem.is_encrypted(content) else None
-        found = pem.from_pem(content, phrase)
+        found = _opened(content, f"Passphrase of the {key.role} key {key.id}")
         if PublicKey.of(found).id != key.id:
             raise pem.BadKey("another key is in this file")
     except (OSError, pem.BadKey, Refused) as problem:
@@ -132,6 +131,15 @@ def private(key: KeyFile) -> RSAPrivateKey:
             f"cannot use {key.path}: {problem}", "`mipy keys restore` brings it back"
         ) from problem
     return found
+
+
+def _opened(content: bytes, label: str) -> RSAPrivateKey:
+    if not pem.is_encrypted(content):
+        return pem.from_pem(content)
+    for phrase in passphrase.typed:
+        with contextlib.suppress(pem.BadKey):  # it is another key's
+            return pem.from_pem(content, phrase)
+    return pem.from_pem(content, passphrase.ask(label))
 
 
 def trust_path(folder: Path, version: int) -> Path:
