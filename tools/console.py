@@ -161,16 +161,38 @@ def _plain(value: object) -> object:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table for people on standard output; cells are plain text, not markup."""
+    """A table for people on standard output; cells are plain text, not markup.
+
+    On a terminal it is drawn and folded to the terminal's width. Into a file or another program
+    goes a line a row, whole and aligned, for `grep` and `awk`.
+    """
+    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
+    if not out().is_terminal:
+        for line in _aligned(title, columns, cells):
+            say(line)
+        return
     from rich.table import Table
     from rich.text import Text
 
     grid = Table(title=title or None, title_justify="left", pad_edge=False)
     for name in columns:
-        grid.add_column(name)
-    for row in rows:
-        grid.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
+        grid.add_column(name, overflow="fold")
+    for row in cells:
+        grid.add_row(*map(Text, row))
     out().print(grid)
+
+
+def _aligned(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table, columns two spaces apart."""
+    from rich.cells import cell_len, set_cell_size
+
+    if title:
+        yield title
+    every = [list(columns), *rows]
+    widths = [max(map(cell_len, column)) for column in zip(*every, strict=True)]
+    for row in every:
+        padded = (set_cell_size(cell, width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(padded).rstrip()
 
 
 def show(value: Mapping[str, object], as_json: bool) -> None:
@@ -216,13 +238,32 @@ def _described() -> Any:
 
 
 @contextmanager
-def busy(text: str) -> Iterator[None]:
-    """A spinner with a line of text while something of unknown length runs."""
-    from rich.markup import escape
+def busy(text: str) -> Iterator[Callable[[str], None]]:
+    """A line of text and a clock while something of unknown length runs.
 
+    The function it gives changes the text to what is waited for now. Where standard error is not
+    a terminal, each text is a line of its own.
+    """
     if not err().is_terminal:
-        note(text)
-        yield
+        yield _each_once(text)
         return
-    with err().status(escape(printable(text))):
-        yield
+    from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), _described(), TimeElapsedColumn()
+    with Progress(*columns, console=err(), transient=True) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda now: bar.update(task, description=now)
+
+
+def _each_once(text: str) -> Callable[[str], None]:
+    """Note the text now, and from then on each that differs from the one before."""
+    last = ""
+
+    def tell(now: str) -> None:
+        nonlocal last
+        if now != last:
+            note(now)
+            last = now
+
+    tell(text)
+    return tell

@@ -139,3 +139,74 @@ def test_home_that_is_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 def test_json_is_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
     console.show({"b": b"\x01\xff", "a": Path("x")}, as_json=True)
     assert json.loads(capsys.readouterr().out) == {"a": "x", "b": "01ff"}
+
+
+# --- tables and waits ----------------------------------------------------------------------------
+
+LONG = "a note of a release that is longer than any terminal is wide, " * 4
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setattr(console, "_consoles", {})
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+
+
+def test_a_piped_table_is_a_whole_line_a_row(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "_consoles", {})
+    monkeypatch.setenv("COLUMNS", "40")
+    rows = ("Küche", LONG, 3), ("温度", None, 1), ("x", "x", "x")
+    console.table("", ("board", "note", "seen"), rows)
+    wide = len(LONG)
+    assert capsys.readouterr().out.splitlines() == [
+        f"board  {'note':<{wide}}  seen",
+        f"Küche  {LONG}  3",
+        f"温度   {'':<{wide}}  1",  # each of its letters is two columns wide
+        f"x      {'x':<{wide}}  x",
+    ]
+
+
+def test_a_piped_table_without_rows_has_its_heads(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "_consoles", {})
+    console.table("of the fleet", ("a", "b"), [])
+    assert capsys.readouterr().out == "of the fleet\na  b\n"
+
+
+def test_a_narrow_terminal_loses_nothing_of_a_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_a_terminal(monkeypatch, 40)
+    digest = "0123456789abcdef" * 4
+    console.table("", ("digest", "note"), [(digest, LONG)])
+    body = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert max(map(len, body)) <= 40
+    first, second = zip(*(line.strip("│").split("│") for line in body), strict=True)
+    assert "".join(part.strip() for part in first) == digest
+    assert "".join(second).split() == LONG.split()
+
+
+def test_a_wait_shows_a_clock_and_what_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_a_terminal(monkeypatch, 80)
+    with console.busy("waiting for its poll") as tell:
+        tell("on trial [1/2]")
+    shown = capsys.readouterr().err
+    assert "waiting for its poll 0:00:00" in shown
+    assert "on trial [1/2] 0:00:00" in shown
+
+
+def test_a_wait_into_a_file_is_a_line_for_each_thing_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "_consoles", {})
+    with console.busy("waiting for its poll") as tell:
+        for text in ("waiting for its poll", "on trial", "on trial"):
+            tell(text)
+    assert capsys.readouterr().err == "waiting for its poll\non trial\n"

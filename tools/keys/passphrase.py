@@ -12,7 +12,7 @@ from ..console import Failure
 PASSPHRASE_FILE = "MIPY_PASSPHRASE_FILE"
 
 typed: list[str] = []
-"""What was typed while this command runs: keys made together share one, and nobody types it twice."""
+"""What was typed while this command runs: nobody types twice what opens several keys."""
 
 
 def ask(label: str, file: Path | None = None, twice: bool = False) -> str:
