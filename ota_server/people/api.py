@@ -198,6 +198,8 @@ class PeopleApi:
     async def status(self, _: Request) -> Response:
         """The server in a few numbers."""
         states = await self._storage.read(queries.states)
+        board, version = await self._storage.read(queries.newest_trust)
+        trust = self._storage.catalog.trust_version
         return JSONResponse(
             {
                 "version": __version__,
@@ -205,7 +207,8 @@ class PeopleApi:
                 "boards": sum(states.values()),
                 "states": states,
                 "releases": len(self._storage.releases()),
-                "trust": self._storage.catalog.trust_version,
+                "trust": trust,
+                "ahead": {"board": board, "trust": version} if version > trust else None,
             }
         )
 

@@ -1,10 +1,9 @@
-"""Manifests and files, by the SHA-256 of their plain bytes, deflated as boards take them.
+"""Files by the SHA-256 of their plain bytes, manifests by their digest; deflated for boards.
 
 Write-once: what a name stands for never changes, so any cache may serve it.
 """
 
 import contextlib
-import hashlib
 import os
 import tempfile
 import zlib
@@ -59,20 +58,9 @@ class Content:
         """The content itself; None when it is missing or damaged."""
         return self._inflated(name)
 
-    def whole(self, name: str) -> bool:
-        """Whether a file is there and its bytes are those that its name stands for."""
-        stored = self.deflated(name)
-        return stored is not None and is_whole(name, stored)
-
     def _inflated(self, name: str) -> bytes | None:
         stored = self.deflated(name)
         return None if stored is None else inflated(stored)
-
-
-def is_whole(name: str, stored: bytes) -> bool:
-    """Whether stored bytes are those that the name stands for."""
-    plain = inflated(stored)
-    return plain is not None and hashlib.sha256(plain).hexdigest() == name
 
 
 def inflated(stored: bytes) -> bytes | None:

@@ -132,6 +132,13 @@ def ids(db: Connection, after: str, most: int) -> list[str]:
     return list(db.execute(found).scalars())
 
 
+def newest_trust(db: Connection) -> tuple[str, int]:
+    """The board in use with the newest trust file, and its version; ("", 0) without boards."""
+    found = select(boards.c.id, boards.c.trust).where(boards.c.retired.is_(None))
+    row = db.execute(found.order_by(boards.c.trust.desc(), boards.c.id).limit(1)).first()
+    return (row.id, row.trust) if row else ("", 0)
+
+
 def states(db: Connection) -> dict[str, int]:
     """How many boards are in each state."""
     state = case((boards.c.state == "", "never seen"), else_=boards.c.state)

@@ -6,6 +6,7 @@ import pty
 import stat
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -320,6 +321,10 @@ class Server(Client):
     """Keeps what it is given."""
 
     versions: list[bytes] = field(default_factory=list)
+    ahead: dict[str, object] | None = None
+
+    def status(self):
+        return {"ahead": self.ahead}
 
     def trust(self):
         return self.versions[-1] if self.versions else None
@@ -353,6 +358,25 @@ def test_a_server_with_another_trust_file_is_told(fleet, capsys):
     server = Server("http://127.0.0.1", "", newest)
     assert publish_trust(server) == 0
     assert "the server has trust version 2, the newest here is 1" in capsys.readouterr().err
+
+
+def test_a_board_that_is_ahead_of_a_restored_backup_is_told(fleet, capsys, monkeypatch):
+    """It has version 3, the keys here are those of version 1, and so is the server."""
+    server = Server("http://127.0.0.1", "", keys.trust_files(), {"board": "b1", "trust": 3})
+    assert publish_trust(server) == 0
+    assert "b1 has trust version 3, the newest here is 1" in capsys.readouterr().err
+    fleet("keys", "new", "debug")
+    with pytest.raises(Failure, match="b1 has trust version 3, the newest here is 2") as told:
+        publish_trust(server)
+    assert "backup" in told.value.hint and "mipy board retire b1" in told.value.hint
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    for sure, sent in ((False, 1), (True, 2)):
+        monkeypatch.setattr("mipy_ota.tools.console.confirm", lambda _, sure=sure: sure)
+        with nullcontext() if sure else pytest.raises(Failure, match="nothing was sent"):
+            publish_trust(server)
+        assert len(server.versions) == sent
+    fleet("keys", "new", "debug")
+    assert publish_trust(server) == 1  # nobody is ahead of what is here now
 
 
 # --- sign and verify -----------------------------------------------------------------------------

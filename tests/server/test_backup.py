@@ -195,9 +195,15 @@ def test_empty_folders_are_no_fleet(mipy: Mipy, keys: Path, tmp_path: Path) -> N
 def test_damaged_content_is_told(mipy: Mipy, keys: Path, tmp_path: Path) -> None:
     with server() as served:
         digest = Fleet(served).publish(plain(7))
-        (places.data_dir() / "server" / "manifests" / digest).write_bytes(b"\0")
-        code, _, err = mipy("backup", tmp_path / "b")
-    assert code == 0 and "1 of 2 files that boards download are damaged" in err
+        assert "damaged" not in mipy("backup", tmp_path / "sound")[2]
+        server_data = places.data_dir() / "server"
+        (stored,) = (server_data / "files").iterdir()
+        for path in (server_data / "manifests" / digest, stored):
+            whole = path.read_bytes()
+            path.write_bytes(b"\0")
+            code, _, err = mipy("backup", tmp_path / path.parent.name)
+            assert code == 0 and "1 of 2 files that boards download are damaged" in err
+            path.write_bytes(whole)
 
 
 def test_a_damaged_database_is_no_backup(mipy: Mipy, keys: Path, tmp_path: Path) -> None:

@@ -648,6 +648,17 @@ def test_revoked_key_and_trust_steps(people: client.Client, board: FakeBoard):
             assert refusal(people.add_trust, step.new) == step.code
 
 
+def test_a_board_with_a_later_trust_file_is_named(people: client.Client, board: FakeBoard):
+    """As after a backup from before a change of keys was restored."""
+    board.poll()
+    board.poll(trust=1)
+    assert people.status()["ahead"] is None
+    board.poll(trust=3)
+    assert people.status()["ahead"] == {"board": "sim-01", "trust": 3}
+    people.change("sim-01", retired=True)  # one that is not to be believed
+    assert people.status()["ahead"] is None
+
+
 def test_registration_takes_version_1_only(server: Running):
     api = client.Client(server.url, server.token)
     assert api.trust() is None

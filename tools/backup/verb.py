@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import tempfile
@@ -79,6 +80,9 @@ def restore(
     key_backups.remember(path.name for path in places.keys_dir().iterdir())
     count = sum(path.is_file() for path in folder.rglob("*"))
     console.say(f"{_in_words(count, folder / DATABASE)} restored, in {folder}")
+    console.note(
+        "once boards have polled, `mipy status` tells if its trust file is older than theirs"
+    )
 
 
 def _files(folder: Path, server: Path) -> Iterator[tuple[str, Path]]:
@@ -129,15 +133,30 @@ def _copied(database: Path, target: Path) -> Path:
 
 def _tell_damage(server: Path) -> None:
     """Warn of content that is not what its name says. It is packed as it is."""
-    from ...ota_server.storage.content import is_whole
-
     stored = [path for kind in ("files", "manifests") for path in _below(server / kind)]
-    damaged = sum(not is_whole(path.name, path.read_bytes()) for path in stored)
+    damaged = sum(_digest(path) != path.name for path in stored)
     if damaged:
         console.warn(
             f"{damaged} of {len(stored)} files that boards download are damaged; "
             "publishing their releases again mends them"
         )
+
+
+def _digest(path: Path) -> str:
+    """What the stored content should be called; "" when it cannot be read."""
+    from ...ota_server.storage.content import inflated
+    from ...signing import manifest
+    from ...signing.reasons import Refused
+
+    plain = inflated(path.read_bytes())
+    if plain is None:
+        return ""
+    if path.parent.name != "manifests":
+        return hashlib.sha256(plain).hexdigest()
+    try:
+        return manifest.parse(plain).digest  # its signatures do not count
+    except Refused:
+        return ""
 
 
 def _in_words(files: int, database: Path | None) -> str:

@@ -84,7 +84,7 @@ def status(as_json: JSON = False) -> None:
         {
             "server": f"{server.url} (mipy-ota {numbers['version']})",
             "boards": f"{numbers['boards']}{f': {states}' if states else ''}",
-            "trust": f"version {numbers['trust']}" if numbers["trust"] else "no keys registered",
+            "trust": _trust(numbers),
         },
         as_json=False,
     )
@@ -94,6 +94,13 @@ def status(as_json: JSON = False) -> None:
             ("seq", "note", "class", "digest", "bytes", "published", "boards"),
             [_release_row(release, every) for release in releases],
         )
+
+
+def _trust(numbers: Mapping[str, Any]) -> str:
+    words = f"version {numbers['trust']}" if numbers["trust"] else "no keys registered"
+    if ahead := numbers["ahead"]:
+        words += f", but {ahead['board']} has version {ahead['trust']}: a backup was too old"
+    return words
 
 
 def state(board: Mapping[str, Any]) -> str:

@@ -99,6 +99,7 @@ def server(
 
 def _tell_version() -> None:
     console.say(f"trust version {store.trust().version} is ready; `mipy keys publish` sends it out")
+    console.note("then make a new backup: an older one would bring the former keys back")
 
 
 def list_keys(as_json: options.Json = False) -> None:
