@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -161,11 +162,20 @@ def read_token(path: Path) -> str:
     """The token in `path`, which only its owner may read; made at the first call."""
     with contextlib.suppress(FileNotFoundError):
         path.chmod(0o600)
-        return path.read_text("ascii").strip()
+        if token := path.read_text("ascii").strip():
+            return token
     token = secrets.token_urlsafe(TOKEN_BYTES)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.touch(mode=0o600, exist_ok=False)
-    path.write_text(token + "\n", "ascii")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        part.touch(mode=0o600, exist_ok=False)
+        with part.open("w", encoding="ascii") as file:
+            file.write(token + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)  # whole or not at all: an empty token would let nobody in, ever
+    finally:
+        part.unlink(missing_ok=True)
     return token
 
 

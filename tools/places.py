@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from .console import Failure
+from .files import failed
 
 DEFAULT = "default"
 """The fleet of whoever names none."""
@@ -98,8 +99,9 @@ def _private(folder: Path) -> Path:
         if folder.stat().st_mode & 0o077:
             folder.chmod(0o700)
     except OSError as problem:
-        raise Failure(
-            f"cannot use {folder}: {problem.strerror}",
+        raise failed(
+            f"cannot use {folder}",
+            problem,
             "make it a folder of yours, or name another one with MIPY_HOME",
         ) from problem
     return folder

@@ -335,8 +335,11 @@ def test_new_makes_an_app_of_a_folder_that_is_there(mipy, tmp_path, monkeypatch)
 
 
 def test_new_lists_its_examples(mipy):
-    code, out, _ = mipy("new", "--example", "?")
-    assert code == 0 and set(out.split()) == set(new.examples())
+    for name in new.LIST:
+        code, out, _ = mipy("new", "--example", name)
+        assert code == 0 and set(out.split()) == set(new.examples())
+    code, _, err = mipy("new", "--example", "wether")  # that no folder is named comes later
+    assert code == 1 and "there is no example 'wether'" in err and "weather" in err
     assert mipy("new")[0] == 2
 
 

@@ -610,9 +610,10 @@ def test_an_image_needs_a_board_or_a_firmware(
     mipy: Mipy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(port, "find", list)
-    words = ("flash", "--image", tmp_path / "whole.bin")
-    failed(mipy(*words), "what firmware", "--firmware FILE")
-    failed(mipy(*words, "--flash-size", "4MB"), "what firmware", "--firmware FILE")
+    for words in (("flash", "--image", tmp_path / "whole.bin"), ("flash", "--dry-run")):
+        failed(mipy(*words), "no board is plugged in", "plug the board in with a cable")
+        sized = mipy(*words, "--flash-size", "4MB")
+        failed(sized, "no firmware is named", "--firmware FILE, or leave --flash-size out")
 
 
 def test_no_permission(mipy: Mipy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from urllib.parse import unquote_to_bytes
 from .. import console, places
 from ..board.remote import Facts, Remote
 from ..console import Failure
-from ..files import write
+from ..files import failed, write
 
 _BEFORE_UNDO = "before-undo"
 _LITERAL = re.compile(r"[^%\\\x00-\x1f\x7f]")
@@ -49,9 +49,7 @@ class Backup:
         try:
             write(self.path, out.getvalue(), 0o600)
         except OSError as problem:
-            raise Failure(
-                f"cannot write {self.path}: {problem.strerror}", "make room for it"
-            ) from problem
+            raise failed(f"cannot write {self.path}", problem) from problem
 
 
 def folder() -> Path:

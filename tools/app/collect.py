@@ -15,6 +15,7 @@ from pathlib import Path
 from ...signing import manifest
 from .. import places
 from ..console import Failure
+from ..files import failed
 from . import leaks, packages, source
 
 SHARED = ("drivers", "utilities")  # what is not imported stays at home
@@ -69,7 +70,7 @@ def _walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
     try:
         entries = sorted(folder.iterdir())
     except OSError as problem:
-        raise Failure(f"cannot read {folder}: {problem.strerror}", "name an app's folder") from None
+        raise failed(f"cannot read {folder}", problem, "name an app's folder") from None
     for path in entries:
         if path.name.startswith("."):
             leaks.well_known(path, prefix + path.name)

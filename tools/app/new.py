@@ -13,8 +13,11 @@ from ...signing import envelope
 from ...signing.reasons import Refused
 from .. import console, places
 from ..console import Failure
+from ..files import failed
 from .project import FACTS, facts
 
+LIST = ("list", "?")
+"""What `--example` takes beside a name; a shell may take a bare ? for itself."""
 _COPIED = ("main.py", "config.py")
 _SOURCES = (".py", ".html", ".js")  # of an example
 
@@ -64,14 +67,16 @@ def new(
     ] = None,
     example: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Begin with an example; ? lists them."),
+        typer.Option(metavar="NAME", help="Begin with an example; the name list lists them."),
     ] = None,
 ) -> None:
     """Start an app of your own: main.py, config.py, app.toml, drivers/, lib/, README."""
-    if example == "?":
+    if example in LIST:
         for name in sorted(examples()):
             console.say(name)
         return
+    if example:
+        _known(example)
     if folder is None:
         raise Failure("which folder?", "`mipy new DIR`, or `mipy new .` for this one", 2)
     make(folder, example)
@@ -84,6 +89,14 @@ def examples() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in places.sources("examples").glob("*/main.py")}
 
 
+def _known(example: str) -> Path:
+    """The folder of an example. Raises Failure where there is none of this name."""
+    known = examples()
+    if example not in known:
+        raise Failure(f"there is no example {example!r}", f"there are {', '.join(sorted(known))}")
+    return known[example]
+
+
 def make(folder: Path, example: str | None = None) -> None:
     """Make the app `folder`, named after it, atomically.
 
@@ -93,9 +106,7 @@ def make(folder: Path, example: str | None = None) -> None:
         Failure: it is an app already, its name is no app's name, there is no such example, or it
             cannot be written.
     """
-    known = examples()
-    if example and example not in known:
-        raise Failure(f"there is no example {example!r}", f"there are {', '.join(sorted(known))}")
+    begins = _known(example) if example else None
     target = folder.expanduser().absolute()
     if (target / FACTS).exists():
         raise Failure(f"{folder} is an app already", f"build it: `mipy build {folder}`")
@@ -111,13 +122,13 @@ def make(folder: Path, example: str | None = None) -> None:
     part = target.with_name(f".{target.name}.part")
     try:
         part.mkdir(parents=True)
-        _fill(part, name, known[example] if example else None)
+        _fill(part, name, begins)
         if target.exists():
             _merge(part, target)
         else:
             part.rename(target)
     except OSError as problem:
-        raise Failure(f"cannot make {folder}: {problem.strerror}", "name another one") from problem
+        raise failed(f"cannot make {folder}", problem, "name another one") from problem
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

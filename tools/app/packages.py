@@ -20,7 +20,7 @@ from urllib.parse import urljoin
 from ...signing import envelope
 from ...signing.reasons import Refused
 from ..console import Failure
-from ..files import write
+from ..files import failed, write
 from .project import facts
 
 LOCK = "mip.lock"
@@ -353,7 +353,7 @@ def _file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as problem:
-        raise Failure(f"cannot read {path}: {problem.strerror}", "name another one") from problem
+        raise failed(f"cannot read {path}", problem, "name another one") from problem
 
 
 def _parsed(where: object, content: bytes) -> dict[str, Any]:
@@ -431,7 +431,7 @@ def add(app_dir: Path, packages: list[str], index: str = INDEX) -> Lock:
             write(path, content)
         write_lock(app_dir, made)
     except OSError as problem:
-        raise Failure(f"cannot write {app_dir}: {problem.strerror}", "make room") from problem
+        raise failed(f"cannot write {app_dir}", problem) from problem
     return fetcher.lock
 
 

@@ -7,6 +7,7 @@ import codecs
 from pathlib import Path
 
 from ..console import Failure
+from ..files import failed
 
 BOM = codecs.BOM_UTF8
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -25,7 +26,7 @@ def read(path: Path) -> bytes:
     try:
         raw = path.read_bytes()
     except OSError as problem:
-        raise Failure(f"cannot read {path}: {problem.strerror}", "see who may read it") from None
+        raise failed(f"cannot read {path}", problem) from None
     if raw.startswith(_UTF16):
         raise Failure(f"{path} is UTF-16, which no board reads", "save it as UTF-8")
     text = raw.removeprefix(BOM).replace(b"\r\n", b"\n")

@@ -9,8 +9,7 @@ import typer
 
 from ...signing import manifest
 from .. import console, options
-from ..console import Failure
-from ..files import write
+from ..files import failed, write
 from .build import Built, assemble, minutes
 from .project import app_folder, classes_of, facts
 
@@ -65,7 +64,7 @@ def save(built: Built, output: Path) -> Path:
         output.mkdir(parents=True, exist_ok=True)
         write(path, built.bundle)
     except OSError as problem:
-        raise Failure(f"cannot write {path}: {problem.strerror}", "name another --output") from None
+        raise failed(f"cannot write {path}", problem, "name another --output") from None
     return path
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from ..console import Failure
+from ..files import failed
 from ..keys import store
 from ..keys.backup import stretch
 
@@ -92,9 +93,7 @@ def pack(path: Path, files: Iterable[tuple[str, Path]], passphrase: str) -> None
                 raise Failure(f"the fleet is larger than a backup may be ({LARGEST} bytes)")
         os.replace(part, path)
     except OSError as problem:
-        raise Failure(
-            f"no backup is made: {problem.filename or path}: {problem.strerror}", "make room for it"
-        ) from problem
+        raise failed(f"no backup is made: {problem.filename or path}", problem) from problem
     finally:
         part.unlink(missing_ok=True)
 
@@ -117,8 +116,9 @@ def unpack(path: Path, passphrase: str, target: Path) -> None:
         _remove_empty(target)
         os.rename(part, target)  # onto nothing or an empty folder, else it fails
     except OSError as problem:
-        raise Failure(
-            f"nothing is restored: {problem.filename or target}: {problem.strerror}",
+        raise failed(
+            f"nothing is restored: {problem.filename or target}",
+            problem,
             "make room for it, or name another place with --fleet or MIPY_HOME",
         ) from problem
     except (
@@ -147,7 +147,7 @@ def begins_well(path: Path) -> None:
         with path.open("rb") as file:
             found, size = file.read(len(HEADER)), os.fstat(file.fileno()).st_size
     except OSError as problem:
-        raise Failure(f"cannot read {path}: {problem.strerror}", "name a backup") from problem
+        raise failed(f"cannot read {path}", problem, "name a backup") from problem
     if found != HEADER or size > LARGEST:
         raise Failure(f"{path} is no backup of a fleet", "`mipy backup FILE` makes one")
 

@@ -19,6 +19,7 @@ import typer
 
 from .. import console, options
 from ..console import Failure
+from ..files import failed
 from . import session, target
 from .remote import Remote, show
 from .repl import Raised
@@ -146,7 +147,7 @@ def cp(
     try:
         write(local, content, 0o600 if _secret(path_of(source)) else 0o644)
     except OSError as problem:
-        raise Failure(f"cannot write {local}: {problem.strerror}") from problem
+        raise failed(f"cannot write {local}", problem) from problem
 
 
 def _secret(path: bytes) -> bool:
@@ -158,7 +159,7 @@ def _local(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as problem:
-        raise Failure(f"cannot read {path}: {problem.strerror}", "name a file") from problem
+        raise failed(f"cannot read {path}", problem, "name a file") from problem
 
 
 def _fetched(remote: Remote, path: bytes) -> bytes:

@@ -11,6 +11,7 @@ import typer
 
 from .. import console, options
 from ..console import Failure
+from ..files import failed
 from . import session, target, webrepl
 from .repl import Raised, Repl
 
@@ -41,7 +42,7 @@ def run(
     try:
         code = file.read_bytes()
     except OSError as problem:
-        raise Failure(f"cannot read {file}: {problem.strerror}", "name a script") from problem
+        raise failed(f"cannot read {file}", problem, "name a script") from problem
     _run(board, code)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .. import console
 from ..console import Failure
-from ..files import write
+from ..files import failed, write
 from ..fleet.enrol import Record
 from . import port as ports
 
@@ -73,7 +73,7 @@ def save(path: Path, table: list[Row]) -> None:
     try:
         write(path, text.getvalue().encode())
     except OSError as problem:
-        raise Failure(f"cannot write {path}: {problem.strerror}", "make room for it") from problem
+        raise failed(f"cannot write {path}", problem) from problem
 
 
 Flash = Callable[[str, dict[str, object], Collection[str]], "Record | None"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .. import console, places
 from ..console import Failure
-from ..files import write
+from ..files import failed, write
 from . import layout
 from .layout import BadLayout, Place
 
@@ -221,7 +221,7 @@ def load(path: Path) -> Firmware:
     try:
         data = path.expanduser().read_bytes()
     except OSError as problem:
-        raise Failure(f"cannot read {path}: {problem.strerror}", "see where it is") from problem
+        raise failed(f"cannot read {path}", problem, "see where it is") from problem
     try:
         return parse(data)
     except BadFirmware as refused:
@@ -275,7 +275,7 @@ def fetch(build: str) -> Firmware:
         write(path, data)
         write(sum_file, _sha256(data).encode() + b"\n")
     except OSError as problem:
-        raise Failure(f"cannot use {folder}: {problem.strerror}", "see who owns it") from problem
+        raise failed(f"cannot use {folder}", problem) from problem
     except BadFirmware as refused:
         raise Failure(
             f"{SOURCE}{path.name}: {refused}", "name another one with --firmware FILE"

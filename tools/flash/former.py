@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .. import console
-from ..console import Failure
-from ..files import write
+from ..files import failed, write
 from ..fleet import enrol
 from ..fleet.enrol import Record
 from . import image, layout, wiring
@@ -112,7 +111,7 @@ def save(record: Record, kept: dict[str, bytes]) -> None:
     try:
         write(path, content.encode() + b"\n", 0o600)
     except OSError as problem:
-        raise Failure(f"cannot write {path}: {problem.strerror}", "make room for it") from problem
+        raise failed(f"cannot write {path}", problem) from problem
 
 
 def saved(record: Record) -> dict[str, bytes] | None:

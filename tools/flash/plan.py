@@ -12,6 +12,7 @@ from ...signing.board_file import Board
 from ...signing.reasons import Refused
 from .. import console
 from ..console import Failure
+from ..files import failed
 from ..keys import store as keys
 from . import image, layout, provision, wiring
 from .firmware import BUILDS, Firmware
@@ -106,7 +107,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.expanduser().read_bytes()
     except OSError as problem:
-        raise Failure(f"cannot read {path}: {problem.strerror}", "see where it is") from problem
+        raise failed(f"cannot read {path}", problem, "see where it is") from problem
 
 
 def _offered(board: Board) -> bytes:

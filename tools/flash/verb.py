@@ -15,7 +15,7 @@ import typer
 
 from .. import console, options
 from ..console import Failure
-from ..files import write
+from ..files import failed, write
 from ..fleet import address, enrol, label
 from ..fleet.enrol import Record
 from ..keys import store as keys
@@ -150,8 +150,13 @@ def _flash(port: str, wishes: Wishes, done: Collection[str] = ()) -> Record | No
 def _without_writing(port: str | None, wishes: Wishes, out: Path | None, size: str | None) -> None:
     if not (port or wishes.firmware) and (size or not ports.find()):
         raise Failure(
-            "what firmware the flash is to hold is not said, and no board is at hand to ask",
-            "name it with --firmware FILE, or plug the board in and leave --flash-size out",
+            "no firmware is named for this flash"
+            if size
+            else "no board is plugged in, and no firmware is named",
+            "name it with --firmware FILE, or leave --flash-size out and plug the board in"
+            if size
+            else "plug the board in with a cable that carries data, or name the firmware of the "
+            "board that is meant with --firmware FILE",
         )
     if port or not wishes.firmware:
         port = port or ports.choose(ports.find())
@@ -167,7 +172,7 @@ def _without_writing(port: str | None, wishes: Wishes, out: Path | None, size: s
     try:
         write(out, plan.whole, 0o600)  # the device key is in there
     except OSError as problem:
-        raise Failure(f"cannot write {out}: {problem.strerror}", "name another file") from problem
+        raise failed(f"cannot write {out}", problem, "name another file") from problem
     enrol.tell_server(path)
     console.say(f"{out}: the whole flash of {_called(record)}, {len(plan.whole)} bytes")
     console.note(f"write it with: esptool write-flash 0 {out}")

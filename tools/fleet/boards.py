@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import console
+from ..files import failed
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -182,4 +183,4 @@ def _board_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as problem:
-        raise console.Failure(f"cannot read {path}: {problem.strerror}") from problem
+        raise failed(f"cannot read {path}", problem, "name a board file") from problem

@@ -7,14 +7,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
 from requests.auth import AuthBase
 
 from .. import console, places
 from ..addresses import loopback
-from ..files import write
+from ..files import failed, write
 
 DEFAULT_PORT = 8266
 PAGE = 200
@@ -197,9 +197,11 @@ class Client:
                 f"{self._name()} does not answer in time", "try again; see its log"
             ) from problem
         except requests.RequestException as problem:
+            start = "start it with `mipy serve`"
+            if not loopback(self.url):
+                start = "see that `mipy serve` runs there and that this computer is on its network"
             raise console.Failure(
-                f"cannot reach {self._name()}",
-                "start it with `mipy serve`, or name another one with MIPY_SERVER",
+                f"cannot reach {self._name()}", f"{start}, or name another one with MIPY_SERVER"
             ) from problem
 
     def _checked(self, answer: requests.Response) -> requests.Response:
@@ -230,10 +232,28 @@ def address() -> str:
     """Where the fleet's server is: MIPY_SERVER, else "server" in fleet.json, else this machine.
 
     Raises:
-        Failure: fleet.json cannot be read.
+        Failure: fleet.json cannot be read, or what is named is no address.
     """
-    named = os.environ.get("MIPY_SERVER") or _settings(places.fleet_dir()).get("server")
-    return (named or f"http://127.0.0.1:{served_port()}").rstrip("/")
+    if named := os.environ.get("MIPY_SERVER"):
+        return _url(named, "MIPY_SERVER")
+    if named := _settings(places.fleet_dir()).get("server"):
+        return _url(named, f'"server" in {places.fleet_dir() / "fleet.json"}')
+    return f"http://127.0.0.1:{served_port()}"
+
+
+def _url(named: object, where: str) -> str:
+    """The address, without a slash at its end. Raises Failure, with `where` it stands, for none."""
+    try:
+        parts = urlsplit(str(named))
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise console.Failure(
+            f"{where} is '{named}', which is no address of a server",
+            "write it like http://192.168.1.10:8266",
+        )
+    return str(named).rstrip("/")
 
 
 def served_port() -> int:
@@ -260,7 +280,7 @@ def remember_port(port: int) -> None:
     try:
         write(path, json.dumps(said, indent=2).encode() + b"\n", 0o600)
     except OSError as problem:
-        raise console.Failure(f"cannot write {path}: {problem.strerror}") from problem
+        raise failed(f"cannot write {path}", problem) from problem
 
 
 def connect() -> Client:
@@ -291,9 +311,9 @@ def _settings(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as problem:
-        raise console.Failure(f"cannot read {path}: {problem}", "mend or delete it") from problem
+        raise console.Failure(f"cannot read {path}: {problem}", "correct or delete it") from problem
     if not isinstance(value, dict):
-        raise console.Failure(f"{path} holds no JSON object", "mend or delete it")
+        raise console.Failure(f"{path} holds no JSON object", "correct or delete it")
     return value
 
 

@@ -18,7 +18,7 @@ from ...signing.board_file import Board
 from ...signing.reasons import Refused
 from .. import console, places
 from ..console import Failure
-from ..files import write
+from ..files import failed, write
 
 if TYPE_CHECKING:
     from ...signing.rsa import PublicKey
@@ -174,7 +174,7 @@ def keep(record: Record) -> Path:
         write(path.with_suffix(".json"), facts.encode(), 0o600)
         write(path, board.encode(), 0o600)
     except OSError as problem:
-        raise Failure(f"cannot write {path}: {problem.strerror}", "make room for it") from problem
+        raise failed(f"cannot write {path}", problem) from problem
     return path
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import console
 from ..console import Failure
-from ..files import write
+from ..files import failed, write
 from . import enrol, sticker
 
 
@@ -37,7 +37,7 @@ def save(record: enrol.Record, out: Path) -> None:
     try:
         write(out, picture, 0o600)  # passwords are in there
     except OSError as problem:
-        raise Failure(f"cannot write {out}: {problem.strerror}", "name another") from problem
+        raise failed(f"cannot write {out}", problem, "name another") from problem
 
 
 def _code(facts: dict[str, Any]) -> Any:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ...ota_server.policy import ROLLBACK_REASONS
 from ..console import Failure
+
+_NAMED = 6
+"""So many releases are listed where a name means several."""
 
 
 def chosen(known: Iterable[Mapping[str, Any]], wanted: str) -> list[Mapping[str, Any]]:
@@ -24,10 +28,23 @@ def chosen(known: Iterable[Mapping[str, Any]], wanted: str) -> list[Mapping[str,
     if not found:
         raise Failure(f"there is no release '{wanted}' on the server", "see `mipy status`")
     if len({(one["app"], one["class"]) for one in found}) != len(found):
-        raise Failure(
-            f"'{wanted}' names {len(found)} releases", "give the seq or digest of one of them"
-        )
+        raise _several(wanted, found)
     return found
+
+
+def _several(wanted: str, found: Sequence[Mapping[str, Any]]) -> Failure:
+    """The failure where a name means several releases; it tells them apart."""
+    lines = [
+        f"{one['seq']} '{one['note']}' for {one['class']}, published "
+        + time.strftime("%Y-%m-%d %H:%M", time.localtime(one["published"]))
+        for one in found[:_NAMED]
+    ]
+    if len(found) > _NAMED:
+        lines.append(f"and {len(found) - _NAMED} more, see `mipy status`")
+    return Failure(
+        f"'{wanted}' names {len(found)} releases: {'; '.join(lines)}",
+        "give the number of the one that is meant, or more of its digest",
+    )
 
 
 def left(boards: Iterable[Mapping[str, Any]], cls: str) -> dict[str, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from .. import console, places
+from ..files import failed
 from ..printable import printable
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ TLS_PORT = 8267
 BACKLOG = 2048
 CONNECTIONS = 65536
 START_SECONDS = 10
+_THIS_MACHINE = "give --host an address of this machine, or 0.0.0.0 for all it has"
+_OTHER_DATA = "name another one with --data"
 
 
 def serve(
@@ -137,15 +142,22 @@ def flash_page(host: str, port: int = TLS_PORT) -> str:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    other = f"give the fleet '{places.fleet()}' another --port"
+    hints = {
+        errno.EADDRINUSE: f"stop what runs there, or {other}",
+        errno.EADDRNOTAVAIL: _THIS_MACHINE,
+        errno.EACCES: f"ports below 1024 are the system's: {other}, like 8266",
+    }
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except socket.gaierror as problem:
-        raise console.Failure(f"{host} is no address", "give one of this machine's") from problem
+    except (socket.gaierror, UnicodeError) as problem:
+        raise console.Failure(f"{host} is no address", _THIS_MACHINE) from problem
     except OSError as problem:
+        # create_server() puts the address into the text.
+        cause = os.strerror(problem.errno or 0).lower()
         raise console.Failure(
-            f"cannot listen on {host}:{port}: {(problem.strerror or '').lower()}",
-            f"stop what runs there, or give the fleet '{places.fleet()}' another --port",
+            f"cannot listen on {host}:{port}: {cause}", hints.get(problem.errno or 0, other)
         ) from problem
     return listener
 
@@ -216,9 +228,13 @@ def _app(
             readable=readable,
             broker=broker,
         )
-    except (OSError, SQLAlchemyError, RuntimeError) as problem:
+    except OSError as problem:
+        raise failed(f"cannot use the data folder {folder}", problem, _OTHER_DATA) from problem
+    except (SQLAlchemyError, RuntimeError) as problem:
+        cause = str(getattr(problem, "orig", None) or problem)
         raise console.Failure(
-            f"cannot use the data folder {folder}: {problem}", "name another one with --data"
+            f"cannot use the data folder {folder}: {cause}",
+            "make room on that disk" if cause.endswith("is full") else _OTHER_DATA,
         ) from problem
 
 
@@ -228,9 +244,7 @@ def _token(path: Path) -> str:
     try:
         return read_token(path)
     except OSError as problem:
-        raise console.Failure(
-            f"cannot use {path}: {problem.strerror}", "see who owns the folder"
-        ) from problem
+        raise failed(f"cannot use {path}", problem) from problem
 
 
 def _reachable(host: str) -> str:

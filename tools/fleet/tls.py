@@ -8,8 +8,7 @@ import socket
 from pathlib import Path
 
 from .. import places
-from ..console import Failure
-from ..files import write
+from ..files import failed, write
 
 DAYS = 397
 """No browser takes one that lasts longer."""
@@ -29,7 +28,7 @@ def certificate(address: str) -> Path:
         try:
             write(path, _make(address.strip("[]")), 0o600)
         except OSError as problem:
-            raise Failure(f"cannot write {path}: {problem.strerror}", "make room for it") from None
+            raise failed(f"cannot write {path}", problem) from None
     return path
 
 

@@ -13,7 +13,7 @@ from ...signing.manifest import Manifest
 from ...signing.reasons import Refused
 from .. import places
 from ..console import Failure
-from ..files import write
+from ..files import failed, write
 
 
 def keep(raw: bytes) -> None:
@@ -26,7 +26,7 @@ def keep(raw: bytes) -> None:
     try:
         write(path, raw, 0o600)
     except OSError as problem:
-        raise Failure(f"cannot write {path}: {problem.strerror}", "make room for it") from problem
+        raise failed(f"cannot write {path}", problem) from problem
 
 
 def known() -> Iterator[Manifest]:

@@ -23,7 +23,7 @@ from ...signing.rsa import PublicKey
 from ...signing.trust import Trust
 from .. import places
 from ..console import Failure
-from ..files import write
+from ..files import failed, write
 from . import passphrase
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def save(path: Path, content: bytes) -> None:
     try:
         write(path, content, _SECRET)
     except OSError as problem:
-        raise Failure(f"cannot write {path}: {problem.strerror}", "make room for it") from problem
+        raise failed(f"cannot write {path}", problem) from problem
 
 
 def put_all(folder: Path, contents: Mapping[str, bytes]) -> None:
@@ -168,6 +168,6 @@ def put_all(folder: Path, contents: Mapping[str, bytes]) -> None:
             write(part / name, content, _SECRET)
         os.rename(part, folder)  # onto an empty folder, else it fails
     except OSError as problem:
-        raise Failure(f"cannot fill {folder}: {problem.strerror}", "see what is in it") from problem
+        raise failed(f"cannot fill {folder}", problem, "see what is in it") from problem
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -12,6 +12,7 @@ from ...signing import trust as trust_file
 from .. import console, options, places
 from ..app.project import name_here
 from ..console import Failure
+from ..files import failed
 from . import backup as backups
 from . import changes, store
 from . import passphrase as secret
@@ -167,7 +168,7 @@ def restore(
     try:
         content = file.read_bytes() if file.stat().st_size <= backups.LARGEST else b""
     except OSError as problem:
-        raise Failure(f"cannot read {file}: {problem.strerror}", "name a backup") from problem
+        raise failed(f"cannot read {file}", problem, "name a backup") from problem
     if not content.startswith(backups.HEADER):
         raise Failure(f"{file} is no backup of keys", "`mipy keys backup FILE` makes one")
     phrase = secret.ask("Passphrase of the backup", passphrase_file)

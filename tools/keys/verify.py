@@ -12,7 +12,7 @@ from ...signing.reasons import Refused
 from ...signing.rsa import PublicKey
 from .. import console, options
 from ..console import Failure
-from ..files import write
+from ..files import failed, write
 from . import sign as signing
 from . import signed
 from . import store as keys
@@ -45,7 +45,7 @@ def sign(
     try:
         write(file, done)
     except OSError as problem:
-        raise Failure(f"cannot write {file}: {problem.strerror}") from problem
+        raise failed(f"cannot write {file}", problem) from problem
     made = manifest.parse(bundle.read(done)[0])
     console.say(f"{file}: {signing.in_words(made)}")
     console.say(f"signed by {', '.join(one.key_id for one in made.signatures)}")
@@ -142,7 +142,7 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             content = file.read(limits.BUNDLE_BYTES + 1)
     except OSError as problem:
-        raise Failure(f"cannot read {path}: {problem.strerror}", "name a file") from problem
+        raise failed(f"cannot read {path}", problem, "name a file") from problem
     if len(content) > limits.BUNDLE_BYTES:
         raise Failure(f"{path} is larger than any release may be ({limits.BUNDLE_BYTES} bytes)")
     return content
