@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from .people import api_v1
 from .people.api import PeopleApi, Problem
 from .people.terminal import Terminals
 from .storage.base import Storage, StorageError
+from .storage.rollout_clock import Clock
 from .storage.sqlite import SqliteStorage
 from .web import flash_page
 from .web.limits import IDLE_SECONDS, GuardedProtocol
@@ -103,11 +105,13 @@ def make_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await storage.start()
+        clock = asyncio.create_task(Clock(storage, every, time.time()).run())
         calls = None if port is None else await discovery.listen(storage, port)
         nudging = asyncio.create_task(nudges.run()) if nudges else None
         try:
             yield
         finally:
+            clock.cancel()
             if nudging:
                 nudging.cancel()
                 await asyncio.wait([nudging])

@@ -6,14 +6,15 @@
 2. Nothing is offered while a trial is open, to a board that is to go back, or to a retired one.
    A paused one is offered a repair in recovery, and nothing else.
 3. A report counts only once: the ticket in it proves that it answers our last reply.
-4. An order is repeated until a report shows its effect, to boards that listen to orders, and a
+4. What a rollout stands against is not offered (`Gate`), but for a repair in recovery.
+5. An order is repeated until a report shows its effect, to boards that listen to orders, and a
    few times at most: one that the board cannot follow must not have it reset for ever.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal, Protocol
 
 DEV_INTERVAL = 15
 """Seconds between polls of a board that carries a dev key."""
@@ -180,6 +181,36 @@ class Report:
     job: str = ""
 
 
+TargetState = Literal["offered", "confirmed", "failed", "silent", "void"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A board that was offered the release of a rollout."""
+
+    rollout: int
+    state: TargetState
+    offered_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A change of one target.
+
+    Attributes:
+        old, new: its states; None: it is not there (before the offer, after a retry).
+        reason, trace: what the board said of a failure.
+    """
+
+    board: str
+    rollout: int
+    old: TargetState | None
+    new: TargetState | None
+    wave: int = 0
+    reason: str = ""
+    trace: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """Something the board is told to do.
@@ -236,14 +267,16 @@ class Known:
     Attributes:
         rejected: what it went back from or refused, by the first half of the digest, oldest first.
         orders: those whose effect has not been seen, oldest first.
-        epoch: of the releases and trust files that the last decision was made with, -1 when an
-            equal report might be answered otherwise.
+        targets: its part in the last rollouts, by their numbers.
+        epoch: of the releases, trust files and rollouts that the last decision was made with, -1
+            when an equal report might be answered otherwise.
         decided: when it was made.
     """
 
     board: Board
     rejected: dict[str, Bad] = field(default_factory=dict)
     orders: list[Order] = field(default_factory=list)
+    targets: dict[int, Target] = field(default_factory=dict)
     tickets: Tickets = field(default_factory=Tickets)
     epoch: int = -1
     decided: float = 0.0
@@ -262,6 +295,8 @@ class Verdict:
         orders: in the reply.
         release: in the reply.
         offer: the reply is the first that names this release.
+        moves: of this board's targets.
+        waits: the next report may be answered otherwise even if it says the same.
     """
 
     changes: dict[str, Any]
@@ -273,11 +308,37 @@ class Verdict:
     orders: list[Order] = field(default_factory=list)
     release: Release | None = None
     offer: bool = False
+    moves: list[Move] = field(default_factory=list)
+    waits: bool = False
 
     @property
     def durable(self) -> bool:
         """Whether the reply has to wait until it is on the disk."""
-        return bool(self.events or self.rejection or self.ended or self.orders or self.offer)
+        noted = self.events or self.rejection or self.ended or self.orders or self.moves
+        return bool(noted or self.offer)
+
+
+class Gate(Protocol):
+    """What rollouts say to a report; see `rollout_gate`."""
+
+    def judge(self, known: Known, report: Report, verdict: Verdict) -> None:
+        """Add to the verdict what the report says of the board's targets."""
+
+    def admits(self, known: Known, release: Release, verdict: Verdict) -> bool:
+        """Whether the board may be offered a release now; the target is added to the verdict."""
+
+
+class _Open:
+    """No rollouts: everybody gets everything."""
+
+    def judge(self, known: Known, report: Report, verdict: Verdict) -> None:
+        pass
+
+    def admits(self, known: Known, release: Release, verdict: Verdict) -> bool:
+        return True
+
+
+OPEN: Gate = _Open()
 
 
 def decide(
@@ -287,6 +348,7 @@ def decide(
     releases: Sequence[Release],
     reset: int | None,
     now: float,
+    gate: Gate = OPEN,
 ) -> Verdict:
     """The answer to a fresh report.
 
@@ -295,6 +357,7 @@ def decide(
         releases: those of the board's app and class, newest first, of all channels.
         reset: the seq that the trust file which the board has taken brings it down to.
         now: seconds since 1970.
+        gate: the rollouts that concern the board.
     """
     board = known.board
     if reset is not None:
@@ -303,6 +366,7 @@ def decide(
     last = known.rejected.get(report.bad.digest) if report.bad else None
     verdict = judge(board, report, last, running)
     left = _settle(known.orders, report, carried, verdict)
+    gate.judge(known, report, verdict)
     # A board in recovery has nothing to go back from, and needs whatever there is.
     going_back = report.state != "recovery" and any(order.text == "rollback" for order in left)
     if board.retired is None:
@@ -313,7 +377,12 @@ def decide(
             bads[verdict.rejection.digest] = verdict.rejection
         rejected = {d for d, bad in bads.items() if not bad.soft and d not in verdict.forgotten}
         board = replace(board, **verdict.changes)
-        verdict.release = offer(board, report, releases, frozenset(rejected), latest_seq(now))
+
+        def admits(release: Release) -> bool:
+            return gate.admits(replace(known, board=board), release, verdict)
+
+        latest = latest_seq(now)
+        verdict.release = offer(board, report, releases, frozenset(rejected), latest, admits)
     offered = verdict.release.digest if verdict.release else ""
     verdict.changes["offered"] = offered
     verdict.offer = offered not in ("", known.board.offered)
@@ -343,6 +412,7 @@ def offer(
     releases: Sequence[Release],
     rejected: frozenset[str],
     latest: int,
+    admits: Callable[[Release], bool] = lambda _: True,
 ) -> Release | None:
     """The release to name in the reply, or None.
 
@@ -350,6 +420,7 @@ def offer(
         releases: those of the board's app and class, newest first, of all channels.
         rejected: digests (first half) that this board rejected for good.
         latest: the highest seq that a release can have now; see `latest_seq`.
+        admits: whether rollouts let this board have a release now; asked of what else it may have.
     """
     if report.state == "trial":
         return None
@@ -365,18 +436,25 @@ def offer(
         repair = release.seq == board.high
         if board.channel not in release.channels and not repair:
             continue
-        if board.paused and not (repair and report.state == "recovery"):
+        mends = repair and report.state == "recovery"
+        if board.paused and not mends:
             continue
-        return release if release.seq > bar or repair else None
+        if not (release.seq > bar or repair):
+            return None
+        if mends or admits(release):
+            return release
     return None
 
 
-def pending(known: Known, releases: Sequence[Release], now: float) -> Release | None:
+def pending(
+    known: Known, releases: Sequence[Release], now: float, gate: Gate = OPEN
+) -> Release | None:
     """The release that a board's next poll would bring, as far as its last one tells; or None.
 
     Args:
         releases: those of the board's app and class, newest first, of all channels.
         now: seconds since 1970.
+        gate: the rollouts that concern the board.
     """
     board = known.board
     going_back = board.state != "recovery" and any(one.text == "rollback" for one in known.orders)
@@ -384,7 +462,11 @@ def pending(known: Known, releases: Sequence[Release], now: float) -> Release | 
         return None
     report = Report(board.seq, board.digest, board.state, board.heap, board.up)
     rejected = frozenset(digest for digest, bad in known.rejected.items() if not bad.soft)
-    return offer(board, report, releases, rejected, latest_seq(now))
+
+    def admits(release: Release) -> bool:
+        return gate.admits(known, release, Verdict({}))
+
+    return offer(board, report, releases, rejected, latest_seq(now), admits)
 
 
 def judge(board: Board, report: Report, known: Bad | None, running: Release | None) -> Verdict:

@@ -12,15 +12,19 @@ There is no HTTP, no SQL and no clock in here; the storage keeps what these func
 4. A target ends as confirmed or failed by the board's report, as silent by the time, and as void
    when the board can no longer take the release. Silence counts as failure: a release that takes
    the Wi-Fi away looks like that. A late report corrects a silent target, and a crash of the
-   confirmed app makes a confirmed one failed; neither undoes a halt.
+   confirmed app makes a confirmed one failed; neither undoes a halt. A rollout without a silence
+   time, as three boards or fewer get it, leaves to the board what the board will try again.
 5. A rollout halts by itself when its failures are more than chance explains: two at least, and
    so many that a release which fails on no more boards than is tolerated would show them with a
    probability below `SIGNIFICANCE`. A strict canary halts at its first failure, and a wave whose
    boards have all ended without the share of confirmed ones halts as well.
 6. The next wave opens when the share of the open waves' boards that has confirmed is reached, has
    lasted for the soak time, and, where that is asked for, another person has approved.
-7. After a halt, a pause or the end no reply names the release. Only a person resumes, and whom a
-   halted rollout had reached is bounded: all that had ended then, and `in_flight` more.
+7. After a halt or a pause no reply names the release. Only a person resumes, and whom a halted
+   rollout had reached is bounded: all that had ended then, and `in_flight` more. Who resumes a
+   halted rollout accepts its failures so far: they count no more.
+8. Of the rollouts to the same boards only the newest goes on. One that is done has made its release
+   the one that newcomers get.
 """
 
 from __future__ import annotations
@@ -31,10 +35,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .policy import RELEASE_REASONS, ROLLBACK_REASONS
+from .policy import RELEASE_REASONS, ROLLBACK_REASONS, TargetState
 
 State = Literal["draft", "running", "paused", "halted", "done", "cancelled", "superseded"]
-TargetState = Literal["offered", "confirmed", "failed", "silent", "void"]
 
 BUCKETS = 10_000
 SIGNIFICANCE = 0.02
@@ -50,6 +53,8 @@ WITHOUT_CANARY = 3
 """A fleet of so many boards or fewer gets a release at once."""
 WAVES = (5, 25, 100)
 SOAK_S = 600
+AWAY_S = 900.0
+"""A board that has not polled for so long is not waited for before the next wave."""
 SILENCE_S = 3600
 QUARANTINE_AFTER = 3
 """Releases that one board failed in a row before it is left alone."""
@@ -82,7 +87,8 @@ class Rollout:
         in_flight: how many boards may have an open offer at a time.
         tolerated: share of boards that may fail, 0 to 1.
         strict: the first failure in the canary halts.
-        silence_s: seconds after the offer until a board without a report counts as silent.
+        silence_s: seconds after the offer until a board without an outcome counts as silent; 0:
+            silence does not count, nor does a rollback after which the board will try again.
         soak_s: seconds for which the confirmed share must last before the next wave.
         hours: minutes of the day (first, end) in which boards may be offered it; None: always.
         approval: each wave after the first waits for a person.
@@ -90,6 +96,7 @@ class Rollout:
         approved: index of the highest wave that a person has let pass.
         met_at: since when the open waves' confirmed share is reached (seconds since 1970).
         why: the rule that halted it, or the reason a person gave.
+        accepted_bad, accepted: failures, and all outcomes, that a person accepted by resuming.
     """
 
     id: int
@@ -110,6 +117,8 @@ class Rollout:
     approved: int = 0
     met_at: float | None = None
     why: str = ""
+    accepted_bad: int = 0
+    accepted: int = 0
 
     @property
     def last_wave(self) -> int:
@@ -142,12 +151,32 @@ class Counts:
         """Boards of which the outcome is known; void ones say nothing."""
         return self.confirmed + self.bad
 
-    def moved(self, old: TargetState | None, new: TargetState) -> Counts:
-        """The counts after one target went from `old` (None: it is new) to `new`."""
-        change = {new: getattr(self, new) + 1}
+    def moved(self, old: TargetState | None, new: TargetState | None) -> Counts:
+        """The counts after one target went from `old` to `new`; None: there is none."""
+        change = {} if new is None else {new: getattr(self, new) + 1}
         if old is not None:
             change[old] = getattr(self, old) - 1
         return replace(self, **change)
+
+
+@dataclass(slots=True)
+class Live:
+    """A rollout with its counts, as the storage has it now, and the boards it is for."""
+
+    rollout: Rollout
+    counts: Counts
+    app: str
+    cls: str
+    channel: str
+
+    @property
+    def line(self) -> tuple[str, str, str]:
+        """Rollouts of one line take each other's place."""
+        return self.app, self.cls, self.channel
+
+
+class Forbidden(Exception):
+    """A rollout in this state cannot be brought to that one; args[0] says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +237,13 @@ class Plan:
     waves: tuple[int, ...]
     in_flight: int
     strict: bool
+    silence_s: int = SILENCE_S
 
 
 def plan(boards: int) -> Plan:
     """Defaults for a fleet of so many boards: three just get it, more see a canary first."""
     if boards <= WITHOUT_CANARY:
-        return Plan(0, (100,), WITHOUT_CANARY, strict=True)
+        return Plan(0, (100,), WITHOUT_CANARY, strict=True, silence_s=0)
     if boards < SMALL_FLEET:
         return Plan(1, (100,), max(1, boards // 4), strict=True)
     return Plan(max(5, boards // 50), WAVES, max(5, boards // 100), strict=False)
@@ -332,10 +362,41 @@ def overdue(rollout: Rollout, offered_at: float, interval: float, now: float) ->
     Args:
         interval: seconds between the polls of this board; a sleeper's are hours.
     """
-    return now - offered_at > max(rollout.silence_s, 3 * interval)
+    return rollout.silence_s > 0 and now - offered_at > max(rollout.silence_s, 3 * interval)
 
 
-def tick(rollout: Rollout, counts: Counts, pending: int, waiting: int, now: float) -> Rollout:
+def steered(rollout: Rollout, counts: Counts, state: State, why: str = "") -> Rollout:
+    """The rollout after a person brought it to another state.
+
+    Raises:
+        Forbidden: that is not possible from where it is.
+    """
+    if state not in MOVES[rollout.state]:
+        raise Forbidden(f"rollout {rollout.id} is {_STATE_WORDS[rollout.state]}")
+    if rollout.state == "halted" and state == "running":
+        rollout = replace(rollout, accepted_bad=counts.bad, accepted=counts.ended, met_at=None)
+    return replace(rollout, state=state, why=why)
+
+
+def halted(rollout: Rollout, counts: Counts) -> Rollout:
+    """The rollout, halted if these counts break a rule; to be called at each change of them."""
+    rule = halting_rule(rollout, counts) if rollout.state == "running" else ""
+    return replace(rollout, state="halted", why=rule) if rule else rollout
+
+
+def superseded(live: Live, others: Sequence[Live]) -> bool:
+    """Whether a newer rollout to the same boards was started, and this one is not done."""
+    return live.rollout.state not in ("draft", "done", "cancelled") and any(
+        other.rollout.id > live.rollout.id
+        and other.line == live.line
+        and other.rollout.state not in ("draft", "cancelled")
+        for other in others
+    )
+
+
+def tick(
+    rollout: Rollout, counts: Counts, pending: int, waiting: int, now: float, absent: int = 0
+) -> Rollout:
     """The rollout after the rules were applied to its counts; the same object if none applies.
 
     Call it after each change of the counts, and now and then for the soak.
@@ -345,16 +406,20 @@ def tick(rollout: Rollout, counts: Counts, pending: int, waiting: int, now: floa
             it yet; who is offline or asleep for long is not counted.
         waiting: boards of all waves that could still get it, wherever they are.
         now: seconds since 1970.
+        absent: boards of the open waves that could still get it, and are offline or asleep.
     """
     if rollout.state != "running":
         return rollout
-    rule = halting_rule(rollout, counts)
-    if rule:
-        return replace(rollout, state="halted", why=rule)
+    after = halted(rollout, counts)
+    if after is not rollout:
+        return after
     if rollout.wave == rollout.last_wave:
         if counts.offered == 0 and waiting == 0:
             return replace(rollout, state="done")
         return rollout
+    if counts.ended + counts.offered + pending == 0:
+        # Nobody of the open waves is there: wait for them, or go on where there is nobody at all.
+        return rollout if absent else replace(rollout, wave=rollout.wave + 1)
     if counts.confirmed < _needed(rollout, counts, pending):
         if counts.offered == 0 and pending == 0:
             return replace(rollout, state="halted", why=_too_few(rollout, counts))
@@ -366,7 +431,8 @@ def tick(rollout: Rollout, counts: Counts, pending: int, waiting: int, now: floa
 
 def _needed(rollout: Rollout, counts: Counts, pending: int) -> int:
     """How many of the open waves' boards must have confirmed."""
-    return math.ceil(rollout.share * (counts.ended + counts.offered + pending))
+    known = counts.ended - min(rollout.accepted_bad, counts.bad)
+    return math.ceil(rollout.share * (known + counts.offered + pending))
 
 
 def _too_few(rollout: Rollout, counts: Counts) -> str:
@@ -383,7 +449,8 @@ def _next_wave(rollout: Rollout, now: float) -> Rollout:
 
 def halting_rule(rollout: Rollout, counts: Counts) -> str:
     """The rule that these counts break, in a sentence; "" for none."""
-    bad, ended = counts.bad, counts.ended
+    bad = max(0, counts.bad - rollout.accepted_bad)
+    ended = max(bad, counts.ended - rollout.accepted)
     silent = f", {counts.silent} of them by silence" if counts.silent else ""
     if rollout.strict and rollout.in_canary and bad:
         return f"{bad} of {ended} boards in the canary failed{silent}"

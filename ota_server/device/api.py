@@ -17,6 +17,7 @@ import orjson
 
 from .. import policy
 from ..policy import Bad, Board, Crash, Known, Report
+from ..rollout_gate import Gate, minute_of_day
 from ..storage.base import Storage, StorageError
 from ..storage.content import Content, deflate
 from . import poll_message
@@ -227,12 +228,13 @@ class DeviceApi:
             storage.releases_of(board.app, board.cls),
             storage.catalog.reset_between(board.trust, trust),
             now,
+            Gate(storage.rollouts_of(board.app, board.cls, board.channel), minute_of_day(now)),
         )
         epoch = storage.epoch
         reply["k"] = await storage.take(known, ticket, verdict, peer, now) or ""
         if not reply["k"]:
             return
-        routine = message.keys() == _ALWAYS and not known.orders
+        routine = message.keys() == _ALWAYS and not known.orders and not verdict.waits
         known.epoch, known.decided = epoch if routine else -1, now
         if verdict.release:
             reply["m"] = verdict.release.digest

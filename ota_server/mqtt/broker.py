@@ -22,6 +22,7 @@ import aiomqtt
 import orjson
 
 from ..policy import Board, Known, Release, pending
+from ..rollout_gate import Gate, minute_of_day
 from ..storage import queries
 from ..storage.base import Storage, StorageError
 from . import home_assistant
@@ -213,7 +214,9 @@ class Broker:
         if self.open_offer:
             return await self.open_offer(known, now)
         board = known.board
-        return pending(known, self.storage.releases_of(board.app, board.cls), now)
+        line = self.storage.rollouts_of(board.app, board.cls, board.channel)
+        gate = Gate(line, minute_of_day(now))
+        return pending(known, self.storage.releases_of(board.app, board.cls), now, gate)
 
     def _due(self, known: Known, wanted: Release | None) -> bool:
         """Whether the board is to be nudged now; it counts as nudged then."""

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import orjson
 from jinja2 import Environment, FileSystemLoader
+from pydantic import ValidationError
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection, Request
@@ -40,6 +41,8 @@ from ..web import assets, metrics
 from ..web.limits import read_body
 from . import access
 from .access import COOKIE, SESSION_SECONDS, Guessing, People, Who
+from .problem import Problem
+from .rollouts_api import Wanted, as_json, retry_board, start_of
 
 JSON_BYTES = 4096
 JSON_SECONDS = 10.0
@@ -63,35 +66,6 @@ _PAGE_HEADERS = {
 }
 log = logging.getLogger(__name__)
 Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-class Problem(Exception):
-    """An answer in place of a result.
-
-    Args:
-        status: of HTTP.
-        code: a word for programs; a reason code where a release was refused.
-        text: what happened, one sentence.
-        hint: what to do next.
-    """
-
-    def __init__(
-        self, status: int, code: str, text: str, hint: str = "", close: bool = False
-    ) -> None:
-        super().__init__(text)
-        self.status = status
-        self.code = code
-        self.text = text
-        self.hint = hint
-        self.headers = {"connection": "close"} if close else None
-
-    def answer(self) -> Response:
-        """The answer."""
-        return JSONResponse(self.as_json(), self.status, self.headers)
-
-    def as_json(self) -> dict[str, str]:
-        """The body of the answer."""
-        return {"error": self.code, "text": self.text, "hint": self.hint}
 
 
 class PeopleApi:
@@ -268,7 +242,9 @@ class PeopleApi:
             await amend(lambda known: policy.give(known, "rollback"))
         elif retry:
             known = await self._storage.known(board.id)
-            text = f"retry {_rejected(known, retry[1])}"
+            short = _rejected(known, retry[1])
+            text = f"retry {short}"
+            await self._retried(_who(request), board, short)
             await amend(lambda known: policy.give(known, text))
         elif isinstance(order, str) and order.startswith(policy.UNLOCK):
             self._check_unlock(board, order)
@@ -281,6 +257,12 @@ class PeopleApi:
                 "rollback, retry <digest>, hold, follow, cancel, or what a debug key has signed",
             )
         return JSONResponse({"id": board.id, "order": policy.title(str(order))}, 202)
+
+    async def _retried(self, who: Who, board: Board, short: str) -> None:
+        """Take back that the board failed its rollout, and with it a halt that it had caused."""
+        for live in self._storage.rollouts_of(board.app, board.cls, board.channel):
+            if live.rollout.digest.startswith(short):
+                await retry_board(self._storage, live.rollout.id, board.id, who)
 
     def _check_unlock(self, board: Board, order: str) -> None:
         """The board would say no to what is refused here; people should not have to wait for it."""
@@ -327,7 +309,11 @@ class PeopleApi:
         return JSONResponse([_release_json(release) for release in self._storage.releases()])
 
     async def publish(self, request: Request) -> Response:
-        """Publish the bundle in the body. Publishing it again is not an error."""
+        """Publish the bundle in the body. Publishing it again is not an error.
+
+        `?rollout=` says how it goes out, as JSON with the fields of `POST /api/v1/rollouts`.
+        """
+        wanted = _rollout(request.query_params.get("rollout", "{}"))
         with tempfile.TemporaryFile(dir=self._storage.folder) as upload:
             await read_body(request, limits.BUNDLE_BYTES, UPLOAD_SECONDS, upload.write)
             trust = self._trust()
@@ -337,21 +323,29 @@ class PeopleApi:
                 )
             async with self._publishing:
                 raw, found, files = await run_in_threadpool(_verified, upload, trust)
-                return await self._publish(_who(request), raw, found, files)
+                return await self._publish(_who(request), raw, found, files, wanted)
 
-    async def _publish(self, who: Who, raw: bytes, found: Manifest, files: list[bytes]) -> Response:
+    async def _publish(
+        self, who: Who, raw: bytes, found: Manifest, files: list[bytes], wanted: Wanted
+    ) -> Response:
         release, fresh = self._admit(found)
         if fresh:
+            start = await start_of(self.named, wanted, who, release.cls)
             try:
-                release = replace(release, publisher=who.name)
+                channels = frozenset((start.channel,))
+                release = replace(release, publisher=who.name, channels=channels)
                 entry = who.audit("publish", release.digest, after=release.seq)
-                await self._storage.publish(release, raw, files, audit=entry)
+                await self._storage.publish(release, raw, files, entry, start)
             except Conflict as conflict:
                 raise Problem(409, "same-seq", str(conflict), "build it again") from conflict
         else:
             # Publishing again mends content that was lost or damaged.
             await run_in_threadpool(self._storage.keep, release.digest, raw, files)
-        return JSONResponse(_release_json(release) | {"already": not fresh}, 201 if fresh else 200)
+        told = _release_json(release) | {"already": not fresh, "rollout": None}
+        for live in self._storage.rollouts():
+            if live.rollout.digest == release.digest:
+                told["rollout"] = as_json(live, release)
+        return JSONResponse(told, 201 if fresh else 200)
 
     def _admit(self, found: Manifest) -> tuple[Release, bool]:
         """The release that a manifest describes, and whether it is new here."""
@@ -607,6 +601,16 @@ class PeopleApi:
         """A page made of a template, with its content security policy."""
         page = self._pages.get_template(name).render(now=time.time(), **values)
         return HTMLResponse(page, status, _PAGE_HEADERS | {"content-security-policy": csp})
+
+
+def _rollout(said: str) -> Wanted:
+    try:
+        return Wanted.model_validate_json(said)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        text = f"'{where or 'rollout'}': {first['msg'][:1].lower()}{first['msg'][1:]}"
+        raise Problem(422, "value", text, "see /api/v1/openapi.json") from problem
 
 
 def _who(request: Request) -> Who:

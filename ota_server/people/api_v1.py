@@ -16,6 +16,7 @@ from mipy_ota import __version__
 
 from ..policy import Event, Known, Verdict
 from ..storage import queries, statements
+from . import rollouts_api
 from .access import Who
 from .api import JSON_BYTES, PeopleApi, Problem, board_json
 
@@ -63,6 +64,7 @@ def make(
         return Depends(admitted)
 
     reader, operator = needs("read"), needs("operate")
+    rollouts_api.add(api, storage, people.named, needs)
 
     @api.get("/boards")
     async def boards(

@@ -7,7 +7,9 @@
 3. A ticket counts once, whichever process gets it (policy.Tickets).
 4. A release exists from the moment its row is committed, which is after all of its content is on
    the disk: a crash before leaves unused content, never half a release.
-5. Nothing here blocks the event loop: the database has threads of its own.
+5. The counts of a rollout change with its targets, and a halt comes in the same transaction as the
+   report that causes it: afterwards nobody new is offered the release.
+6. Nothing here blocks the event loop: the database has threads of its own.
 """
 
 import asyncio
@@ -23,9 +25,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
-from ..policy import Board, Event, Known, Release, Verdict
-from . import statements
+from ..policy import Board, Event, Known, Move, Release, Verdict
+from ..rollout import Counts, Live, Rollout
+from ..rollout_gate import moved
+from . import rollouts, statements
 from .content import Content
+from .rollouts import Start
 from .statements import Audit
 
 FLUSH_SECONDS = 1.0
@@ -78,7 +83,7 @@ class Storage(ABC):
 
     Attributes:
         catalog: releases and trust files; replaced as a whole when something is published.
-        epoch: grows whenever `catalog` is replaced.
+        epoch: grows whenever `catalog` is replaced or a rollout changes.
         changed: is told the id of each board of which more has changed than heap and time.
     """
 
@@ -112,6 +117,8 @@ class Storage(ABC):
     ) -> str | None:
         """Use up the ticket and take in the verdict, both or neither.
 
+        What it moves of a rollout may halt it; that comes with it.
+
         Args:
             known: as `known` returned it, and as the verdict was made from it.
             peer: the address that the poll came from.
@@ -135,6 +142,32 @@ class Storage(ABC):
         """Change a board as people want it; None when there is no such board."""
 
     @abstractmethod
+    def rollouts_of(self, app: str, cls: str, channel: str) -> Sequence[Live]:
+        """The rollouts of one app, class and channel, oldest first. Not to be changed."""
+
+    @abstractmethod
+    def rollouts(self) -> list[Live]:
+        """All rollouts, oldest first. Not to be changed."""
+
+    @abstractmethod
+    async def steer(
+        self,
+        number: int,
+        make: Callable[[Rollout, Counts], Rollout],
+        now: float,
+        moves: Sequence[Move] = (),
+        audit: Audit | None = None,
+    ) -> Rollout | None:
+        """Change a rollout, and what of the moves still holds; None when there is no such rollout.
+
+        Args:
+            make: given the rollout and its counts after the moves; what it raises is passed on,
+                and nothing has changed.
+            moves: of targets of this rollout. One whose target is in another state by now is left
+                out.
+        """
+
+    @abstractmethod
     async def write(
         self,
         change: Reading[..., T],
@@ -147,7 +180,7 @@ class Storage(ABC):
 
         Args:
             boards: that it adds, replaces or removes.
-            catalog: it changes releases or trust files.
+            catalog: it changes releases or trust files, or adds rollouts.
         """
 
     @abstractmethod
@@ -220,14 +253,23 @@ class Storage(ABC):
         manifest: bytes,
         files: Sequence[bytes],
         audit: Audit | None = None,
-    ) -> None:
+        start: Start | None = None,
+    ) -> int | None:
         """Store a release, content first; afterwards it is there as a whole, or not at all.
+
+        Args:
+            start: how it goes out; None: to every board of its channels at once.
+
+        Returns:
+            The number of its rollout.
 
         Raises:
             Conflict: another release of this app and class has this seq.
         """
         await asyncio.to_thread(self.keep, release.digest, manifest, files)
-        await self.write(statements.publish, release, catalog=True, audit=audit)
+        change = rollouts.publish
+        args = release, start, release.published
+        return await self.write(change, *args, catalog=True, audit=audit)
 
     async def withdraw(self, digest: str, now: float, audit: Audit | None = None) -> None:
         """Offer a release to no further board."""
@@ -265,10 +307,13 @@ REJECTIONS_KEPT = 32
 """Kept of one board, so that one gone wild fills no disk and slows no poll."""
 
 
-def apply(known: Known, verdict: Verdict, number: Callable[[], int] | None = None) -> None:
+def apply(
+    known: Known, verdict: Verdict, now: float, number: Callable[[], int] | None = None
+) -> None:
     """Bring what is known of a board up to date with a verdict.
 
     Args:
+        now: seconds since 1970.
         number: gives the orders that the verdict adds their numbers.
     """
     board = known.board
@@ -289,6 +334,7 @@ def apply(known: Known, verdict: Verdict, number: Callable[[], int] | None = Non
         for order in known.orders
         if order.n not in gone
     ]
+    known.targets = moved(known.targets, verdict.moves, now)
     if number is not None:
         verdict.given = [replace(order, n=number()) for order in verdict.given]
         known.orders += verdict.given

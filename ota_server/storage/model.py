@@ -195,6 +195,60 @@ events = Table(
     Index(None, "board", "n"),
 )
 
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("id", Number, primary_key=True),
+    _text("app"),
+    _text("cls"),
+    Column("channel", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("started", Time, nullable=False),
+    _text("operator"),
+    # Lists, as JSON; members "" are all boards of the channel, hours "" the whole day.
+    _text("canary"),
+    _text("waves"),
+    _text("members"),
+    _text("hours"),
+    _number("in_flight"),
+    Column("tolerated", Float(53), nullable=False),
+    _flag("strict"),
+    Column("share", Float(53), nullable=False),
+    _number("silence_s"),
+    _number("soak_s"),
+    _flag("approval"),
+    _number("wave"),
+    _number("approved"),
+    Column("met_at", Time),
+    _text("why"),
+    _number("accepted_bad"),
+    _number("accepted"),
+    # Its targets by state: kept, never counted anew for a poll.
+    _number("offered"),
+    _number("confirmed"),
+    _number("failed"),
+    _number("silent"),
+    _number("void"),
+    Index(None, "app", "cls", "channel"),
+    Index(None, "digest"),
+)
+
+targets = Table(
+    "targets",
+    metadata,
+    Column("rollout", BigInteger, primary_key=True, autoincrement=False),
+    Column("board", String(64), primary_key=True),
+    Column("state", String(16), nullable=False),
+    _number("wave"),
+    Column("offered_at", Time, nullable=False),
+    Column("ended_at", Time),
+    _text("reason"),
+    _text("trace"),
+    Index(None, "board"),
+    sqlite_with_rowid=False,
+)
+
 trust = Table(
     "trust",
     metadata,

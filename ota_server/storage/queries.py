@@ -7,7 +7,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, case, func, select
 
-from ..policy import Bad, Board, Known, Order, Release
+from ..policy import Bad, Board, Known, Order, Release, Target
+from ..rollout_gate import TARGETS_KEPT
 from .base import REJECTIONS_KEPT, Catalog
 from .model import (
     boards,
@@ -17,6 +18,7 @@ from .model import (
     rejections,
     releases,
     tags,
+    targets,
     trust,
 )
 from .statements import BOARD
@@ -61,6 +63,14 @@ def known(db: Connection, ids: Iterable[str] | None = None) -> dict[str, Known]:
     for row in db.execute(still.order_by(orders.c.n)):
         if row.board in found:
             found[row.board].orders.append(Order(row.n, row.text, row.base, row.tries))
+    columns = targets.c.board, targets.c.rollout, targets.c.state, targets.c.offered_at
+    parts = select(*columns).where(mine(targets.c.board)).order_by(targets.c.rollout)
+    for name, *part in db.execute(parts):
+        if name in found:
+            kept = found[name].targets
+            kept[part[0]] = Target(*part)
+            if len(kept) > TARGETS_KEPT:
+                del kept[next(iter(kept))]
     return found
 
 

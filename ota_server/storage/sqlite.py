@@ -17,9 +17,10 @@ import logging
 import os
 import sqlite3
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,8 +28,11 @@ import orjson
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..policy import Board, Known, Tickets, Verdict
-from . import queries, statements
+from .. import rollout as rules
+from ..policy import Board, Known, Move, Tickets, Verdict
+from ..rollout import Counts, Live, Rollout
+from ..rollout_gate import moved
+from . import queries, rollouts, statements
 from .base import (
     FLUSH_SECONDS,
     REJECTIONS_KEPT,
@@ -110,6 +114,13 @@ class _Batch:
     ended: list[Any] = field(default_factory=list)
     offers: list[Any] = field(default_factory=list)
     audit: list[tuple[Audit, float]] = field(default_factory=list)
+    moves: list[tuple[Move, float]] = field(default_factory=list)
+    rollouts: dict[int, Live] = field(default_factory=dict)
+    frozen: list[Live] = field(default_factory=list)
+
+    def freeze(self) -> None:
+        """Keep the rollouts as they are now: while they are written, memory goes on."""
+        self.frozen = [replace(live) for live in self.rollouts.values()]
 
     def add(self, board: Board, verdict: Verdict, now: float) -> None:
         """What a verdict on `board` adds; the board has taken it in already."""
@@ -159,6 +170,9 @@ class SqliteStorage(Storage):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        self._lives: dict[int, Live] = {}
+        self._lines: dict[tuple[str, str, str], list[Live]] = {}
+        self._lost_rollouts: set[int] = set()  # to be read again
         self._guard = _locked(folder / "server.lock")
         try:
             path = folder / "server.db"
@@ -169,6 +183,7 @@ class SqliteStorage(Storage):
             with self._engine.connect() as db:
                 self.catalog = queries.catalog(db)
                 self._boards = queries.known(db)
+                self._take_in(rollouts.lives(db))
                 self._last_order = queries.last_order(db)
         except BaseException as problem:
             self._guard.close()
@@ -200,8 +215,12 @@ class SqliteStorage(Storage):
     # --- boards, in memory ---
 
     async def known(self, board_id: str) -> Known | None:
-        if board_id in self._lost:
-            await self._read_again([board_id])
+        # While the one is read the other may be lost.
+        while self._lost_rollouts or board_id in self._lost:
+            if self._lost_rollouts:
+                await self._read_rollouts_again()
+            else:
+                await self._read_again([board_id])
         return self._boards.get(board_id)
 
     async def take(
@@ -210,7 +229,8 @@ class SqliteStorage(Storage):
         if not self._use_up(known, ticket):
             return None
         board = known.board
-        apply(known, verdict)
+        apply(known, verdict, now)
+        self._move(verdict.moves, now)
         board.last_seen, board.peer = now, peer
         self._dirty[board.id] = known
         if verdict.durable:
@@ -253,13 +273,97 @@ class SqliteStorage(Storage):
         if known is None:
             return None
         verdict = make(known)
-        apply(known, verdict, self._next_order)
+        apply(known, verdict, now, self._next_order)
         known.epoch = -1
         if audit:
             self._batch.audit.append((audit, now))
         await self._durably(known, verdict, now)
         self.changed(board_id)
         return verdict
+
+    # --- rollouts, in memory ---
+
+    def rollouts_of(self, app: str, cls: str, channel: str) -> Sequence[Live]:
+        return self._lines.get((app, cls, channel), ())
+
+    def rollouts(self) -> list[Live]:
+        return list(self._lives.values())
+
+    async def steer(
+        self,
+        number: int,
+        make: Callable[[Rollout, Counts], Rollout],
+        now: float,
+        moves: Sequence[Move] = (),
+        audit: Audit | None = None,
+    ) -> Rollout | None:
+        if self._lost_rollouts:
+            await self._read_rollouts_again()
+        live = self._lives.get(number)
+        if live is None:
+            return None
+        moves = [move for move in moves if self._holds(move)]
+        counts = live.counts
+        for move in moves:
+            counts = counts.moved(move.old, move.new)
+        after = make(live.rollout, counts)
+        for move in moves:
+            known = self._boards.get(move.board)
+            if known:
+                known.targets = moved(known.targets, [move], now)
+        if moves or after != live.rollout or audit:
+            self._change_rollout(live, after)
+            self._move(moves, now)
+            if audit:
+                self._batch.audit.append((audit, now))
+            await self._committed()
+        return live.rollout
+
+    def _holds(self, move: Move) -> bool:
+        """Whether the target is in the state from which it is to be moved."""
+        known = self._boards.get(move.board)
+        if known is None:  # it was removed, and nobody but the clock moves its targets
+            return move.board not in self._lost
+        target = known.targets.get(move.rollout)
+        return target is not None and target.state == move.old
+
+    def _move(self, moves: Sequence[Move], now: float) -> None:
+        """Count moves, and halt what that halts: for the transaction that takes them in."""
+        for move in moves:
+            live = self._lives[move.rollout]
+            live.counts = live.counts.moved(move.old, move.new)
+            self._batch.moves.append((move, now))
+            self._change_rollout(live, rules.halted(live.rollout, live.counts))
+
+    def _change_rollout(self, live: Live, after: Rollout) -> None:
+        self._batch.rollouts[after.id] = live
+        if after != live.rollout:
+            if after.state != live.rollout.state:
+                why = f": {after.why}" if after.why else ""
+                log.warning("rollout %d is %s%s", after.id, after.state, why)
+            live.rollout = after
+            self.epoch += 1
+
+    def _take_in(self, found: Iterable[Live]) -> None:
+        """Have rollouts in memory, in order of their numbers."""
+        every = self._lives | {live.rollout.id: live for live in found}
+        self._lives = dict(sorted(every.items()))
+        lines: dict[tuple[str, str, str], list[Live]] = defaultdict(list)
+        for live in self._lives.values():
+            lines[live.line].append(live)
+        self._lines = dict(lines)
+        self.epoch += 1
+
+    async def _read_rollouts_again(self) -> None:
+        lost = sorted(self._lost_rollouts)
+        found = await self._in_writer(self._read_rollouts, lost)
+        if self._lost_rollouts & set(lost):
+            self._lost_rollouts -= set(lost)
+            self._take_in(found)
+
+    def _read_rollouts(self, numbers: Sequence[int]) -> list[Live]:
+        with self._engine.connect() as db:
+            return rollouts.lives(db, only=numbers)
 
     def _next_order(self) -> int:
         self._last_order += 1
@@ -272,6 +376,10 @@ class SqliteStorage(Storage):
         self._batch.add(known.board, verdict, now)
         self._dirty.pop(known.board.id, None)
         self._waiting.append(known)
+        await self._committed()
+
+    async def _committed(self) -> None:
+        """Return when the batch is on the disk."""
         if self._commit is None:
             self._commit = asyncio.get_running_loop().create_future()
             self._committing = asyncio.create_task(self._commit_waiting())
@@ -291,9 +399,13 @@ class SqliteStorage(Storage):
             # What was enrolled anew or removed meanwhile must not be written over.
             if any(self._boards.get(one.board.id) is not one for one in waiting):
                 raise StorageError("a board was enrolled anew meanwhile")
+            if any(self._lives.get(n) is not live for n, live in batch.rollouts.items()):
+                raise StorageError("a rollout was read again meanwhile")
+            batch.freeze()
             await self._in_writer(self._write_rows, batch)
         except StorageError as problem:
-            self._lose(one.board.id for one in waiting)
+            self._lose({one.board.id for one in waiting} | {move.board for move, _ in batch.moves})
+            self._lose_rollouts(batch.rollouts)
             log.error("cannot write to the database: %s", problem)
             done.set_exception(problem)
             done.exception()  # whoever waited may have gone
@@ -306,6 +418,12 @@ class SqliteStorage(Storage):
             if self._boards.pop(name, None):
                 self._lost.add(name)
             self._dirty.pop(name, None)
+
+    def _lose_rollouts(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            if self._lives.pop(number, None):
+                self._lost_rollouts.add(number)
+        self.epoch += 1
 
     async def _read_again(self, ids: Sequence[str]) -> None:
         found = await self._in_writer(self._read_known, ids)
@@ -349,6 +467,10 @@ class SqliteStorage(Storage):
             for statement, rows in batch.statements():
                 if rows:
                     raw.execute(statement, [orjson.dumps(rows).decode()])
+            for move, now in batch.moves:
+                rollouts.write_moves(db, [move], now)
+            for live in batch.frozen:
+                rollouts.save(db, live)
             for entry, now in batch.audit:
                 statements.record(db, entry, now)
 
@@ -382,8 +504,9 @@ class SqliteStorage(Storage):
     ) -> T:
         async with self._turn:
             await self._write_batch()
-            result, found, new = await self._in_writer(
-                self._change, change, args, audit, boards, catalog
+            last = max(self._lives | dict.fromkeys(self._lost_rollouts), default=0)
+            result, found, new, started = await self._in_writer(
+                self._change, change, args, audit, boards, last if catalog else None
             )
             for name in boards:
                 self._boards.pop(name, None)
@@ -392,6 +515,8 @@ class SqliteStorage(Storage):
         for name in boards:
             self.changed(name)
         if new is not None:
+            # Rollouts first: a release without one is for everybody.
+            self._take_in(started)
             self.catalog = new
             self.epoch += 1
         return result
@@ -402,14 +527,17 @@ class SqliteStorage(Storage):
         args: Sequence[Any],
         audit: Audit | None,
         boards: Sequence[str],
-        catalog: bool,
-    ) -> tuple[T, dict[str, Known], Any]:
+        after: int | None,
+    ) -> tuple[T, dict[str, Known], Any, list[Live]]:
+        """Change, and read what memory needs of it: with `after`, the catalog and new rollouts."""
         with self._engine.begin() as db:
             result = change(db, *args)
             if audit:
                 statements.record(db, audit, time.time())
             found = queries.known(db, boards) if boards else {}
-            return result, found, queries.catalog(db) if catalog else None
+            if after is None:
+                return result, found, None, []
+            return result, found, queries.catalog(db), rollouts.lives(db, after)
 
 
 def _locked(path: Path) -> Any:

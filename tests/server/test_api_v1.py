@@ -103,7 +103,8 @@ def test_errors_have_one_form_and_roles_count(server: Running):
         assert (answer.status_code, answer.json()["error"]) == (403, "role")
     assert requests.get(server.url + "/api/v1/boards", timeout=30).status_code == 401
     schema = requests.get(server.url + "/api/v1/openapi.json", timeout=30).json()
-    assert set(schema["paths"]) == {"/boards", "/boards/{board}"}
+    paths = {"/boards", "/boards/{board}", "/rollouts", "/rollouts/{number}"}
+    assert set(schema["paths"]) == paths
 
 
 @pytest.mark.parametrize("length", [b"content-length: 1073741824", b"transfer-encoding: chunked"])

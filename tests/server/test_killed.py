@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mipy_ota.ota_server.rollout import Counts
 from mipy_ota.ota_server.storage import queries
 from mipy_ota.ota_server.storage.sqlite import SqliteStorage
 from tests.server.test_migrate import former
@@ -78,6 +79,31 @@ def test_order_that_was_given_is_kept(tmp_path: Path):
         assert state in allowed[len(said)]
         seen.add(len(said))
     assert seen == {0, 1, 2, 3}
+
+
+def test_halt_comes_with_the_report_that_causes_it(tmp_path: Path):
+    seen = set()
+    for storage, said in tries("rollout", tmp_path, 12):
+        found = storage.rollouts()
+        # A release never goes out without its rollout.
+        assert bool(found) == bool(storage.release(killed.RELEASE.digest))
+        known = asyncio.run(storage.known("b"))
+        target = known and known.targets.get(1)
+        state = target.state if target else None
+        rollout = (found[0].rollout.state, found[0].counts) if found else None
+        running, halted = ("running", Counts()), ("halted", Counts(failed=1))
+        stages: list[Any] = [
+            (None, None),
+            (running, None),
+            (("running", Counts(offered=1)), "offered"),
+            (halted, "failed"),
+            (("running", Counts(failed=1)), "failed"),
+        ]
+        assert (rollout, state) in stages[len(said) : len(said) + 2]
+        if state == "failed":
+            assert known and known.rejected
+        seen.add(len(said))
+    assert seen == {0, 1, 2, 3, 4}
 
 
 def test_upgrade_is_whole_or_absent(tmp_path: Path):

@@ -242,14 +242,18 @@ class Fleet(RuleBasedStateMachine):
     def tick(self) -> None:
         left = [board for board in BOARDS if board not in self.targets]
         there = [board for board in left if board not in self.away]
-        pending = sum((rules.wave_of(self.rollout, one) or 0) <= self.rollout.wave for one in there)
+        turns = {board: rules.wave_of(self.rollout, board) or 0 for board in left}
+        pending = sum(turns[board] <= self.rollout.wave for board in there)
+        absent = sum(turn <= self.rollout.wave for turn in turns.values()) - pending
+        population = self.counts.ended + self.counts.offered + pending
         before = self.rollout
-        self.rollout = rules.tick(before, self.counts, pending, len(left), self.now)
+        self.rollout = rules.tick(before, self.counts, pending, len(left), self.now, absent)
         if self.rollout.state != before.state:
             assert self.rollout.state in rules.MOVES[before.state]
         if self.rollout.wave > before.wave:
             assert self.rollout.wave == before.wave + 1
-            population = self.counts.ended + self.counts.offered + pending
+            assert population or not absent, "a wave passed that nobody has confirmed"
+        if self.rollout.wave > before.wave and population:
             assert self.counts.confirmed >= before.share * population
             assert before.met_at is not None and self.now - before.met_at >= before.soak_s
         if self.rollout.state == "halted" != before.state:

@@ -22,7 +22,9 @@ import sqlalchemy
 from sqlalchemy import event
 
 from mipy_ota.ota_server import policy
-from mipy_ota.ota_server.policy import Bad, Board, Event, Release, Verdict
+from mipy_ota.ota_server.policy import Bad, Board, Event, Move, Release, Verdict
+from mipy_ota.ota_server.rollout import steered
+from mipy_ota.ota_server.storage.rollouts import Start
 from mipy_ota.ota_server.storage.sqlite import SqliteStorage
 
 FILES = [b"one" * 100, b"two" * 100]
@@ -112,6 +114,28 @@ async def order(folder: Path, say: Callable[[str], None]) -> None:
     say("ended")
 
 
+async def rollout(folder: Path, say: Callable[[str], None]) -> None:
+    """A release that goes out by a rollout: an offer, its failure, the halt, a person's resume."""
+    storage = await _started(folder)
+    for name in ("b", "c"):
+        await storage.enrol(Board(name, "", "app", "esp32", bytes(32), False, 1.0))
+    start = Start(canary=["b"], strict=True)
+    await storage.publish(RELEASE, MANIFEST, FILES, start=start)
+    say("published")
+    bad = Bad(RELEASE.short, "exception", False, "trace")
+    for word, verdict in (
+        ("offered", Verdict({}, moves=[Move("b", 1, None, "offered")], offer=True)),
+        ("failed", Verdict({}, rejection=bad, moves=[Move("b", 1, "offered", "failed")])),
+    ):
+        known = await storage.known("b")
+        assert known
+        verdict.release = RELEASE
+        await storage.take(known, await storage.stale(known), verdict, "", 4.0)
+        say(word)
+    await storage.steer(1, lambda one, counts: steered(one, counts, "running"), 5.0)
+    say("resumed")
+
+
 async def upgrade(folder: Path, say: Callable[[str], None]) -> None:
     """A database of before migrations, which `folder` holds already."""
     await _started(folder)
@@ -119,7 +143,7 @@ async def upgrade(folder: Path, say: Callable[[str], None]) -> None:
 
 
 WORK: dict[str, Callable[[Path, Callable[[str], None]], Coroutine[Any, Any, None]]] = {
-    work.__name__: work for work in (publish, report, order, upgrade)
+    work.__name__: work for work in (publish, report, order, rollout, upgrade)
 }
 
 

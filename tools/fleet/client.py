@@ -112,8 +112,10 @@ class Client:
         """All releases, newest first."""
         return self._call("GET", "releases")
 
-    def publish(self, bundle: bytes) -> dict[str, Any]:
-        """Publish a signed bundle."""
+    def publish(self, bundle: bytes, **rollout: Any) -> dict[str, Any]:
+        """Publish a signed bundle; `rollout` says how it goes out."""
+        from urllib.parse import urlencode
+
         from ...signing import limits
 
         if len(bundle) > limits.BUNDLE_BYTES:
@@ -121,7 +123,24 @@ class Client:
                 f"the release has {len(bundle)} bytes, {limits.BUNDLE_BYTES} are allowed",
                 "leave out what the board does not need",
             )
-        return self._call("POST", "releases", bundle)
+        query = "?" + urlencode({"rollout": json.dumps(rollout)}) if rollout else ""
+        return self._call("POST", f"releases{query}", bundle)
+
+    def rollouts(self, limit: int = 20) -> list[dict[str, Any]]:
+        """The newest rollouts."""
+        return self._call("GET", f"v1/rollouts?limit={limit}")["rollouts"]
+
+    def rollout(self, number: int) -> dict[str, Any]:
+        """One rollout with its boards."""
+        return self._call("GET", f"v1/rollouts/{number}")
+
+    def start_rollout(self, digest: str, **wanted: Any) -> dict[str, Any]:
+        """Start a rollout of a release, or with `rehearse` say how it would go."""
+        return self._call("POST", "v1/rollouts", _json(digest=digest, **wanted))
+
+    def steer_rollout(self, number: int, action: str, **more: Any) -> dict[str, Any]:
+        """Start, pause, resume, cancel, approve, retry; `more` may have reason and board."""
+        return self._call("POST", f"v1/rollouts/{number}", _json(action=action, **more))
 
     def bundle(self, digest: str) -> bytes:
         """A release as it was published."""
@@ -187,7 +206,7 @@ class Client:
                     method,
                     f"{self.url}/api/{path}",
                     data=body,
-                    headers={"content-type": "application/json"} if method == "PATCH" else None,
+                    headers={"content-type": "application/json"} if "v1/" in path else None,
                     auth=Bearer(self.token),
                     timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
                     allow_redirects=False,

@@ -14,6 +14,7 @@ import typer
 from ...signing import bundle, manifest
 from ...signing.reasons import Refused
 from .. import console, options
+from .. import rollout_options as asked
 from ..app import build, project
 from ..console import Failure
 from ..keys import signed
@@ -47,11 +48,25 @@ def release(
     floor: options.Floor = None,
     note: options.Note = "-",
     compile_all: options.CompileAll = False,
+    channel: asked.Channel = None,
+    canary: asked.Canary = None,
+    tag: asked.Tag = None,
+    waves: asked.Waves = None,
+    soak: asked.Soak = None,
+    hours: asked.Hours = None,
+    tolerated: asked.Tolerated = None,
+    approval: asked.Approval = False,
+    draft: Annotated[
+        bool, typer.Option("--draft", help="Offer it to nobody until mipy rollout start.")
+    ] = False,
     follow: Follow = False,
     timeout: Timeout = 30,
     as_json: options.Json = False,
 ) -> None:
     """Build, sign and publish a release, one for each class of boards.
+
+    Up to three boards just get it. Of more, some get it first, and a failure there halts it; see
+    mipy rollout show.
 
     With --follow: exit code 0 when every board has confirmed it, 3 when one went back, 4 when
     the time ran out. Ctrl-C stops watching; the release and the boards go on.
@@ -59,6 +74,9 @@ def release(
     app_dir = project.app_folder(folder)
     classes = project.classes_of(app_dir, cls)
     server = connect()
+    rollout = asked.wanted(channel, canary, tag, waves, soak, hours, tolerated, approval)
+    if draft:
+        rollout["draft"] = True
     with console.busy("registering the fleet's keys"):
         publish_trust(server)
     app, known = project.facts(app_dir).name, server.releases()
@@ -82,7 +100,7 @@ def release(
             bar.update(task, description=f"signing for {one}", advance=1)
             signed = _signed(built.bundle)
             bar.update(task, description=f"publishing for {one}", advance=1)
-            published.append(server.publish(signed))
+            published.append(server.publish(signed, **rollout))
             bar.advance(task)
     _finish(server, published, follow, timeout, as_json)
 
@@ -265,11 +283,25 @@ def _finish(
                 f"published {one['app']} for {one['class']}: seq {one['seq']}, "
                 f"{one['total']} bytes, digest {one['digest'][:8]}"
             )
+            _say_how(one.get("rollout"))
     watched = Watch(server, published).run(timeout * 60) if follow else []
     if as_json:
         console.data({"releases": published, "boards": [vars(one) for one in watched]})
     if follow:
         _conclude(watched)
+
+
+def _say_how(rollout: Mapping[str, Any] | None) -> None:
+    """Say by which rollout a release goes out, where it does not just go out."""
+    if rollout and (
+        rollout["canary"] or rollout["waves_in_all"] > 1 or rollout["state"] == "draft"
+    ):
+        first = f"{len(rollout['canary'])} first, then " if rollout["canary"] else ""
+        waves = ", ".join(f"{percent} %" for percent in rollout["waves"])
+        console.say(
+            f"rollout {rollout['id']}, {rollout['state']}: {first}{waves}; "
+            f"see `mipy rollout show {rollout['id']}`"
+        )
 
 
 def _conclude(watched: list[Seen]) -> None:

@@ -1,0 +1,267 @@
+"""Rollouts in the people's API, version 1: see, rehearse, start, steer."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, replace
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, Query
+from pydantic import BaseModel, Field, field_validator
+from sqlalchemy import Connection
+
+from .. import policy
+from .. import rollout as rules
+from ..policy import Board, Known, Move, Release, Verdict
+from ..rollout import Counts, Forbidden, Live, Rollout
+from ..storage import rollout_queries, rollouts
+from ..storage.base import Storage
+from ..storage.rollouts import Start
+from .access import Who
+from .problem import Problem
+
+Tag = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,31}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+Percent = Annotated[int, Field(ge=1, le=100)]
+Minute = Annotated[int, Field(ge=0, lt=24 * 60)]
+Seconds = Annotated[int, Field(ge=0, le=30 * 86400)]
+Find = Callable[[str], Awaitable[Board]]
+BOARDS_NAMED = 50
+
+
+class Wanted(BaseModel):
+    """How a release is to go out; what is left out is as the size of the fleet has it."""
+
+    channel: Tag | None = None
+    canary: list[Name] = Field([], max_length=BOARDS_NAMED)
+    tag: Tag | None = None
+    boards: list[Name] | None = Field(None, max_length=BOARDS_NAMED)
+    waves: list[Percent] | None = Field(None, min_length=1, max_length=10)
+    in_flight: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    tolerated: Annotated[float, Field(ge=0, lt=1)] | None = None
+    strict: bool | None = None
+    silence_s: Seconds | None = None
+    soak_s: Seconds | None = None
+    hours: tuple[Minute, Minute] | None = None
+    approval: bool = False
+    draft: bool = False
+
+    @field_validator("waves")
+    @classmethod
+    def _grow(cls, waves: list[int] | None) -> list[int] | None:
+        if waves is not None and (waves != sorted(set(waves)) or waves[-1] != 100):
+            raise ValueError("waves are growing percentages, and the last is 100")
+        return waves
+
+
+class Begin(Wanted):
+    """A rollout of a release that the server has."""
+
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    rehearse: bool = False
+
+
+class Steer(BaseModel):
+    """What is to be done with a rollout, and why."""
+
+    action: Literal["start", "pause", "resume", "cancel", "approve", "retry"]
+    reason: Annotated[str, Field(max_length=200)] = ""
+    board: Name | None = None
+
+
+async def start_of(find: Find, said: Wanted, who: Who, cls: str | None = None) -> Start:
+    """How a release is to go out, with boards by their ids.
+
+    Args:
+        cls: boards of other classes are left out of the canary.
+    """
+
+    async def ids(names: list[str]) -> list[str]:
+        found = [await find(name) for name in names]
+        return [board.id for board in found if cls is None or board.cls == cls]
+
+    return Start(
+        said.channel or "stable",
+        await ids(said.canary),
+        said.tag,
+        None if said.boards is None else await ids(said.boards),
+        tuple(said.waves) if said.waves else None,
+        said.in_flight,
+        said.tolerated,
+        said.strict,
+        said.silence_s,
+        said.soak_s,
+        said.hours,
+        said.approval,
+        said.draft,
+        who.name,
+    )
+
+
+def as_json(live: Live, release: Release | None) -> dict[str, Any]:
+    """What people are told of a rollout."""
+    facts = asdict(live.rollout)
+    facts["canary"] = sorted(live.rollout.canary)
+    facts["members"] = None if live.rollout.members is None else sorted(live.rollout.members)
+    facts |= {"app": live.app, "class": live.cls, "channel": live.channel}
+    facts |= {"counts": asdict(live.counts), "waves_in_all": live.rollout.last_wave + 1}
+    facts |= {"seq": release.seq if release else 0, "note": release.note if release else ""}
+    return facts
+
+
+def add(api: FastAPI, storage: Storage, find: Find, needs: Callable[[str], Any]) -> None:
+    """Add the routes.
+
+    Args:
+        find: the board of an id or name.
+        needs: what FastAPI depends on for callers with a role.
+    """
+    reader, publisher, operator = needs("read"), needs("publish"), needs("operate")
+
+    @api.get("/rollouts")
+    async def listed(
+        _: Who = reader,
+        state: Annotated[list[str] | None, Query(max_length=8)] = None,
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+        offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+    ) -> dict[str, Any]:
+        """Rollouts, the newest first."""
+        total, rows = await storage.read(rollout_queries.listed, state or [], limit, offset)
+        lives = [rollouts.live_of(row) for row in rows]
+        every = [as_json(live, storage.release(live.rollout.digest)) for live in lives]
+        return {"total": total, "rollouts": every}
+
+    @api.get("/rollouts/{number}")
+    async def show(number: int, _: Who = reader) -> dict[str, Any]:
+        """One rollout: its boards, with what they said of a failure, and who waits, and why."""
+        return await _shown(storage, number)
+
+    @api.post("/rollouts", status_code=201)
+    async def begin(said: Begin, who: Who = publisher) -> dict[str, Any]:
+        """Start a rollout of a release, in a channel that it is or is not in; or rehearse it."""
+        release = storage.release(said.digest)
+        if release is None:
+            raise Problem(404, "release", "there is no such release", "see `mipy status`")
+        if release.withdrawn is not None:
+            raise Problem(409, "withdrawn", "this release was withdrawn", "reissue it")
+        wanted, now = await start_of(find, said, who, release.cls), time.time()
+        if said.rehearse:
+            releases = storage.releases_of(release.app, release.cls)
+            return await storage.read(_rehearsed, release, releases, wanted, now)
+        entry = who.audit("start rollout", release.digest, after=said.model_dump(mode="json"))
+        number = await storage.write(
+            rollouts.promote, release, wanted, now, catalog=True, audit=entry
+        )
+        return await _shown(storage, number)
+
+    @api.post("/rollouts/{number}")
+    async def steer(number: int, said: Steer, who: Who = operator) -> dict[str, Any]:
+        """Start, pause, resume, cancel, approve a rollout, or offer it again where it failed."""
+        now, moves = time.time(), list[Move]()
+        if said.action == "retry":
+            board = (await find(said.board)).id if said.board else None
+            moves = await _retried(storage, number, board, now)
+        entry = who.audit(f"{said.action} rollout", str(number), after=said.reason)
+
+        def make(rollout: Rollout, counts: Counts) -> Rollout:
+            return _steered(rollout, counts, said, who)
+
+        try:
+            found = await storage.steer(number, make, now, moves, entry)
+        except Forbidden as problem:
+            hint = f"see `mipy rollout show {number}`"
+            raise Problem(409, "state", str(problem), hint) from problem
+        if found is None:
+            raise _none(number)
+        return await _shown(storage, number)
+
+
+def _none(number: int) -> Problem:
+    return Problem(404, "rollout", f"there is no rollout {number}", "see `mipy rollout show`")
+
+
+def _steered(rollout: Rollout, counts: Counts, said: Steer, who: Who) -> Rollout:
+    match said.action:
+        case "start" | "resume":
+            wanted = "draft" if said.action == "start" else "paused or halted"
+            if (rollout.state == "draft") != (said.action == "start"):
+                raise Forbidden(f"rollout {rollout.id} is not {wanted}")
+            return rules.steered(rollout, counts, "running")
+        case "pause":
+            return rules.steered(rollout, counts, "paused", said.reason)
+        case "cancel":
+            return rules.steered(rollout, counts, "cancelled", said.reason)
+        case "approve":
+            if rollout.state != "running" or not rollout.approval:
+                raise Forbidden(f"rollout {rollout.id} does not wait for approval")
+            return replace(rollout, approved=rollout.wave + 1)
+        case "retry":
+            if rollout.state == "halted" and not rules.halting_rule(rollout, counts):
+                # What halted it is taken back by a person.
+                return rules.steered(rollout, counts, "running")
+            return rollout
+
+
+async def retry_board(storage: Storage, number: int, board: str, who: Who) -> None:
+    """Offer a rollout's release again to one board that failed it, if it did."""
+    found = await storage.read(rollout_queries.ended_badly, number, board)
+    moves = [Move(name, number, target.state, None) for name, target in found]
+    if moves:
+        said = Steer(action="retry")
+        entry = who.audit("retry rollout", str(number), after=board)
+
+        def make(rollout: Rollout, counts: Counts) -> Rollout:
+            return _steered(rollout, counts, said, who)
+
+        await storage.steer(number, make, time.time(), moves, entry)
+
+
+async def _retried(storage: Storage, number: int, board: str | None, now: float) -> list[Move]:
+    """Moves that have boards offered a rollout's release again; they are told to forget theirs."""
+    found = await storage.read(rollout_queries.ended_badly, number, board)
+    live = next((one for one in storage.rollouts() if one.rollout.id == number), None)
+    if live is None:
+        raise _none(number)
+    if not found:
+        raise Problem(409, "nothing", "no board has failed it", f"see `mipy rollout show {number}`")
+    short = live.rollout.digest[:32]
+
+    def forget(known: Known) -> Verdict:
+        return policy.give(known, f"retry {short}")
+
+    for name, _ in found:
+        known = await storage.known(name)
+        if known and short in known.rejected:
+            await storage.amend(name, forget, now)
+    return [Move(name, number, target.state, None) for name, target in found]
+
+
+async def _shown(storage: Storage, number: int) -> dict[str, Any]:
+    found = await storage.read(rollout_queries.show, number)
+    if found is None:
+        raise _none(number)
+    live = rollouts.live_of(found["row"])
+    release = storage.release(live.rollout.digest)
+    shown = as_json(live, release) | {"boards": found["boards"]}
+    shown |= {"started": found["row"].started, "operator": found["row"].operator}
+    waiting: list[dict[str, Any]] = []
+    if release is not None and live.rollout.state != "cancelled":
+        line = [replace(one) for one in storage.rollouts_of(*live.line)]
+        releases = storage.releases_of(live.app, live.cls)
+        question = rollout_queries.waiting
+        waiting = await storage.read(question, live, line, release, releases, time.time())
+    listed = waiting[: rollout_queries.LISTED]
+    return shown | {"waiting": listed, "waiting_in_all": len(waiting)}
+
+
+def _rehearsed(
+    db: Connection, release: Release, releases: Any, wanted: Start, now: float
+) -> dict[str, Any]:
+    number = rollouts.next_number(db)
+    live = rollouts.planned(db, release, wanted, now, number)
+    waiting = rollout_queries.waiting(db, live, [live], release, releases, now)
+    listed = waiting[: rollout_queries.LISTED]
+    return as_json(live, release) | {
+        "boards": [],
+        "waiting": listed,
+        "waiting_in_all": len(waiting),
+    }
