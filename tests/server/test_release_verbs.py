@@ -106,6 +106,24 @@ def test_release_then_reissue(mipy: Mipy, server: Running, app: Path):
     assert said.startswith("published weather for esp8266-generic: seq ")
 
 
+def test_a_floor_never_falls_by_itself(mipy: Mipy, server: Running, app: Path):
+    """Boards refuse a release whose floor is below theirs, which an earlier one has raised."""
+
+    def floor(said: str) -> int:
+        packed = client.Client(server.url, server.token).bundle(published(said)["digest"])
+        return manifest.parse(bundle.read(packed)[0]).floor
+
+    mipy("release", str(app), "--note", "old")
+    assert floor(mipy("release", str(app), "--floor", "1000", "--json")[1]) == 1000
+    assert floor(mipy("release", str(app), "--json")[1]) == 1000
+    assert floor(mipy("reissue", "old", "--json")[1]) == 1000
+    code, said, err = mipy("release", str(app), "--floor", "999", "--json")
+    assert (code, floor(said)) == (0, 999) and "whose floor is 1000 already refuse" in err
+    newest = json.loads(mipy("status", "--json")[1])["releases"][0]["seq"]
+    assert mipy("keys", "reset", str(newest), "500")[0] == 0
+    assert floor(mipy("release", str(app), "--json")[1]) == 500
+
+
 def test_reissue_asks_for_one_release(mipy: Mipy, app: Path):
     mipy("release", str(app), "--note", "same")
     mipy("release", str(app), "--note", "same")

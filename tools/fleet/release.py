@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ...signing import bundle, manifest
+from ...signing import trust as trust_file
 from ...signing.reasons import Refused
 from .. import console, options
 from .. import rollout_options as asked
@@ -79,19 +80,20 @@ def release(
         rollout["draft"] = True
     with console.busy("registering the fleet's keys"):
         publish_trust(server)
-    app, known = project.facts(app_dir).name, server.releases()
+    about, known = project.facts(app_dir), server.releases()
     if cls:
-        _ask_about(classes, app, server.boards())
+        _ask_about(classes, about.name, server.boards())
     published = []
     with console.progress() as bar:
         task = bar.add_task("building", total=3 * len(classes))
         for one in classes:
             bar.update(task, description=f"building for {one}")
+            seq = free_seq(known, about.name, one)
             built = build.assemble(
                 app_dir,
                 one,
-                free_seq(known, app, one),
-                floor=floor,
+                seq,
+                floor=_floor(floor, about, one, seq),
                 note=note,
                 compile_all=compile_all,
             )
@@ -147,7 +149,8 @@ def reissue(
     published = []
     for listed, content in found:
         seq = free_seq(known, listed["app"], listed["class"])
-        published.append(server.publish(_signed(renumbered(content, seq))))
+        floor = boards_floor(listed["app"], listed["class"], seq)
+        published.append(server.publish(_signed(renumbered(content, seq, floor))))
     _finish(server, published, follow, timeout, as_json)
 
 
@@ -184,6 +187,34 @@ def free_seq(known: Iterable[Mapping[str, Any]], app: str, cls: str) -> int:
     ours += [(one.app, one.cls, one.seq) for one in signed.known()]
     taken = [seq for *of, seq in ours if of == [app, cls] and seq < latest]
     return max(build.minutes(), max(taken, default=0) + 1)
+
+
+def boards_floor(app: str, cls: str, seq: int) -> int:
+    """The floor that boards may have by now, of what was signed here: a lower one they refuse.
+
+    A trust file's `reset` is the one thing that lowers it.
+
+    Args:
+        seq: of the release that is to have it.
+    """
+    resets = [new.reset for new in map(trust_file.parse, keys.trust_files()) if new.reset]
+    reset_seq, floor = resets[-1] if resets else (0, 0)
+    since = [
+        one.floor
+        for one in signed.known()
+        if (one.app, one.cls) == (app, cls) and one.seq > reset_seq and one.floor <= seq
+    ]
+    return max([floor, *since])
+
+
+def _floor(asked: int | None, about: project.Facts, cls: str, seq: int) -> int:
+    """The floor of a new release: what was asked for, else app.toml's, and no lower than before."""
+    lowest = boards_floor(about.name, cls, seq)
+    if asked is None:
+        return max(about.floor, lowest)
+    if asked < lowest:
+        console.warn(f"boards whose floor is {lowest} already refuse a release with floor {asked}")
+    return asked
 
 
 def check_meant(content: bytes, listed: Mapping[str, Any], wanted: str) -> None:
@@ -232,8 +263,8 @@ def check_meant(content: bytes, listed: Mapping[str, Any], wanted: str) -> None:
         raise Failure("nothing was signed", "build the release again from its sources")
 
 
-def renumbered(release: bytes, seq: int) -> bytes:
-    """A release's content under another seq, unsigned.
+def renumbered(release: bytes, seq: int, floor: int = 0) -> bytes:
+    """A release's content under another seq, with at least this floor, unsigned.
 
     What the server returns is verified before anybody signs it again: a server that was broken
     into must not get its own code signed.
@@ -242,7 +273,8 @@ def renumbered(release: bytes, seq: int) -> bytes:
         Failure: it is not what this fleet has signed.
     """
     found, files = _verified(release)
-    return bundle.write(replace(found, seq=seq, signatures=()).encode(), files)
+    again = replace(found, seq=seq, floor=max(found.floor, floor), signatures=())
+    return bundle.write(again.encode(), files)
 
 
 def _verified(release: bytes) -> tuple[manifest.Manifest, dict[str, bytes]]:
