@@ -78,7 +78,8 @@ def existing_fleet() -> Path:
         known = sorted(path.name for path in home().glob("[!.]*") if path.is_dir())
         raise Failure(
             f"there is no fleet '{fleet()}' in {home()}, only: {', '.join(known) or 'none'}",
-            "name another one with --fleet, or make it with `mipy keys new`",
+            "name another one with --fleet, bring it here with `mipy restore FILE`, or make a new "
+            "one with `mipy keys new`",
         )
     return fleet_dir()
 

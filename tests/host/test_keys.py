@@ -313,6 +313,32 @@ def test_without_keys_every_verb_says_what_to_do(mipy, tmp_path):
         assert code == 1 and "mipy keys new" in err
 
 
+@pytest.mark.parametrize(
+    ("trace", "told"),
+    [
+        (("data/boards/a.board", "data/boards/b.board"), "it has 2 boards"),
+        (("data/releases/0123",), "releases were signed with them"),
+        (("backed-up",), "a backup holds them"),
+        (("keys/release-0123456789abcdef.pem",), "without their trust files"),
+    ],
+)
+def test_no_second_set_of_keys_for_a_fleet_that_had_some(mipy, tmp_path, trace, told):
+    """Nor does any hint lead to one: its boards would obey no release that it signs."""
+    for name in trace:
+        (tmp_path / "home" / "default" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "home" / "default" / name).touch()
+    before = sorted(path.name for path in places.keys_dir().iterdir())
+    release(folder=tmp_path)
+    for words in (("keys", "new", "--app", "weather"), ("sign", "r.ota"), ("keys", "backup", "b")):
+        code, _, err = mipy(*words)
+        assert code == 1 and "are missing: " in err and told in err
+        hint = err.partition("what to do: ")[2]
+        assert "`mipy keys restore FILE`" in hint and "--fleet NAME keys new" in hint
+        assert "`mipy keys new" not in hint, "in this fleet it makes a second set"
+    assert sorted(path.name for path in places.keys_dir().iterdir()) == before
+    assert mipy("--fleet", "new", "keys", "new", "--app", "weather")[0] == 0
+
+
 # --- publishing ----------------------------------------------------------------------------------
 
 

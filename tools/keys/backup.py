@@ -32,7 +32,7 @@ def remember(names: Iterable[str]) -> None:
 
 
 def _backed_up_path() -> Path:
-    return places.fleet_dir() / "backed-up"
+    return places.fleet_dir() / store.BACKED_UP
 
 
 def pack(contents: Mapping[str, bytes], passphrase: str) -> bytes:

@@ -33,14 +33,15 @@ def make_fleet(app: str, *, passphrase: str | None = None, server: str | None = 
         server: address for the trust file.
 
     Raises:
-        Failure: the fleet has keys already, or a name is not allowed.
+        Failure: the fleet has keys already, or had some, or a name is not allowed.
     """
     folder = places.keys_dir()
-    if any(folder.iterdir()):
+    if store.trust_files():
         raise Failure(
             f"the fleet '{places.fleet()}' has keys already, in {folder}",
             "another fleet is `mipy --fleet NAME keys new`; one more key is `mipy keys new ROLE`",
         )
+    store.refuse_second_set()
     made: dict[str, RSAPrivateKey] = {}
     with console.progress() as bar:
         task = bar.add_task("making keys", total=len(pem.ROLES))

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _KEY_NAME = re.compile(rf"({'|'.join(pem.ROLES)})-([0-9a-f]{{16}})\.pem")
 _TRUST_NAME = re.compile(r"trust\.([1-9][0-9]{0,5})")
 _SECRET = 0o600
+BACKED_UP = "backed-up"
+"""The file in a fleet's folder that names the keys which are in a backup."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,40 @@ def trust() -> Trust:
     """The fleet's newest trust. Raises Failure when there are no keys yet."""
     found = trust_files()
     if not found:
+        refuse_second_set()
         raise Failure(
-            f"the fleet '{places.fleet()}' has no keys",
-            "make them with `mipy keys new`, or bring them with `mipy keys restore`",
+            f"the fleet '{places.fleet()}' has no keys here",
+            "if it has boards, bring theirs with `mipy keys restore FILE`: they obey no others; "
+            "a new fleet gets its own by `mipy keys new`",
         )
     return trust_file.parse(found[-1])
+
+
+def refuse_second_set() -> None:
+    """See that new keys are for a fleet that has never had any: boards obey no second set.
+
+    Raises:
+        Failure: something here was made with keys that are missing now.
+    """
+    if traces := _traces():
+        raise Failure(
+            f"the keys of the fleet '{places.fleet()}' are missing: {traces}",
+            "bring them back with `mipy keys restore FILE`, for its boards obey no others; "
+            "another fleet is `mipy --fleet NAME keys new`",
+        )
+
+
+def _traces() -> str:
+    """What tells that the fleet has had keys."""
+    folder = places.fleet_dir()
+    data = folder / "data"  # looked at, not made
+    if boards := len(list((data / "boards").glob("*.board"))):
+        return f"it has {boards} board{'s' if boards > 1 else ''}"
+    if any((data / "releases").glob("[!.]*")):
+        return "releases were signed with them"
+    if (folder / BACKED_UP).exists():
+        return "a backup holds them"
+    return "private keys are here, without their trust files" if entries() else ""
 
 
 def usable(role: str) -> list[KeyFile]:
