@@ -5,7 +5,7 @@ import os
 from micropython import const
 
 import ota
-from bootloader import board, jitter, record
+from bootloader import board, record
 from bootloader.manifest import hexa
 from bootloader.poll import Poll, trust_version
 
@@ -13,6 +13,11 @@ _RETRY = const(120)  # ticks after a poll or install that failed, growing
 _HOUR = const(7200)  # ticks
 _DAY = const(86400)  # s
 _JOIN = const(20)  # ticks for a network to work
+
+
+def around(n):
+    """Return `n` or up to a quarter more or less: boards lost together must not return together."""
+    return n - n // 4 + n * os.urandom(1)[0] // 510
 
 
 def poll_running():
@@ -48,7 +53,7 @@ def poll(b):
     except OSError as e:
         ota.poll_extra.pop("unk", None)  # what the server does not take is not said again
         ota.poll_failures = min(ota.poll_failures + 1, 6)
-        pause = jitter.around(_RETRY << ota.poll_failures)
+        pause = around(_RETRY << ota.poll_failures)
         print("poll:", repr(e), "again in", pause // 2, "s")
         # Half an hour, the longer the more often the portal was of no use.
         late = ota.ticks > _HOUR // 2 << min(ota.portal_rounds, 5)

@@ -15,7 +15,7 @@ from binascii import hexlify
 from micropython import const
 
 import ota
-from bootloader import portal_dns, portal_http, portal_page
+from bootloader import portal_page, portal_protocols
 
 _OPEN = const(300)  # s that it stays open, counted anew while somebody uses it ...
 _MOST = const(1800)  # ... up to so many
@@ -149,7 +149,7 @@ class Portal:
 
     def _asked(self, names):
         query, peer = names.recvfrom(512)
-        reply = portal_dns.answer(query, bytes(int(n) for n in self._address.split(".")))
+        reply = portal_protocols.dns_answer(query, bytes(int(n) for n in self._address.split(".")))
         if reply:
             names.sendto(reply, peer)
 
@@ -162,7 +162,7 @@ class Portal:
                     break
             else:
                 return
-        client = portal_http.Client(door.accept()[0])
+        client = portal_protocols.Client(door.accept()[0])
         self._clients.append(client)
         self._poll.register(client.socket, select.POLLIN)
 
@@ -199,7 +199,7 @@ class Portal:
             return self._page(b"200 OK")
         if self._joining or self._done:
             return home  # tapped twice
-        token, which, ssid, password, server, do = portal_http.fields(client.body, _FIELDS)
+        token, which, ssid, password, server, do = portal_protocols.fields(client.body, _FIELDS)
         values = self._values
         if token != values[b"token"]:
             return self._page(b"403 Forbidden", (b"old",))

@@ -8,8 +8,9 @@ import time
 from micropython import const
 
 import ota
-from bootloader import board, install, jitter, record, rtc
+from bootloader import board, install, record, rtc
 from bootloader.manifest import Rejected
+from bootloader.poll_app import around
 
 _ROUND = const(5)  # minutes, growing
 _MOST = const(60)
@@ -60,6 +61,6 @@ def run():
                 ota.mark(rtc.WANT, rtc.RECOVER)
                 break
         print("recovery: again in", pause, "s")
-        time.sleep(jitter.around(pause))
+        time.sleep(around(pause))
         pause = min(pause * 2, 300)
     machine.reset()

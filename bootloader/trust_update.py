@@ -1,9 +1,16 @@
-"""The next trust file: a board goes from version N to N+1, never further at once (TUF 5.3)."""
+"""The next trust file: a board goes from version N to N+1, never further at once (TUF 5.3).
+
+And the rules of that file (docs/protocol.md, "Trust file"), the same as signing/trust.py's.
+"""
 
 import os
+from micropython import const
 
-from bootloader import record, trust, trust_syntax
+from bootloader import record, trust
 from bootloader.manifest import Rejected
+from bootloader.manifest_syntax import LineReader, number, word
+
+_LINE = const(600)
 
 
 def apply_next(new, r, asked):
@@ -35,7 +42,7 @@ def _apply(new, r, asked):
     if trust.value(new, b"app ") != trust.value(current, b"app "):
         raise Rejected("app")
     trust.check_signatures(new, new)
-    reset = trust_syntax.check_trust(new)
+    reset = check_trust(new)
     if reset and (r.seq, r.floor) != reset:
         r.seq, r.floor = reset
         record.store(r)
@@ -59,3 +66,40 @@ def _copy(source, path):
         finally:
             out.close()
     os.rename(path + ".new", path)
+
+
+def check_trust(path):
+    """Check a trust file whose signatures are good against every rule.
+
+    Return the (seq, floor) of its `reset` line, None without one. Raises Rejected: "syntax",
+    "name", "floor".
+    """
+    try:
+        with open(path, "rb") as f:
+            return _check(LineReader(f, _LINE))
+    except ValueError:  # a line with too few or too many values
+        raise Rejected("syntax")
+
+
+def _check(lines):
+    if lines.expect("ota-trust") != "1":
+        raise Rejected("syntax")
+    word(lines.expect("app"))
+    number(lines.expect("version"))
+    for wanted in ("root", "release"):
+        role, count = lines.expect("threshold").split(" ")
+        if role != wanted or not number(count):
+            raise Rejected("syntax")
+    while lines.key in ("key", "revoke"):
+        lines.next()
+    reset = None
+    if lines.key == "reset":
+        seq, floor = lines.expect("reset").split(" ")
+        reset = number(seq), number(floor)
+        if reset[1] > reset[0]:
+            raise Rejected("floor")
+    if lines.key == "server":
+        lines.next()
+    if lines.key != "end" or lines.value:
+        raise Rejected("syntax")
+    return reset

@@ -93,6 +93,8 @@ class Session(IOBase):
                     raise OSError
             if self.repl.read(1) == b"":
                 self.close()
+            elif active is self:
+                os.dupterm_notify(None)  # it may have typed on before the terminal was its own
         except (OSError, MemoryError) as e:
             if e.args != (11,):  # EAGAIN
                 self.close()
@@ -155,6 +157,7 @@ class Session(IOBase):
             pending = None
             self.s.setsockopt(1, _CALLBACK, os.dupterm_notify)
             os.dupterm(self.repl)
+            return None  # what comes after the password is the terminal's to read
         try:
             n = self.ws.readinto(buf)
         except OSError as e:

@@ -199,9 +199,9 @@ class Chip:
         ota = types.ModuleType("ota")
         before = dict(sys.modules)
         sys.modules |= {"bootloader": stage, "micropython": const, "ota": ota}
-        names = ("manifest", "manifest_syntax", "trust", "trust_syntax", "trust_update", "record")
+        names = ("manifest", "manifest_syntax", "trust", "trust_update", "record")
         loaded: list[Any] = [importlib.import_module(f"bootloader.{name}") for name in names]
-        self._manifest, self.syntax, self._trust, _, self._update, self._record = loaded
+        self._manifest, self.syntax, self._trust, self._update, self._record = loaded
         for name in set(sys.modules) - set(before):
             del sys.modules[name]
         sys.modules.update(before)

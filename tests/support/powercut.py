@@ -134,11 +134,11 @@ SETTING_CONFIRMED = _SETS.replace("THEN", "settings.store.confirm()")
 SETTING_FAILS = _SETS.replace("THEN", "ota.reset()")
 
 _ERRING_INSTALLER = """
-def fetch(link, target, active, name, size, sha):
+def fetch(connection, slot, active, name, size, sha):
     import ota
     ota.stage("http_download").fetch(connection, slot, active, name, size, sha)
     if name == "blob":
-        with open("/app_slots/%s/blob" % target, "ab") as f:
+        with open("/app_slots/%s/blob" % slot, "ab") as f:
             f.write(b"x")
 """
 

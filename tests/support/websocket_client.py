@@ -36,16 +36,9 @@ class Client:
                     return
                 self.answer += line
 
-    def send(self, data: bytes | str, kind: int = TEXT) -> None:
-        """Send one masked frame."""
-        data = data.encode() if isinstance(data, str) else data
-        size = len(data)
-        head = bytes([0x80 | kind, 0x80 | min(size, 126)])
-        if size > 125:
-            head += struct.pack(">H", size)
-        mask = os.urandom(4)
-        masked = bytes(byte ^ mask[n & 3] for n, byte in enumerate(data))
-        self._socket.sendall(head + mask + masked)
+    def send(self, *data: bytes | str, kind: int = TEXT) -> None:
+        """Send each as a masked frame, all at once."""
+        self._socket.sendall(b"".join(_masked(one, kind) for one in data))
 
     def raw(self, data: bytes) -> None:
         """Send bytes as they are."""
@@ -102,14 +95,14 @@ class Client:
     def ask(self, operation: int, name: str = "", size: int = 0) -> None:
         """The head of a file operation: 1 puts, 2 gets, 3 asks for the version."""
         raw = name.encode()
-        self.send(struct.pack("<2sBBQLH64s", b"WA", operation, 0, 0, size, len(raw), raw), BINARY)
+        self.send(struct.pack("<2sBBQLH64s", b"WA", operation, 0, 0, size, len(raw), raw), kind=BINARY)
 
     def put(self, name: str, content: bytes, chunk: int = 1024) -> None:
         """Write a file."""
         self.ask(1, name, len(content))
         assert self.exactly(4) == b"WB\0\0"
         for start in range(0, len(content), chunk):
-            self.send(content[start : start + chunk], BINARY)
+            self.send(content[start : start + chunk], kind=BINARY)
         assert self.exactly(4) == b"WB\0\0"
 
     def close(self) -> None:
@@ -127,3 +120,14 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _masked(data: bytes | str, kind: int) -> bytes:
+    """A client's frame (RFC 6455, 5.2)."""
+    data = data.encode() if isinstance(data, str) else data
+    size = len(data)
+    head = bytes([0x80 | kind, 0x80 | min(size, 126)])
+    if size > 125:
+        head += struct.pack(">H", size)
+    mask = os.urandom(4)
+    return head + mask + bytes(byte ^ mask[n & 3] for n, byte in enumerate(data))

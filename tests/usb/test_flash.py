@@ -302,10 +302,10 @@ def test_a_board_starts_from_what_was_flashed(
             (listed,) = client.connect().boards()
             return listed["state"] == "ok" and listed["digest"] == fleet.digest(release)[:32]
 
-        until(lambda: confirmed(release.read_bytes()), told=lambda: virtual.console)
+        assert virtual.wait(lambda _: confirmed(release.read_bytes())), virtual.console
         new = app(6)
         client.connect().publish(new)
-        until(lambda: confirmed(new), 60, lambda: virtual.console)
+        assert virtual.wait(lambda _: confirmed(new)), virtual.console
         virtual.stop()
         files = virtual.files()
     assert "/wifi.json" not in files

@@ -694,8 +694,12 @@ def test_a_nudge_brings_a_release_in_seconds(tmp_path: Path, broker: Broker) -> 
                 board.console
             )
             assert watcher.payloads(BASE + "update") == [b""]
-            state = json.loads(watcher.payloads(BASE + "ota")[-1])
-            assert (state["installed_version"], state["in_progress"]) == ("1001", False)
+
+            def shown() -> bool:
+                state = json.loads(watcher.payloads(BASE + "ota")[-1])
+                return (state["installed_version"], state["in_progress"]) == ("1001", False)
+
+            assert wait(shown), watcher.payloads(BASE + "ota")
             watcher.close()
 
 
@@ -747,7 +751,7 @@ def test_heap_of_a_whole_app(tmp_path: Path, broker: Broker, watcher: Client) ->
         )
         board.start()
         polls = re.compile(r"^free (\d+) (\d+)$", re.M)
-        good = board.wait(lambda b: len(polls.findall(b.console)) > 400, 60)
+        good = board.wait(lambda b: len(polls.findall(b.console)) > 400, 240)
         console = board.console
         board.close()
     assert good, console

@@ -730,7 +730,7 @@ def test_figures(tmp_path: Path) -> None:
     stage = boot_stage.files()
     parts = [
         len(stage[f"/bootloader/{name}.mpy"])
-        for name in ("portal", "portal_page", "portal_http", "portal_dns")
+        for name in ("portal", "portal_page", "portal_protocols")
     ]
     print("portal, .mpy:", sum(parts))
     assert sum(parts) <= 6 * KB

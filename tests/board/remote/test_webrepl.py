@@ -152,6 +152,21 @@ def test_a_dev_board_is_open(make: Make, made: fleet.Fleet, chip: Chip) -> None:
     assert not log.strip(b"n= \n0123456789")
 
 
+def test_what_is_typed_right_behind_the_password_counts(make: Make) -> None:
+    """It may come together with the password, before the terminal is the client's."""
+    board = make("ahead", dev=True)
+    board.start()
+    up(board)
+    with Client(ADDRESS) as client:
+        client.until("Password: ")
+        client.send(PASSWORD + "\r", "\x03")
+        client.until("\n>>> ")
+        client.until(">>> ")  # the app is stopped
+        client.send("6 * 7\r")
+        assert "42" in client.until("\n>>> ")
+        client.send("machine.reset()\r")
+
+
 @pytest.mark.parametrize("chip", ["esp8266", "esp32"])
 def test_a_board_proves_who_and_where_it_is(make: Make, chip: Chip) -> None:
     """By its device key, for this connection alone; so its password may go there unasked."""
@@ -257,7 +272,7 @@ def test_files_and_an_app_that_writes_all_the_time(make: Make, chip: Chip) -> No
             time.sleep(n * 0.0017)
             if chip == "esp8266":
                 client.ask(1, f"/data/{n}", len(content))
-                client.send(content[:1024], 2)
+                client.send(content[:1024], kind=2)
                 assert "stop the app first (Ctrl-C)" in client.rest()
             else:
                 client.put(f"/data/{n}", content)

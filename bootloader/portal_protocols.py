@@ -1,4 +1,7 @@
-"""One HTTP request at a time from a peer that may be slow, huge or mad. Never waits."""
+"""What phones say to the portal: HTTP requests, and DNS, in which every name is this board.
+
+A peer may be slow, huge or mad, so nothing here waits.
+"""
 
 import time
 from binascii import unhexlify
@@ -8,6 +11,7 @@ _HEAD = const(4096)  # bytes in all; of a line only the beginning is kept
 _LINE = const(64)
 _BODY = const(1024)
 _WAIT = const(8000)  # ms for request and answer
+_QUERY = const(300)
 
 
 class Client:
@@ -93,3 +97,26 @@ def fields(body, names):
                 value += unhexlify(part[:2]) + part[2:]
             found[names.index(field[:i])] = value
     return found
+
+
+def dns_answer(query, address):
+    """Return the answer to the bytes `query`, or None when it is no single question (RFC 1035).
+
+    `address` is four bytes. Types other than A have no answer, so that a phone goes on with A.
+    """
+    if not 17 <= len(query) <= _QUERY or query[2] & 0xF8 or query[4:6] != b"\0\1":
+        return None
+    i = 12
+    while query[i]:
+        if query[i] > 63:
+            return None
+        i += query[i] + 1
+        if i > len(query) - 5:
+            return None
+    question = query[12 : i + 5]
+    found = question[-4:] in (b"\0\1\0\1", b"\0\xff\0\1")
+    head = query[:2] + b"\x84\0\0\1\0" + bytes((found, 0, 0, 0, 0))
+    if found:
+        # The name is the question's; a minute to live.
+        question += b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + address
+    return head + question
