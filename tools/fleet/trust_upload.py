@@ -20,7 +20,7 @@ def publish_trust(client: Client) -> int:
 
     Raises:
         Failure: as `Client.add_trust`; the server has another file under one of our versions; or
-            a board is ahead of what would be sent, and nobody says that it lies.
+            a board is ahead of what would be sent, and no person insists.
     """
     ours = keys.trust_files()
     have = _version_at(client.trust(), ours)
