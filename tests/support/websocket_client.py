@@ -95,7 +95,8 @@ class Client:
     def ask(self, operation: int, name: str = "", size: int = 0) -> None:
         """The head of a file operation: 1 puts, 2 gets, 3 asks for the version."""
         raw = name.encode()
-        self.send(struct.pack("<2sBBQLH64s", b"WA", operation, 0, 0, size, len(raw), raw), kind=BINARY)
+        head = struct.pack("<2sBBQLH64s", b"WA", operation, 0, 0, size, len(raw), raw)
+        self.send(head, kind=BINARY)
 
     def put(self, name: str, content: bytes, chunk: int = 1024) -> None:
         """Write a file."""
