@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ def make_app(
     terminals = Terminals(storage, people)
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
         await storage.start()
         clock = asyncio.create_task(Clock(storage, every, time.time()).run())
         calls = None if port is None else await discovery.listen(storage, port)
@@ -119,7 +119,7 @@ def make_app(
                 calls.close()
             await storage.close()
 
-    handlers = {
+    handlers: dict[Any, Any] = {
         HTTPException: _refusal,
         Problem: _problem,
         ClientDisconnect: _gone,

@@ -326,6 +326,7 @@ class Gate(Protocol):
 
     def admits(self, known: Known, release: Release, verdict: Verdict) -> bool:
         """Whether the board may be offered a release now; the target is added to the verdict."""
+        ...
 
 
 class _Open:
@@ -393,7 +394,7 @@ def _settle(
     orders: Sequence[Order], report: Report, carried: Sequence[int], verdict: Verdict
 ) -> list[Order]:
     """Note which orders have ended; returns those still open."""
-    left = []
+    left: list[Order] = []
     for order in orders:
         result = settled(order, report, order.n in carried)
         if result is None:

@@ -144,7 +144,7 @@ class DeviceApi:
             board_id = message["id"]
             known = await self._storage.known(board_id) if isinstance(board_id, str) else None
         except (ValueError, RecursionError, LookupError, TypeError):
-            message, known = {}, None
+            message, known = dict[str, Any](), None
         # An unknown board costs the same time as a wrong key.
         key = bytes(32) if known is None else known.board.key
         good = hmac.digest(key, b"poll1\0" + body, "sha256").hex().encode()

@@ -7,7 +7,7 @@ has a type and a limit here, and no control character passes that could act on a
 import contextlib
 import json
 import re
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
@@ -66,8 +66,9 @@ def envelope(message: dict[str, Any]) -> tuple[str, str]:
         BadPoll: the nonce is not what it must be.
     """
     ticket = message.get("k")
-    known = isinstance(ticket, str) and _NONCE.fullmatch(ticket)
-    return _matching(message, "n", _NONCE), ticket if known else ""
+    if not (isinstance(ticket, str) and _NONCE.fullmatch(ticket)):
+        ticket = ""
+    return _matching(message, "n", _NONCE), ticket
 
 
 def report(message: dict[str, Any]) -> Report:
@@ -125,7 +126,7 @@ def printable(text: str, most: int) -> str:
 def _bad(value: Any) -> Bad | None:
     if value is None:
         return None
-    if not isinstance(value, dict):
+    if not is_object(value):
         raise BadPoll("bad")
     reason = _reason(value, "why")
     trace = printable(str(value.get("trace", "")), TRACE_CHARS)
@@ -135,7 +136,7 @@ def _bad(value: Any) -> Bad | None:
 def _crash(value: Any) -> Crash | None:
     if value is None:
         return None
-    if not isinstance(value, dict):
+    if not is_object(value):
         raise BadPoll("crash")
     n = value.get("n")
     if not (is_number(n) and 0 < n < CRASHES_TOLD):
@@ -154,7 +155,7 @@ def _reason(message: dict[str, Any], key: str) -> str:
 def _progress(value: Any) -> str:
     if value is None:
         return ""
-    if not (isinstance(value, list) and len(value) == 2 and all(is_number(n) for n in value)):
+    if not _is_pair(value):
         raise BadPoll("prog")
     return f"{value[0]}/{value[1]}"
 
@@ -162,22 +163,32 @@ def _progress(value: Any) -> str:
 def _jobs(value: Any) -> str | None:
     if value is None:
         return None
-    if not isinstance(value, dict) or any(
-        not (isinstance(runs, list) and len(runs) == 2 and all(map(is_number, runs)))
-        for runs in value.values()
-    ):
+    if not (is_object(value) and all(map(_is_pair, value.values()))):
         raise BadPoll("jobs")
     shown = list(value.items())[:JOBS]
     return json.dumps({printable(name, TEXT_CHARS): runs for name, runs in shown})
 
 
 def _unknown(value: Any) -> tuple[str, ...]:
-    if not (isinstance(value, list) and all(isinstance(order, str) for order in value)):
+    if not (_is_list(value) and all(isinstance(order, str) for order in value)):
         raise BadPoll("unk")
     return tuple(printable(order, TEXT_CHARS) for order in value[:UNKNOWN_ORDERS])
 
 
-def is_number(value: Any) -> bool:
+def is_object(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether a value is a JSON object."""
+    return isinstance(value, dict)
+
+
+def _is_list(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
+def _is_pair(value: Any) -> bool:
+    return _is_list(value) and len(value) == 2 and all(map(is_number, value))
+
+
+def is_number(value: Any) -> TypeGuard[int]:
     """Whether a value is a number that the protocol allows."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
@@ -186,7 +197,7 @@ def _number(message: dict[str, Any], key: str) -> int:
     value = message.get(key)
     if not is_number(value):
         raise BadPoll(key)
-    return int(value)  # type: ignore[arg-type]
+    return value
 
 
 def _text(message: dict[str, Any], key: str, most: int) -> str:

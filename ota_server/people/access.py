@@ -195,7 +195,7 @@ def _end(db: Connection, sha256: str) -> None:
 
 def all_operators(db: Connection) -> list[dict[str, Any]]:
     """Operators, by name."""
-    return [dict(row._mapping) for row in db.execute(select(operators).order_by("name"))]
+    return [dict(row) for row in db.execute(select(operators).order_by("name")).mappings()]
 
 
 def operator_role(db: Connection, name: str) -> str | None:
@@ -221,7 +221,7 @@ def remove_operator(db: Connection, name: str) -> None:
 def all_tokens(db: Connection) -> list[dict[str, Any]]:
     """Tokens, oldest first, without what would let anybody in."""
     columns = [column for column in tokens.c if column.name != "sha256"]
-    return [dict(row._mapping) for row in db.execute(select(*columns).order_by(tokens.c.n))]
+    return [dict(row) for row in db.execute(select(*columns).order_by(tokens.c.n)).mappings()]
 
 
 def add_token(db: Connection, row: dict[str, Any]) -> int:
@@ -241,4 +241,4 @@ def entries(db: Connection, before: int | None, most: int) -> list[dict[str, Any
     found = select(audit).order_by(audit.c.n.desc()).limit(most)
     if before is not None:
         found = found.where(audit.c.n < before)
-    return [dict(row._mapping) for row in db.execute(found)]
+    return [dict(row) for row in db.execute(found).mappings()]

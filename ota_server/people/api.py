@@ -33,6 +33,7 @@ from ...signing.manifest import Manifest
 from ...signing.reasons import SENTENCES, Refused
 from .. import policy
 from ..device.api import DeviceApi
+from ..device.poll_message import is_object
 from ..policy import Board, Known, Release, Verdict
 from ..storage import queries
 from ..storage.base import Storage
@@ -85,9 +86,10 @@ class PeopleApi:
         self._pages = Environment(
             loader=FileSystemLoader(assets.FOLDER / "pages"), autoescape=True, trim_blocks=True
         )
-        self._pages.filters["age"] = _age
-        self._pages.filters["parsed"] = lambda text: json.loads(text or "{}")
-        self._pages.filters["sentence"] = lambda code: SENTENCES.get(code, code)
+        filters: dict[str, Callable[..., Any]] = self._pages.filters  # of any arguments
+        filters["age"] = _age
+        filters["parsed"] = _parsed
+        filters["sentence"] = _sentence
 
     def routes(self) -> list[Route]:
         """`/api/...` and the pages."""
@@ -188,7 +190,8 @@ class PeopleApi:
 
     async def boards(self, _: Request) -> Response:
         """All boards."""
-        found, after = [], ""
+        found: list[bytes] = []
+        after = ""
         while True:
             part, after = await self._storage.read(_some_boards_json, after)
             found.append(part)
@@ -388,7 +391,7 @@ class PeopleApi:
         raw = self._storage.manifests.plain(release.digest)
         if raw is None:
             raise _lost(release)
-        files = {}
+        files: dict[str, bytes] = {}
         for file in manifest.parse(raw).files:
             content = self._storage.files.plain(file.sha256)
             if content is None:
@@ -651,7 +654,7 @@ async def _json(request: Request) -> dict[str, Any]:
         value = json.loads(await _small_body(request))
     except (ValueError, RecursionError) as problem:
         raise Problem(400, "json", "the body is not JSON") from problem
-    if not isinstance(value, dict):
+    if not is_object(value):
         raise Problem(400, "json", "the body is not a JSON object")
     return value
 
@@ -730,6 +733,14 @@ def _release_json(release: Release) -> dict[str, Any]:
     facts["channels"] = sorted(release.channels)
     facts["class"] = facts.pop("cls")
     return facts
+
+
+def _parsed(text: str) -> Any:
+    return json.loads(text or "{}")
+
+
+def _sentence(code: str) -> str:
+    return SENTENCES.get(code, code)
 
 
 def _age(then: float | None, now: float) -> str:

@@ -132,7 +132,7 @@ class _SmallBodies:
 
 def _noted(changes: dict[str, Any]) -> list[Event]:
     """What the board's history says of a change."""
-    noted = []
+    noted: list[Event] = []
     if "paused" in changes:
         noted.append(Event("hold" if changes["paused"] else "follow"))
     if "retired" in changes:

@@ -16,7 +16,7 @@ import ipaddress
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
@@ -122,7 +122,7 @@ class Terminals:
                 await link.close()
 
     @contextlib.asynccontextmanager
-    async def _turn(self, board: Board, who: str) -> AsyncIterator[None]:
+    async def _turn(self, board: Board, who: str) -> AsyncGenerator[None]:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TURN_SECONDS):
                 while board.id in self._turns:
@@ -143,7 +143,7 @@ class Terminals:
             turn.over.set()
 
     @contextlib.asynccontextmanager
-    async def _noted(self, board: Board, who: str, relay: Relay) -> AsyncIterator[None]:
+    async def _noted(self, board: Board, who: str, relay: Relay) -> AsyncGenerator[None]:
         """Without an entry in the history there is no terminal."""
         start = time.time()
         try:

@@ -32,8 +32,8 @@ def catalog(db: Connection) -> Catalog:
     for row in db.execute(select(channel_releases.c.digest, channel_releases.c.channel)):
         channels[row.digest].add(row.channel)
     found: dict[tuple[str, str], list[Release]] = {}
-    for row in db.execute(select(releases).order_by(releases.c.seq.desc())):
-        release = Release(**row._mapping, channels=frozenset(channels[row.digest]))
+    for row in db.execute(select(releases).order_by(releases.c.seq.desc())).mappings():
+        release = Release(**row, channels=frozenset(channels[row["digest"]]))
         found.setdefault((release.app, release.cls), []).append(release)
     files = db.execute(select(trust.c.version, trust.c.reset, trust.c.body)).all()
     return Catalog(
@@ -125,7 +125,8 @@ def page(
     order = boards.c[sort].desc() if sort == "last_seen" else boards.c[sort]
     some = select(boards.c.id).where(*which).order_by(order, boards.c.id)
     names = list(db.execute(some.limit(most).offset(offset)).scalars())
-    found, labels = known(db, names), defaultdict(list)
+    found = known(db, names)
+    labels: dict[str, list[str]] = defaultdict(list)
     for row in db.execute(select(tags).where(tags.c.board.in_(names)).order_by(tags.c.tag)):
         labels[row.board].append(row.tag)
     return total, [(found[name], labels[name]) for name in names]
@@ -166,4 +167,4 @@ def history(db: Connection, board_id: str, after: int = 0) -> list[dict[str, Any
     """A board's events, oldest first, from event number `after` on."""
     columns = [column for column in events.c if column.name != "board"]
     rows = select(*columns).where(events.c.board == board_id, events.c.n > after)
-    return [dict(row._mapping) for row in db.execute(rows.order_by(events.c.n))]
+    return [dict(row) for row in db.execute(rows.order_by(events.c.n)).mappings()]

@@ -92,7 +92,7 @@ def waiting(
     db: Connection, live: Live, line: Sequence[Live], release: Release, releases: Any, now: float
 ) -> list[dict[str, Any]]:
     """Boards that have not been offered the release, when it is their turn, and why not yet."""
-    listed = []
+    listed: list[dict[str, Any]] = []
     for known in _candidates(db, live, release, releases, now):
         found = turn(live, line, known.board, known.targets, minute_of_day(now))
         if isinstance(found, Wait) and found.why == "selection":
@@ -122,7 +122,7 @@ def show(db: Connection, number: int) -> dict[str, Any] | None:
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for state in order:
         some = mine.where(targets.c.state == state).order_by(targets.c.offered_at.desc())
-        found[state] = [dict(one._mapping) for one in db.execute(some.limit(LISTED))]
+        found[state] = [dict(one) for one in db.execute(some.limit(LISTED)).mappings()]
     listed = [one for state in order for one in found[state]]
     return {"row": row, "boards": listed[:LISTED]}
 

@@ -18,6 +18,7 @@ ROLLOUTS_WITH_TARGETS = 50
 
 _COUNTS = tuple(f.name for f in fields(Counts))
 _JSON = ("canary", "waves", "members", "hours")
+_SETS = ("canary", "members")
 
 
 def row_of(live: Live) -> dict[str, Any]:
@@ -26,16 +27,17 @@ def row_of(live: Live) -> dict[str, Any]:
     row |= {"app": live.app, "cls": live.cls, "channel": live.channel}
     del row["id"]
     for name in _JSON:
-        value = row[name]
-        listed = sorted(value) if isinstance(value, frozenset) else value
-        row[name] = "" if value is None else json.dumps(listed)
+        value: Any = row[name]
+        if value is not None and name in _SETS:
+            value = sorted(value)
+        row[name] = "" if value is None else json.dumps(value)
     return row
 
 
 def live_of(row: Row[Any]) -> Live:
     """The rollout of a row."""
-    said = row._mapping
-    values = {f.name: said[f.name] for f in fields(Rollout)}
+    said = dict(zip(rollouts.c.keys(), row, strict=True))
+    values: dict[str, Any] = {f.name: said[f.name] for f in fields(Rollout)}
     for name in _JSON:
         values[name] = json.loads(values[name]) if values[name] else None
     values["canary"] = frozenset(values["canary"])
@@ -147,7 +149,7 @@ def planned(db: Connection, release: Release, wanted: Start, now: float, number:
     if not canary and wanted.waves is None:
         there = [name for name, seen in fleet.items() if seen and now - seen < rules.AWAY_S]
         canary = rules.lowest(number, there or list(fleet), plan.canary)
-    usual = {
+    usual: dict[str, Any] = {
         "waves": plan.waves,
         "in_flight": plan.in_flight,
         "strict": plan.strict,
