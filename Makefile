@@ -165,10 +165,15 @@ fuzz: setup ## Hosts against chip: 200,000 mutated manifests and trust files (10
 soak: setup ## MQTT for long, with a broker that fails in every way (12 minutes).
 	@$(BIN)/python -m tests.support.soak $(ARGS)
 
+.PHONY: rollouts
+rollouts: setup ## Rollouts on the real database: 10,000 steps of boards, people, time and SIGKILL (6 minutes).
+	@$(BIN)/python -m tests.support.rollout_machine $(ARGS)
+
 .PHONY: bench
-bench: setup ## Measure: polls a second, push, first flash, then every budget (bytes, heap, flash operations).
+bench: setup ## Measure: polls a second, rollouts, push, first flash, then every budget (bytes, heap, flash operations).
 	@scripts/apt-install.sh /usr/sbin/nginx=nginx-light
 	@$(BIN)/python -m tests.bench.server
+	@$(BIN)/python -m tests.bench.rollouts
 	@$(BIN)/python -m tests.bench.push
 	@$(BIN)/python -m tests.bench.flash
 	@$(BIN)/python -m pytest -q -s tests/board/boot/test_budgets.py $(ARGS)
