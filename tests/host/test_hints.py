@@ -151,7 +151,7 @@ def test_a_name_that_fits_several_releases_lists_them() -> None:
     with pytest.raises(Failure) as raised:
         pick.chosen(known, "same")
     text = raised.value.text
-    assert text.startswith("'same' names 9 releases: 1 'same' for c, published 19")
-    assert "6 'same'" in text and "7 'same'" not in text
+    assert text.startswith("'same' names 9 releases: 1 (same, 19")
+    assert "; 6 (same" in text and "; 7 (same" not in text
     assert text.endswith("and 3 more, see `mipy status`")
     assert "the number of the one" in raised.value.hint

@@ -1,7 +1,9 @@
 """mipy release, reissue, rollback, boards, status against a real server."""
 
 import json
+import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from mipy_ota.signing import bundle, manifest
 from mipy_ota.signing import trust as trust_file
 from mipy_ota.tools import console
 from mipy_ota.tools.console import Failure
-from mipy_ota.tools.fleet import client, release
+from mipy_ota.tools.fleet import boards, client, release
+from mipy_ota.tools.fleet.pick import title
 from mipy_ota.tools.fleet.serve import Running, running
 from mipy_ota.tools.keys import store as keys
 from tests.support import vectors
@@ -103,7 +106,8 @@ def test_release_then_reissue(mipy: Mipy, server: Running, app: Path):
     first, last = (bundle.read(api.bundle(one["digest"])) for one in (one, again))
     assert first[1] == last[1]
     code, said, err = mipy("release", str(app))
-    assert said.startswith("published weather for esp8266-generic: seq ")
+    assert re.match(r"published weather for esp8266-generic: 20\d\d-\d\d-\d\d \d\d:\d\d, ", said)
+    assert f", number {again['seq'] + 1}, digest " in said
 
 
 def test_a_floor_never_falls_by_itself(mipy: Mipy, server: Running, app: Path):
@@ -122,6 +126,11 @@ def test_a_floor_never_falls_by_itself(mipy: Mipy, server: Running, app: Path):
     newest = json.loads(mipy("status", "--json")[1])["releases"][0]["seq"]
     assert mipy("keys", "reset", str(newest), "500")[0] == 0
     assert floor(mipy("release", str(app), "--json")[1]) == 500
+
+
+def test_keys_are_registered_once(mipy: Mipy, app: Path):
+    said = [mipy("release", str(app))[2] for _ in "12"]
+    assert ["registering the fleet's keys" in one for one in said] == [True, False]
 
 
 def test_reissue_asks_for_one_release(mipy: Mipy, app: Path):
@@ -280,3 +289,63 @@ def test_a_note_in_any_language(app: Path, mipy: Mipy, server: Running) -> None:
     assert mipy("reissue", "größer 温度")[0] == 0
     listed = json.loads(mipy("status", "--json")[1])["releases"]
     assert [one["note"] for one in listed] == ["größer 温度"] * 2
+
+
+# --- what people read
+
+
+def listed_release(n: int, **more: Any) -> dict[str, Any]:
+    facts = {"app": "weather", "class": "c", "digest": f"{n:032x}" * 2, "seq": n, "note": f"v{n}"}
+    return facts | {"published": n * 86400, "withdrawn": None, "channels": ["stable"]} | more
+
+
+BOARD = {"app": "weather", "class": "c", "channel": "stable", "digest": f"{1:032x}"}
+
+
+@pytest.mark.parametrize(
+    ("newer", "behind"),
+    [
+        (listed_release(2), True),
+        (listed_release(2, withdrawn=5), False),
+        (listed_release(2, channels=["beta"]), False),
+        (listed_release(2, **{"class": "d"}), False),
+    ],
+)
+def test_a_release_is_shown_by_note_and_date_and_a_board_behind_is_told(
+    newer: dict[str, Any], behind: bool
+):
+    first = listed_release(1)
+    shown = boards.called(BOARD, [newer, first])
+    assert shown.split("; ")[0] == title(first)
+    assert re.fullmatch(r"v1, 1970-01-0\d \d\d:\d\d", title(first))
+    assert ("newer: v2, 1970-01-0" in shown) == behind
+    assert boards.called(BOARD | {"digest": ""}, [newer, first]) == "none"
+    assert title(first | {"note": "-"}) == title(first).removeprefix("v1, ")
+
+
+@pytest.mark.parametrize(
+    ("state", "ago", "shown"),
+    [
+        ("ok", 60, "ok"),
+        ("ok", 4000, "silent"),
+        ("installing", 4000, "silent, was installing"),
+        ("", None, "never seen"),
+    ],
+)
+def test_a_board_that_is_off_is_not_ok(state: str, ago: float | None, shown: str):
+    facts = {"state": state, "progress": "", "crashes": 0, "follow": True, "open": None}
+    seen = None if ago is None else time.time() - ago
+    assert boards.state(facts | {"last_seen": seen}) == shown
+
+
+def test_who_follows_a_release_sees_for_how_long_and_for_what(monkeypatch: pytest.MonkeyPatch):
+    now = [1000.0]
+    monkeypatch.setattr(release.time, "monotonic", lambda: now[0])
+    trial, live = release.Seen("kitchen", "open", "trial"), release._Live()
+    live._since = {}
+    assert live._clock(trial) == "  0:00"
+    now[0] += 85
+    assert live._clock(trial) == "  1:25"
+    assert "has to run for a minute, and to hear from its server" in release._words(trial)
+    assert live._clock(release.Seen("kitchen", "open", "installing")) == "  0:00"
+    assert live._clock(release.Seen("kitchen", "confirmed", "")) == ""

@@ -142,11 +142,13 @@ def _unrejected(offered: Iterable[Mapping[str, Any]], left: Mapping[str, str]) -
         offered: the releases for the board.
         left: first half of a release's digest -> name of a board that has gone back from it.
     """
+    from ..fleet import pick
+
     for one in sorted(offered, key=lambda one: one["seq"], reverse=True):
         who = left.get(one["digest"][:32])
         if who is None:
             return one
-        console.note(f"release {one['seq']} is passed over: {who} has gone back from it")
+        console.note(f"the release {pick.title(one)} is passed over: {who} has gone back from it")
     raise Failure(
         "boards have gone back from every release of this class",
         "publish one that works, or name one with --release FILE",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +11,11 @@ import typer
 
 from .. import console
 from ..files import failed
+from .pick import title
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AWAY_S = 900
+"""A board that has not polled for so long is off, out of reach, or asleep."""
 
 
 def boards(
@@ -53,7 +56,7 @@ def boards(
     if not every:
         console.say("no such board" if any(wanted.values()) else "no board is enrolled yet")
         return
-    releases = {known["digest"][:32]: known for known in server.releases()}
+    releases = server.releases()
     console.table(
         "",
         ("board", "class", "state", "release", "seen", "last setback"),
@@ -62,7 +65,7 @@ def boards(
                 one["name"] or one["id"],
                 one["class"],
                 state(one),
-                called(one["digest"], releases),
+                called(one, releases),
                 age(one["last_seen"]),
                 one["reason"],
             )
@@ -92,7 +95,7 @@ def status(as_json: JSON = False) -> None:
     if releases:
         console.table(
             "",
-            ("seq", "note", "class", "digest", "bytes", "published", "boards"),
+            ("note", "published", "class", "boards", "bytes", "digest", "number"),
             [_release_row(release, every) for release in releases],
         )
 
@@ -107,6 +110,8 @@ def _trust(numbers: Mapping[str, Any]) -> str:
 def state(board: Mapping[str, Any]) -> str:
     """A board's state in a few words."""
     words = board["state"] or "never seen"
+    if board["last_seen"] is not None and time.time() - board["last_seen"] > AWAY_S:
+        words = "silent" if words == "ok" else f"silent, was {words}"
     if board["progress"]:
         words += f" {board['progress']}"
     if board["crashes"] and board["state"] in ("crashing", "recovery"):
@@ -121,12 +126,26 @@ def state(board: Mapping[str, Any]) -> str:
     return words
 
 
-def called(digest: str, releases: Mapping[str, Mapping[str, Any]]) -> str:
-    """What people call a release, by the half digest that boards report."""
-    known = releases.get(digest)
-    if known is None:
-        return digest[:8] or "none"
-    return f"{known['seq']} {known['note']}".removesuffix(" -")
+def called(board: Mapping[str, Any], releases: Sequence[Mapping[str, Any]]) -> str:
+    """What people call the release that a board runs, and whether there is a newer one for it.
+
+    Args:
+        board: as the API gives it.
+        releases: all, newest first.
+    """
+    digest = board["digest"]
+    running = next((one for one in releases if one["digest"][:32] == digest), None)
+    words = title(running) if running else digest[:8] or "none"
+    meant = (
+        one
+        for one in releases
+        if (one["app"], one["class"]) == (board["app"], board["class"])
+        and board["channel"] in one["channels"]
+        and not one["withdrawn"]
+    )
+    newest = next(meant, None)
+    behind = digest and newest and newest["digest"][:32] != digest
+    return f"{words}; newer: {title(newest)}" if behind and newest else words
 
 
 def age(then: float | None) -> str:
@@ -142,15 +161,15 @@ def age(then: float | None) -> str:
 
 def _release_row(release: Mapping[str, Any], every: list[dict[str, Any]]) -> tuple[object, ...]:
     running = sum(1 for board in every if board["digest"] == release["digest"][:32])
-    when = age(release["published"]) + (", withdrawn" if release["withdrawn"] else "")
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(release["published"]))
     return (
-        release["seq"],
-        release["note"],
+        "" if release["note"] == "-" else release["note"],
+        when + (", withdrawn" if release["withdrawn"] else ""),
         release["class"],
-        release["digest"][:8],
-        release["total"],
-        when,
         running,
+        release["total"],
+        release["digest"][:8],
+        release["seq"],
     )
 
 

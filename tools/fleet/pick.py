@@ -13,6 +13,12 @@ _NAMED = 6
 """So many releases are listed where a name means several."""
 
 
+def title(release: Mapping[str, Any]) -> str:
+    """What people know a release by: its note, and when it was published."""
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(release["published"]))
+    return when if release["note"] in ("", "-") else f"{release['note']}, {when}"
+
+
 def chosen(known: Iterable[Mapping[str, Any]], wanted: str) -> list[Mapping[str, Any]]:
     """The releases that `wanted` names: one for each class.
 
@@ -34,11 +40,7 @@ def chosen(known: Iterable[Mapping[str, Any]], wanted: str) -> list[Mapping[str,
 
 def _several(wanted: str, found: Sequence[Mapping[str, Any]]) -> Failure:
     """The failure where a name means several releases; it tells them apart."""
-    lines = [
-        f"{one['seq']} '{one['note']}' for {one['class']}, published "
-        + time.strftime("%Y-%m-%d %H:%M", time.localtime(one["published"]))
-        for one in found[:_NAMED]
-    ]
+    lines = [f"{one['seq']} ({title(one)}) for {one['class']}" for one in found[:_NAMED]]
     if len(found) > _NAMED:
         lines.append(f"and {len(found) - _NAMED} more, see `mipy status`")
     return Failure(

@@ -23,7 +23,7 @@ from ..keys import store as keys
 from ..keys.sign import in_words, sign_for_fleet
 from ..printable import printable
 from .client import Client, connect
-from .pick import chosen
+from .pick import chosen, title
 from .trust_upload import publish_trust
 
 WENT_BACK = 3
@@ -32,6 +32,12 @@ OUT_OF_TIME = 4
 """Exit code when boards had neither confirmed nor rejected it in time."""
 _DAY_MINUTES = 24 * 60
 LOOK_SECONDS = 1.0
+_WAITS = {
+    "trial": "on trial: it has to run for a minute, and to hear from its server",
+    "never seen": "waits for its first poll: has it power and Wi-Fi?",
+    "crashing": "crashing: it tries again, and goes back after some crashes in a row",
+}
+"""What is waited for in a board's state, where its name does not tell."""
 MISSED_LOOKS = 10
 """A server that does not answer so often in a row has gone."""
 
@@ -78,8 +84,7 @@ def release(
     rollout = asked.wanted(channel, canary, tag, waves, soak, hours, tolerated, approval)
     if draft:
         rollout["draft"] = True
-    with console.busy("registering the fleet's keys"):
-        publish_trust(server)
+    publish_trust(server)
     about, known = project.facts(app_dir), server.releases()
     if cls:
         _ask_about(classes, about.name, server.boards())
@@ -312,8 +317,8 @@ def _finish(
     if not as_json:
         for one in published:
             console.say(
-                f"published {one['app']} for {one['class']}: seq {one['seq']}, "
-                f"{one['total']} bytes, digest {one['digest'][:8]}"
+                f"published {one['app']} for {one['class']}: {title(one)}, {one['total']} bytes, "
+                f"number {one['seq']}, digest {one['digest'][:8]}"
             )
             _say_how(one.get("rollout"))
     watched = Watch(server, published).run(timeout * 60) if follow else []
@@ -443,6 +448,7 @@ class _Live:
         from rich.live import Live
 
         self._live = Live(console=console.err(), refresh_per_second=4)
+        self._since: dict[str, tuple[Seen, float]] = {}
         self._live.__enter__()
         return self._show
 
@@ -456,14 +462,25 @@ class _Live:
         width = max((len(one.board) for one in seen), default=0)
         lines = [
             Text.assemble(
-                printable(f"{one.board:<{width}}  "), (printable(_words(one)), colours[one.outcome])
+                printable(f"{one.board:<{width}}  "),
+                (printable(_words(one)), colours[one.outcome]),
+                self._clock(one),
             )
             for one in seen
         ]
         self._live.update(Text("\n").join(lines), refresh=True)
 
+    def _clock(self, one: Seen) -> str:
+        """For how long it has been waited for what a board does now."""
+        last, since = self._since.get(one.board, (None, 0.0))
+        if last != one:
+            since = time.monotonic()
+            self._since[one.board] = one, since
+        minutes, seconds = divmod(int(time.monotonic() - since), 60)
+        return f"  {minutes}:{seconds:02}" if one.outcome == "open" else ""
+
 
 def _words(one: Seen) -> str:
     if one.outcome == "open":
-        return one.detail
+        return _WAITS.get(one.detail, one.detail)
     return f"{one.outcome} ({one.detail})" if one.detail else one.outcome

@@ -31,8 +31,10 @@ def publish_trust(client: Client) -> int:
         )
     missing = ours[have:]
     _check_ahead(client.status()["ahead"], len(ours), bool(missing))
-    for raw in missing:
-        client.add_trust(raw)
+    if missing:
+        with console.busy("registering the fleet's keys" if have == 0 else "sending the new keys"):
+            for raw in missing:
+                client.add_trust(raw)
     return len(missing)
 
 
