@@ -157,6 +157,7 @@ def add(api: FastAPI, storage: Storage, find: Find, needs: Callable[[str], Any])
     async def steer(number: int, said: Steer, who: Who = operator) -> dict[str, Any]:
         """Start, pause, resume, cancel, approve a rollout, or offer it again where it failed."""
         now, moves = time.time(), list[Move]()
+        await _check_other(storage, number, said, who)
         if said.action == "retry":
             board = (await find(said.board)).id if said.board else None
             moves = await _retried(storage, number, board, now)
@@ -173,6 +174,16 @@ def add(api: FastAPI, storage: Storage, find: Find, needs: Callable[[str], Any])
         if found is None:
             raise _none(number)
         return await _shown(storage, number)
+
+
+async def _check_other(storage: Storage, number: int, said: Steer, who: Who) -> None:
+    """Who started a rollout does not approve it, unless nobody stands above him."""
+    if said.action != "approve" or who.may("admin"):
+        return
+    found = await storage.read(rollout_queries.show, number)
+    if found is not None and found["row"].operator == who.name:
+        text = f"you started rollout {number}: another person approves its waves"
+        raise Problem(403, "approval", text, "ask somebody with the role operate or admin")
 
 
 def _none(number: int) -> Problem:

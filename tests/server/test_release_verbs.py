@@ -77,9 +77,9 @@ def app(tmp_path: Path) -> Path:
     return folder
 
 
-def enrolled(server: Running) -> FakeBoard:
+def enrolled(server: Running, name: str = "sim-01") -> FakeBoard:
     """A board that the server knows, after its first polls."""
-    fake = FakeBoard(server.url)
+    fake = FakeBoard(server.url, id=name)
     client.Client(server.url, server.token).enrol(fake.file())
     fake.boot()
     return fake
@@ -183,6 +183,45 @@ def test_follow(mipy: Mipy, server: Running, app: Path, good: bool):
     [seen] = json.loads(said)["boards"]
     expected = (0, "confirmed", "") if good else (release.WENT_BACK, "went back", "exception")
     assert (code, seen["outcome"], seen["detail"]) == expected, err
+    fake.close()
+
+
+@pytest.mark.parametrize("boards", [2, 4])
+def test_follow_ends_with_a_halt(mipy: Mipy, server: Running, app: Path, boards: int):
+    """Those that are not offered the release any more are not waited for; many are counted."""
+    fakes = [enrolled(server, f"b{n}") for n in range(boards)]
+    ended = threading.Event()
+
+    def live() -> None:
+        """Whoever is offered it first goes back."""
+        while not ended.is_set():
+            for fake in fakes:
+                if offered := fake.poll().get("m"):
+                    bad = {"m": offered[:32], "why": "exception", "soft": 0, "trace": "line 1"}
+                    fake.poll(bad=bad)
+                    return
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    code, _, err = mipy("release", str(app), "--follow")
+    ended.set()
+    thread.join()
+    assert code == release.WENT_BACK
+    assert "went back: b" in err
+    assert ("0 of 4 boards confirmed, 1 went back, 3 to go" in err) is (boards == 4)
+    for fake in fakes:
+        fake.close()
+
+
+def test_follow_ends_when_the_rollout_is_cancelled(mipy: Mipy, server: Running, app: Path):
+    fake = enrolled(server)
+    number = json.loads(mipy("release", str(app), "--draft", "--json")[1])["releases"][0]["rollout"]
+    api = client.Client(server.url, server.token)
+    api.steer_rollout(number["id"], "cancel", reason="lunch")
+    published = [{"app": "weather", "class": "esp8266-generic", "digest": number["digest"]}]
+    watch = release.Watch(api, [published[0] | {"rollout": number}])
+    assert [one.outcome for one in watch.run(3600)] == ["open"]
+    assert watch.halted and watch.halted["why"] == "lunch"
     fake.close()
 
 

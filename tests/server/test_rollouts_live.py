@@ -275,6 +275,27 @@ def test_rehearsal_starts_nothing_and_roles_count(five: Fleet) -> None:
         assert set(answer.json()) == {"error", "text", "hint"}
 
 
+def test_another_person_approves(five: Fleet) -> None:
+    """Who started it does not, unless he is an admin."""
+    tokens = {name: added(five.server, name, "operate")["token"] for name in ("anna", "ben")}
+    digest = five.publish(draft=True)["digest"]
+    asked = {"digest": digest, "canary": ["b0"], "approval": True, "soak_s": 0}
+    begun = call(five.server, tokens["anna"], "POST", "/api/v1/rollouts", **asked)
+    path = f"/api/v1/rollouts/{begun.json()['id']}"
+    assert five.offered() == {"b0": digest}
+    five.confirm("b0", digest)
+    five.tick()
+    five.tick()
+    assert five.offered() == {}
+    refused = call(five.server, tokens["anna"], "POST", path, action="approve")
+    assert (refused.status_code, refused.json()["error"]) == (403, "approval")
+    five.tick()
+    assert five.offered() == {}
+    assert call(five.server, tokens["ben"], "POST", path, action="approve").ok
+    five.tick()
+    assert len(five.offered()) == 1
+
+
 def test_promotion_to_another_channel(five: Fleet) -> None:
     five.owner.change("b0", channel="beta")
     rollout = five.publish(channel="beta")

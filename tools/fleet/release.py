@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -31,6 +32,10 @@ WENT_BACK = 3
 OUT_OF_TIME = 4
 """Exit code when boards had neither confirmed nor rejected it in time."""
 _DAY_MINUTES = 24 * 60
+_OVER = ("halted", "cancelled", "superseded")
+"""A rollout in these states goes on only if a person wants it."""
+BY_NAME = 3
+"""Of more boards than these, counts are shown in the place of names."""
 LOOK_SECONDS = 1.0
 _WAITS = {
     "trial": "on trial: it has to run for a minute, and to hear from its server",
@@ -75,8 +80,9 @@ def release(
     Up to three boards just get it. Of more, some get it first, and a failure there halts it; see
     mipy rollout show.
 
-    With --follow: exit code 0 when every board has confirmed it, 3 when one went back, 4 when
-    the time ran out. Ctrl-C stops watching; the release and the boards go on.
+    With --follow: exit code 0 when every board has confirmed it, 3 when one went back or the
+    rollout halted, 4 when the time ran out. Ctrl-C stops watching; the release and the boards
+    go on.
     """
     app_dir = project.app_folder(folder)
     classes = project.classes_of(app_dir, cls)
@@ -321,11 +327,12 @@ def _finish(
                 f"number {one['seq']}, digest {one['digest'][:8]}"
             )
             _say_how(one.get("rollout"))
-    watched = Watch(server, published).run(timeout * 60) if follow else []
+    watch = Watch(server, published)
+    watched = watch.run(timeout * 60) if follow else []
     if as_json:
         console.data({"releases": published, "boards": [vars(one) for one in watched]})
     if follow:
-        _conclude(watched)
+        _conclude(watched, watch.halted)
 
 
 def _say_how(rollout: Mapping[str, Any] | None) -> None:
@@ -341,13 +348,20 @@ def _say_how(rollout: Mapping[str, Any] | None) -> None:
         )
 
 
-def _conclude(watched: list[Seen]) -> None:
+def _conclude(watched: list[Seen], halted: Mapping[str, Any] | None) -> None:
     if not watched:
         console.note("no board of this app and class follows the server's releases")
     back = [one for one in watched if one.outcome == "went back"]
     if back:
         names = ", ".join(f"{one.board} ({one.detail})" for one in back)
         raise Failure(f"went back: {names}", f"see `mipy boards {back[0].board}`", WENT_BACK)
+    if halted:
+        number = halted["id"]
+        raise Failure(
+            f"rollout {number} is {halted['state']}: {halted['why'] or 'no reason was given'}",
+            f"see `mipy rollout show {number}`",
+            WENT_BACK,
+        )
     late = [one.board for one in watched if one.outcome != "confirmed"]
     if late:
         raise Failure(
@@ -390,7 +404,11 @@ class Watch:
 
     def __init__(self, server: Client, releases: Iterable[Mapping[str, Any]]) -> None:
         self._server = server
+        releases = list(releases)
         self._digests = {(one["app"], one["class"]): one["digest"] for one in releases}
+        self._rollouts = [one["rollout"]["id"] for one in releases if one.get("rollout")]
+        self.halted: Mapping[str, Any] | None = None
+        """The rollout that goes on no more, for which nobody needs to wait."""
 
     def run(self, seconds: float, pause: Callable[[float], None] = time.sleep) -> list[Seen]:
         """Watch for at most so many seconds; returns how the boards stand at the end.
@@ -412,11 +430,13 @@ class Watch:
                 if seen is not None:
                     show(seen)
                     decided = all(one.outcome != "open" for one in seen)
-                    if decided or time.monotonic() >= end:
+                    if decided or self.halted or time.monotonic() >= end:
                         return seen
                 pause(LOOK_SECONDS)
 
     def _look(self) -> list[Seen]:
+        found = [self._server.rollout(number) for number in self._rollouts]
+        self.halted = next((one for one in found if one["state"] in _OVER), None)
         return [
             judge(board, digest)
             for board in self._server.boards()
@@ -433,8 +453,14 @@ class _Changes:
 
     def __init__(self) -> None:
         self._last: dict[str, Seen] = {}
+        self._counts = ""
 
     def __call__(self, seen: list[Seen]) -> None:
+        if len(seen) > BY_NAME:
+            if self._counts != (counts := _counts(seen)):
+                console.note(counts)
+                self._counts = counts
+            return
         for one in seen:
             if self._last.get(one.board) != one:
                 console.note(f"{one.board}: {_words(one)}")
@@ -442,7 +468,7 @@ class _Changes:
 
 
 class _Live:
-    """On a terminal: one line a board, rewritten in place."""
+    """On a terminal: one line a board, or one for all of many, rewritten in place."""
 
     def __enter__(self) -> Callable[[list[Seen]], None]:
         from rich.live import Live
@@ -458,6 +484,9 @@ class _Live:
     def _show(self, seen: list[Seen]) -> None:
         from rich.text import Text
 
+        if len(seen) > BY_NAME:
+            self._live.update(Text(_counts(seen)), refresh=True)
+            return
         colours = {"confirmed": "green", "went back": "red", "open": "yellow"}
         width = max((len(one.board) for one in seen), default=0)
         lines = [
@@ -478,6 +507,13 @@ class _Live:
             self._since[one.board] = one, since
         minutes, seconds = divmod(int(time.monotonic() - since), 60)
         return f"  {minutes}:{seconds:02}" if one.outcome == "open" else ""
+
+
+def _counts(seen: list[Seen]) -> str:
+    """How many boards have decided, in one line."""
+    number = Counter(one.outcome for one in seen)
+    back = f", {number['went back']} went back" if number["went back"] else ""
+    return f"{number['confirmed']} of {len(seen)} boards confirmed{back}, {number['open']} to go"
 
 
 def _words(one: Seen) -> str:
