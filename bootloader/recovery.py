@@ -4,13 +4,13 @@ Signed updates are still taken; the app, if one is whole, is tried again after 5
 """
 
 import machine
+import os
 import time
 from micropython import const
 
 import ota
 from bootloader import board, install, record, rtc
 from bootloader.manifest import Rejected
-from bootloader.poll_app import around
 
 _ROUND = const(5)  # minutes, growing
 _MOST = const(60)
@@ -61,6 +61,7 @@ def run():
                 ota.mark(rtc.WANT, rtc.RECOVER)
                 break
         print("recovery: again in", pause, "s")
-        time.sleep(around(pause))
+        # Jitter as poll_app.around() has it, which brings more than fits beside an open WebREPL.
+        time.sleep(pause - pause // 4 + pause * os.urandom(1)[0] // 510)
         pause = min(pause * 2, 300)
     machine.reset()
