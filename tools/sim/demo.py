@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 SPEED = 10
 """How many times faster than real the board's clock runs."""
-PATIENCE = 120.0
+PATIENCE = 240.0
 """Real seconds within which each single thing has to happen."""
 INTERVAL = 15
 """Seconds of the board's clock between two polls."""
