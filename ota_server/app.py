@@ -105,16 +105,16 @@ def make_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
         await storage.start()
-        clock = asyncio.create_task(Clock(storage, every, time.time()).run())
+        tasks = [asyncio.create_task(Clock(storage, every, time.time()).run())]
         calls = None if port is None else await discovery.listen(storage, port)
-        nudging = asyncio.create_task(nudges.run()) if nudges else None
+        if nudges:
+            tasks.append(asyncio.create_task(nudges.run()))
         try:
             yield
         finally:
-            clock.cancel()
-            if nudging:
-                nudging.cancel()
-                await asyncio.wait([nudging])
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)  # they use the storage, which closes next
             if calls:
                 calls.close()
             await storage.close()

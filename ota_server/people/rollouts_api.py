@@ -105,6 +105,7 @@ def as_json(live: Live, release: Release | None) -> dict[str, Any]:
     facts |= {"app": live.app, "class": live.cls, "channel": live.channel}
     facts |= {"counts": asdict(live.counts), "waves_in_all": live.rollout.last_wave + 1}
     facts |= {"seq": release.seq if release else 0, "note": release.note if release else ""}
+    facts |= {"published": release.published if release else None}
     return facts
 
 

@@ -32,6 +32,7 @@ class Clock:
         self._every = every
         # While no server ran, nobody could be heard of.
         self._since = now
+        self._failing: set[int] = set()
 
     async def run(self) -> None:
         """Tick for ever."""
@@ -46,8 +47,20 @@ class Clock:
     async def tick(self, now: float) -> None:
         """Apply the rules to every rollout that is not over."""
         for live in self._storage.rollouts():
-            if live.rollout.state in ("running", "paused", "halted"):
+            if live.rollout.state not in ("running", "paused", "halted"):
+                continue
+            number = live.rollout.id
+            try:
                 await self._one(live, now)
+                self._failing.discard(number)
+            except StorageError:
+                raise
+            except Exception:
+                # One rollout's defect must not stop the clock of all: they would never halt by
+                # silence. Told once, as it comes back each second.
+                if number not in self._failing:
+                    self._failing.add(number)
+                    log.exception("rollout %d has no clock", number)
 
     async def _one(self, live: Live, now: float) -> None:
         storage, number = self._storage, live.rollout.id

@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 
+from mipy_ota.ota_server.rollout import Rollout
+from mipy_ota.ota_server.storage import rollout_clock
 from mipy_ota.ota_server.storage.rollout_clock import Clock
 from mipy_ota.tools.fleet import client
 from mipy_ota.tools.fleet.serve import Running, running
 from tests.server.test_people import added, call
 from tests.server.test_server import SEQ, release
 from tests.support import vectors
+from tests.support.broker import wait
 from tests.support.fake_board import FakeBoard
 
 TRACE = 'File "main.py", line 7\nValueError: 3'
@@ -101,6 +104,31 @@ def test_three_boards_just_get_it(data: Path) -> None:
         assert late.boot()["m"] == digest
         for board in (late, *fleet.boards.values()):
             board.close()
+
+
+def test_a_rollout_that_fails_stops_no_other_ones_clock(
+    data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A defect in one is told once; the other goes on to its end, by the server's own clock."""
+    real = rollout_clock.rules.tick
+
+    def tick(rollout: Rollout, *args: Any) -> Rollout:
+        if rollout.id == 1:
+            raise ZeroDivisionError
+        return real(rollout, *args)
+
+    monkeypatch.setattr(rollout_clock.rules, "tick", tick)
+    monkeypatch.setattr(rollout_clock, "TICK_SECONDS", 0.01)
+    with running(data, interval=2) as server:
+        fleet = Fleet(server, 1)
+        first = fleet.publish(channel="beta")
+        second = fleet.publish(SEQ + 1)
+        assert first["id"] == 1
+        fleet.offered()
+        fleet.confirm("b0", second["digest"], SEQ + 1)
+        assert wait(lambda: fleet.state(second["id"]) == "done")
+        assert caplog.text.count("rollout 1 has no clock") == 1
+        fleet.boards["b0"].close()
 
 
 def test_failure_in_the_canary_halts_and_nobody_else_is_reached(five: Fleet) -> None:

@@ -9,13 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from ...ota_server.rollout import AWAY_S
 from .. import console
 from ..files import failed
 from .pick import title
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-AWAY_S = 900
-"""A board that has not polled for so long is off, out of reach, or asleep."""
 
 
 def boards(

@@ -11,7 +11,7 @@ import typer
 from .. import console, options
 from .. import rollout_options as asked
 from .client import connect
-from .pick import chosen
+from .pick import chosen, title
 
 NUMBER = Annotated[int, typer.Argument(metavar="N", help="Its number; see mipy rollout show.")]
 RELEASE = Annotated[
@@ -121,14 +121,13 @@ def retry(
 
 def called(one: Mapping[str, Any]) -> str:
     """What people call the release of a rollout."""
-    return f"{one['seq']} {one['note']}".removesuffix(" -")
+    return title(one) if one["published"] else one["digest"][:8]
 
 
 def progress(one: Mapping[str, Any]) -> str:
     """A rollout in one line: state, wave, counts."""
     counts = {name: n for name, n in one["counts"].items() if n}
-    words = {"offered": "updating", "confirmed": "confirmed", "failed": "failed"}
-    parts = [f"{n} {words.get(name, name)}" for name, n in counts.items()]
+    parts = [f"{n} {'updating' if name == 'offered' else name}" for name, n in counts.items()]
     if one.get("waiting_in_all"):
         parts.append(f"{one['waiting_in_all']} to go")
     wave = f", wave {one['wave'] + 1} of {one['waves_in_all']}"
