@@ -76,8 +76,9 @@ def existing_fleet() -> Path:
     folder = home() / fleet()
     if not folder.is_dir():
         known = sorted(path.name for path in home().glob("[!.]*") if path.is_dir())
+        there = f"there are: {', '.join(known)}" if known else "there is none yet"
         raise Failure(
-            f"there is no fleet '{fleet()}' in {home()}, only: {', '.join(known) or 'none'}",
+            f"there is no fleet '{fleet()}' in {home()}; {there}",
             "name another one with --fleet, bring it here with `mipy restore FILE`, or make a new "
             "one with `mipy keys new`",
         )

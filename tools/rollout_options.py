@@ -74,7 +74,10 @@ def _waves(text: str) -> list[int]:
     except ValueError:
         found = []
     if not found or found != sorted(set(found)) or found[0] < 1 or found[-1] != 100:
-        raise Failure(f"'{text}' are no waves", "growing percentages up to 100, like 5,25,100")
+        raise Failure(
+            f"--waves takes growing percentages that end with 100, not '{text}'",
+            "write it like --waves 5,25,100",
+        )
     return found
 
 
@@ -82,5 +85,7 @@ def _hours(text: str) -> list[int]:
     found = re.fullmatch(r"(\d\d?):(\d\d)-(\d\d?):(\d\d)", text)
     values = [int(part) for part in found.groups()] if found else []
     if not values or max(values[::2]) > 23 or max(values[1::2]) > 59:
-        raise Failure(f"'{text}' are no hours", "from and to, like 22:00-05:30")
+        raise Failure(
+            f"--hours takes two times of the day, not '{text}'", "write it like --hours 22:00-05:30"
+        )
     return [values[0] * 60 + values[1], values[2] * 60 + values[3]]

@@ -84,12 +84,12 @@ def release(
     rollout halted, 4 when the time ran out. Ctrl-C stops watching; the release and the boards
     go on.
     """
-    app_dir = project.app_folder(folder)
-    classes = project.classes_of(app_dir, cls)
-    server = connect()
     rollout = asked.wanted(channel, canary, tag, waves, soak, hours, tolerated, approval)
     if draft:
         rollout["draft"] = True
+    app_dir = project.app_folder(folder)
+    classes = project.classes_of(app_dir, cls)
+    server = connect()
     publish_trust(server)
     about, known = project.facts(app_dir), server.releases()
     if cls:

@@ -61,8 +61,8 @@ def start(
 
     With --rehearse nothing is started: it says which boards would get it in which wave.
     """
-    server = connect()
     wanted = asked.wanted(channel, canary, tag, waves, soak, hours, tolerated, approval)
+    server = connect()
     drafts = [one for one in server.rollouts() if one["state"] == "draft"]
     if any(str(one["id"]) == release for one in drafts):
         _show(server.steer_rollout(int(release), "start"), as_json)
@@ -81,8 +81,8 @@ def promote(
     as_json: options.Json = False,
 ) -> None:
     """Bring a release to one more channel, by a rollout among its boards."""
-    server = connect()
     wanted = asked.wanted(channel, canary, tag, waves)
+    server = connect()
     for one in chosen(server.releases(), release):
         _show(server.start_rollout(one["digest"], rehearse=rehearse, **wanted), as_json, rehearse)
 
