@@ -364,5 +364,9 @@ def test_verbs(five: Fleet, tmp_path: Path) -> None:
     assert "cancelled" in mipy("cancel", number)
     assert "there is no rollout 99" in mipy("show", "99", code=1)
     assert "wave" in mipy("start", rollout["digest"], "--waves", "50,100", "--rehearse")
-    assert "--waves takes growing percentages" in mipy("start", rollout["digest"], "--waves", "50", code=1)
-    assert "--hours takes two times" in mipy("start", rollout["digest"], "--hours", "25:00-1:00", code=1)
+    assert "--waves takes growing percentages" in mipy(
+        "start", rollout["digest"], "--waves", "50", code=1
+    )
+    assert "--hours takes two times" in mipy(
+        "start", rollout["digest"], "--hours", "25:00-1:00", code=1
+    )
