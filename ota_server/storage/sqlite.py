@@ -340,7 +340,8 @@ class SqliteStorage(Storage):
         if after != live.rollout:
             if after.state != live.rollout.state:
                 why = f": {after.why}" if after.why else ""
-                log.warning("rollout %d is %s%s", after.id, after.state, why)
+                level = logging.WARNING if after.state == "halted" else logging.INFO
+                log.log(level, "rollout %d is %s%s", after.id, after.state, why)
             live.rollout = after
             self.epoch += 1
 
