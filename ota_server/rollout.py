@@ -243,7 +243,8 @@ class Plan:
 def plan(boards: int) -> Plan:
     """Defaults for a fleet of so many boards: three just get it, more see a canary first."""
     if boards <= WITHOUT_CANARY:
-        return Plan(0, (100,), WITHOUT_CANARY, strict=True, silence_s=0)
+        # Silence ends no offer here: boards that died must not keep the slots of those to come.
+        return Plan(0, (100,), BUCKETS, strict=True, silence_s=0)
     if boards < SMALL_FLEET:
         return Plan(1, (100,), max(1, boards // 4), strict=True)
     return Plan(max(5, boards // 50), WAVES, max(5, boards // 100), strict=False)

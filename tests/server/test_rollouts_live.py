@@ -106,6 +106,19 @@ def test_three_boards_just_get_it(data: Path) -> None:
             board.close()
 
 
+def test_boards_that_died_keep_no_slot_of_those_to_come(data: Path) -> None:
+    """A fleet of one whose board never reports again: the boards after it get the release."""
+    with running(data, interval=2) as server:
+        fleet = Fleet(server, 1)
+        digest = fleet.publish()["digest"]
+        for n in range(1, 6):
+            late = FakeBoard(server.url, id=f"late{n}")
+            fleet.owner.enrol(late.file())
+            assert late.boot()["m"] == digest
+            late.close()  # it was offered the release, and is never heard of again
+        fleet.boards["b0"].close()
+
+
 def test_a_rollout_that_fails_stops_no_other_ones_clock(
     data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

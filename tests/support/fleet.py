@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import requests
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -112,9 +114,10 @@ class Fleet:
         assert reply.ok, reply.text
         return reply.json()
 
-    def publish(self, release: bytes) -> str:
-        """Publish a bundle; returns its digest."""
-        self.post("/api/releases", release)
+    def publish(self, release: bytes, **rollout: Any) -> str:
+        """Publish a bundle; returns its digest. `rollout`: how it goes out, as the API has it."""
+        query = "?" + urlencode({"rollout": json.dumps(rollout)}) if rollout else ""
+        self.post(f"/api/releases{query}", release)
         return digest(release)
 
     def enrol(self, board: board_file.Board) -> None:

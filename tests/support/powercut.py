@@ -733,7 +733,8 @@ class Bench:
         for version in trusts()[1 : self._scenario.trusts]:
             self._fleet.post("/api/trust", version)
         for offered in self._scenario.offered:
-            self._fleet.publish(offered.bundle)
+            # Each cut is another board to the server, and one that goes back is to halt nothing.
+            self._fleet.publish(offered.bundle, waves=[100], tolerated=0.99, strict=False)
         return self._board.save()
 
     def _live_until_steady(self, ends: str, most: int) -> None:
@@ -852,7 +853,8 @@ class Bench:
         for n in range(chance.randint(2, 4)):
             former = self._scenario.final
             offered = release(1002 + n, 1001 + n, chance.choice((GOOD, GOOD, CRASHES)))
-            self._fleet.publish(offered.bundle)
+            # Each cut is another board to the server, and one that goes back is to halt nothing.
+            self._fleet.publish(offered.bundle, waves=[100], tolerated=0.99, strict=False)
             self._scenario = replace(self._scenario, offered=(offered,))
             if offered.behaviour is GOOD:
                 lines = (*self._scenario.lines, offered.line)
