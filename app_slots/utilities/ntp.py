@@ -29,7 +29,7 @@ async def ask(host):
     nonce = os.urandom(8)
     request = b"\x23" + bytes(39) + nonce
     answer, took = await _exchange(
-        host, int(port), request, lambda b: len(b) >= 48 and b[24:32] == nonce
+        host, int(port), request, 48, lambda b: len(b) == 48 and b[24:32] == nonce
     )
     seconds = int.from_bytes(answer[40:44], "big")
     # No server, its clock has no source, or none that is near enough.
@@ -50,7 +50,7 @@ async def _address(name):
     end = len(query)
     server = network.WLAN(0).ifconfig()[3]
     b, _ = await _exchange(
-        server, name_port, query, lambda b: b[:2] == query[:2] and b[12:end] == query[12:]
+        server, name_port, query, 512, lambda b: b[:2] == query[:2] and b[12:end] == query[12:]
     )
     i = end
     for _ in range(b[7]):
@@ -66,8 +66,11 @@ async def _address(name):
     raise ValueError("no such name")
 
 
-async def _exchange(host, port, request, fits):
-    """Send `request`; return (the first answer that `fits`, the ms it took)."""
+async def _exchange(host, port, request, most, fits):
+    """Send `request`; return (the first answer that `fits`, the ms it took).
+
+    Of each answer `most` bytes are read: the rest would only take heap.
+    """
     address = socket.getaddrinfo(host, port, 0, socket.SOCK_DGRAM)[0]
     s = socket.socket(*address[:3])
     try:
@@ -80,7 +83,7 @@ async def _exchange(host, port, request, fits):
             if took > _SLOW:
                 raise OSError(ETIMEDOUT)
             try:
-                answer = s.recv(512)
+                answer = s.recv(most)
             except OSError as e:
                 if e.errno != EAGAIN:
                     raise

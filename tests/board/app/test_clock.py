@@ -209,6 +209,7 @@ def setup(app):
         log.info("it is %s by %s", clock.text(), clock.source or "nobody")
         log.info("in UTC %d-%02d-%02d %02d, free %d", *(time.gmtime()[:4] + (gc.mem_free(),)))
 
+    tell()
     app.every(3000, tell)
 
 
