@@ -61,8 +61,9 @@ def test_text_and_interrupt(board: VirtualBoard) -> None:
         assert "44\r\n" in client.until(">>> ")
         # An ESP32 that is busy hears nothing, here as there.
         idle = "pass" if board.chip == "esp8266" else "time.sleep(1)"
-        client.send(f"while True: {idle}\r\r")
-        client.until("... \r\n")
+        # What comes before the loop runs is typed at the prompt, and interrupts nothing.
+        client.send(f"exec(\"print('be' + 'gun')\\nwhile True: {idle}\")\r")
+        client.until("\r\nbegun\r\n")
         client.send("\x03")
         client.until("KeyboardInterrupt: \r\n>>> ")
         client.send("\x05")
