@@ -149,10 +149,14 @@ class Session(IOBase):
 
     def readinto(self, buf):
         global pending, active
+        # Another may take over at any point of a call here: whoever was closed reads and writes
+        # nothing from then on, and raises nothing, or the firmware would close the other.
         if self.data is None and active is not self:
-            # Nobody reads on behind the password but the terminal.
+            if not self.repl:
+                return None
             if active:
                 active.close(self.address + " has taken over")
+            # Nobody reads on behind the password but the terminal.
             active = self
             pending = None
             self.s.setsockopt(1, _CALLBACK, os.dupterm_notify)
@@ -161,9 +165,10 @@ class Session(IOBase):
         try:
             n = self.ws.readinto(buf)
         except OSError as e:
-            if e.args[0] in (110, 116):  # ETIMEDOUT: this has come in between while write() waits
-                return None
-            raise
+            # ETIMEDOUT: this has come in between while write() waits
+            if self.repl and e.args[0] not in (110, 116):
+                raise
+            return None
         if n and active is self:
             if ota.wdt:
                 ota.wdt.feed()  # a file comes in a single call, and resident.tick() has no turn
@@ -173,7 +178,7 @@ class Session(IOBase):
                     pass
                 self.close("stop the app first (Ctrl-C)")
                 return 0
-        return n
+        return n if self.repl else None
 
     def write(self, buf):
         global late, wrong
@@ -187,7 +192,12 @@ class Session(IOBase):
                 ota.poll_extra["wrong"] = ota.poll_extra.get("wrong", 0) + 1
         # Who takes nothing for a second is gone: no client makes the board wait.
         self.s.settimeout(1)
-        n = self.ws.write(buf)
+        try:
+            n = self.ws.write(buf)
+        except OSError:
+            if self.repl or self.data is not None:
+                raise
+            return len(buf)
         self.s.setblocking(False)
         return n
 

@@ -469,7 +469,8 @@ def test_who_blocks_is_named(
 """
     board = boards(broker.port, body, speed=1)
     assert board.wait("greeting blocked the loop for 21"), board.console
-    watcher.publish(BASE + "slow", "x")
+    # Retained, for the greeting comes before the subscription is on the wire.
+    watcher.publish(BASE + "slow", "x", retain=True)
     assert board.wait("mipy/b1/slow blocked the loop for 20"), board.console
     board.stop()
     others = re.findall(r"unnamed task blocked the loop for (\d+)", board.console)

@@ -20,6 +20,7 @@ import pytest
 from mipy_ota.ota_server import policy
 from mipy_ota.signing import board_file, envelope, trust, unlock
 from mipy_ota.signing.rsa import PublicKey
+from mipy_ota.tools import places
 from mipy_ota.tools.board import session, target, webrepl
 from mipy_ota.tools.board import unlock as verb
 from mipy_ota.tools.board.remote import Remote
@@ -29,6 +30,7 @@ from mipy_ota.tools.fleet import client, enrol
 from mipy_ota.tools.fleet.serve import Running, running
 from mipy_ota.tools.sim.board import Chip, VirtualBoard
 from tests.support import fleet, loopback
+from tests.support.boards import Board
 from tests.support.websocket_client import HEAD, Client
 
 PASSWORD = "pass-4711"
@@ -281,6 +283,88 @@ def test_files_and_an_app_that_writes_all_the_time(make: Make, chip: Chip) -> No
     board.stop()
     if chip == "esp32":
         assert all(board.read(f"/data/{n}") == content for n in range(25))
+
+
+# Two clients in the boot stage's WebREPL; the second takes over in the midst of what the
+# firmware has the first do.
+MIDST = """
+import os
+import sys
+sys.path.insert(0, "/")
+sys.modules["ota"] = type("ota", (), {"ticks": 0, "wdt": None, "poll_extra": {}})
+from bootloader import webrepl_session as w
+
+class Line:
+    def __init__(self):
+        self.closed = False
+        self.meanwhile = None
+
+    def come(self):
+        then, self.meanwhile = self.meanwhile, None
+        if then:
+            then()
+        if self.closed:
+            raise OSError(9)
+
+    def setblocking(self, on):
+        pass
+
+    settimeout = setblocking
+
+    def setsockopt(self, *option):
+        pass
+
+    def close(self):
+        self.closed = True
+
+class WebSocket:
+    def __init__(self, line):
+        self.line = line
+
+    def readinto(self, buf):
+        self.line.come()
+        return 1
+
+    def write(self, buf):
+        self.line.come()
+        return len(buf)
+
+    def ioctl(self, request, value):
+        return 1
+
+def client(name):
+    line = Line()
+    made = w.Session(line, name)
+    made.ws = WebSocket(line)
+    made.data = None  # the password was right
+    made.repl = w._webrepl._webrepl(made)
+    return made
+
+byte = bytearray(1)
+for call in (lambda c: c.readinto(byte), lambda c: c.write(b"x")):
+    first, second = client("1.1.1.1"), client("2.2.2.2")
+    assert first.readinto(byte) is None and w.active is first
+    first.s.meanwhile = lambda: second.readinto(byte)
+    call(first)
+    first.readinto(byte), first.write(b"y")
+    assert first.s.closed and not second.s.closed and w.active is second
+    assert os.dupterm(None) is second.repl
+    w.active = None
+print("good")
+"""
+
+
+def test_who_is_closed_in_the_midst_of_a_call_does_nothing_more(tmp_path: Path) -> None:
+    """Callbacks run at any point; what the first one raised would close the second (os.dupterm)."""
+    parts = {
+        f"/bootloader/{name}.mpy": fleet.mpy(f"bootloader/{name}.py", source.read_text())
+        for name in ("webrepl_session", "hmac256")
+        if (source := places.sources("bootloader") / f"{name}.py")
+    }
+    with Board(tmp_path / "board") as board:
+        board.format({"/main.py": MIDST.encode(), "/bootloader/__init__.py": b"", **parts})
+        console = board.life().console
+    assert console == "good\n"
 
 
 class Cut:
