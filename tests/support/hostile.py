@@ -59,7 +59,7 @@ class Hostile:
         closes: each connection after one answer, as some proxies do.
         alters: gets each path and the plain content behind it, gives what is sent instead; None
             sends what the real server has.
-        paused: seconds between two bytes of what `trickles` names by its path.
+        pause: is called between two bytes of what `trickles` names by its path.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -83,7 +83,7 @@ class Hostile:
         self.closes = False
         self.alters: Callable[[str, bytes], bytes | None] | None = None
         self.trickles: Callable[[str], bool] | None = None
-        self.paused = 0.1
+        self.pause: Callable[[], None] = lambda: time.sleep(0.1)
         self.polls.clear()
         self.asked.clear()
 
@@ -137,7 +137,7 @@ class Hostile:
         head, end, body = answer.partition(b"\r\n\r\n")
         yield head + end
         for byte in body:
-            time.sleep(self.paused)
+            self.pause()
             yield bytes((byte,))
 
     def _answer(self, request: bytes) -> bytes | Iterable[bytes]:

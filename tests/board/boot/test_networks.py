@@ -8,8 +8,7 @@ import random
 import re
 import socket
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,7 @@ class Between:
 
     Attributes:
         cut: end a connection that asks for files, or (`polls`) any, after so many bytes down.
-        trickle: pass one byte at a time, so many real seconds apart.
+        trickle: pass one byte at a time, and call this before each.
         answer: send this in place of the server's answer.
         deaf: take no connection.
         dies: be deaf from a cut on, as a server that has died is; else the next one is as good.
@@ -35,7 +34,7 @@ class Between:
     def __init__(self) -> None:
         self.cut: int | None = None
         self.polls = False
-        self.trickle = 0.0
+        self.trickle: Callable[[], None] | None = None
         self.answer = b""
         self.deaf = False
         self.dies = False
@@ -98,7 +97,8 @@ class Between:
                 if self.answer:
                     board.sendall(self.answer)
                     break
-                time.sleep(self.trickle)
+                if self.trickle:
+                    self.trickle()
                 cut = self.cut if self.polls or files.is_set() else None
                 if cut is not None:
                     data = data[: max(cut - passed, 0)]
@@ -298,26 +298,26 @@ def test_install_that_never_gets_through(tmp_path: Path, between: Between) -> No
 
 def test_server_that_trickles(tmp_path: Path, between: Between) -> None:
     """A byte now and then keeps no app from running and no installer for ever."""
-    with story(tmp_path, through=between.through, speed=300, clock="wall") as it:
+    with story(tmp_path, through=between.through) as it:
         it.board.start()
         it.polls(1)
         digest = it.publish(FILES)
         it.says("/install")
-        between.trickle = 0.03
+        between.trickle = lambda: it.board.go_on(9)
         assert it.board.wait(lambda _: it.begun(1000) == 2, apps.HOURS), it.board.console
-        between.trickle = 0
+        between.trickle = None
         it.confirmed(digest)
 
 
 def test_polls_that_trickle(tmp_path: Path, between: Between) -> None:
     """A poll ends after a minute, so that the app's watchdog does not bite."""
     watched = GOOD.replace(LOOP, "ota.watch()\n" + LOOP)
-    with story(tmp_path, watched, through=between.through, speed=40, clock="wall") as it:
+    with story(tmp_path, watched, through=between.through) as it:
         it.board.start()
         it.polls(1)
-        between.trickle = 0.2
+        between.trickle = lambda: it.board.go_on(8)
         it.says("again in")
-        between.trickle = 0
+        between.trickle = None
         it.polls(2)
         assert it.begun(1000) == 1
 
