@@ -4,7 +4,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from mipy_ota.signing import trust as trust_file
 from mipy_ota.tools import console
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.fleet import boards, client, release
-from mipy_ota.tools.fleet.pick import title
+from mipy_ota.tools.fleet.pick import steps, title
 from mipy_ota.tools.fleet.serve import Running, running
 from mipy_ota.tools.keys import store as keys
 from tests.support import vectors
@@ -274,6 +274,136 @@ def test_boards_status_rollback(mipy: Mipy, server: Running, app: Path):
     code, _, err = mipy("rollback", "nobody")
     assert (code, "no board 'nobody'" in err) == (1, True)
     fake.close()
+
+
+# --- all boards back at once
+
+
+def confirms(fakes: list[FakeBoard], one: Mapping[str, Any]) -> None:
+    """The boards are offered the release and run it, one after another where they must."""
+    for fake in fakes:
+        assert fake.poll()["m"] == one["digest"]
+        fake.report |= {"m": one["digest"][:32], "seq": one["seq"]}
+        fake.boot()
+
+
+def files_of(server: Running, one: Mapping[str, Any]) -> dict[str, bytes]:
+    return bundle.read(client.Client(server.url, server.token).bundle(one["digest"]))[1]
+
+
+def test_all_boards_go_back_one_release_after_another(mipy: Mipy, server: Running, app: Path):
+    """Who goes back twice comes to what was before that, not to what was left."""
+    fake, releases = enrolled(server), list[dict[str, Any]]()
+    for n in range(3):
+        (app / "helper.py").write_text(f"def run():\n    return {n}\n")
+        releases.append(published(mipy("release", str(app), "--note", f"1.{n}", "--json")[1]))
+        confirms([fake], releases[-1])
+    for expected in releases[1::-1]:
+        code, said, err = mipy("rollback", "--all", "--yes", "--json")
+        assert code == 0, err
+        again = published(said)
+        assert (again["note"], again["seq"] > releases[2]["seq"]) == (expected["note"], True)
+        assert files_of(server, again) == files_of(server, expected)
+        confirms([fake], again)
+    code, _, err = mipy("rollback", "--all", "--yes")
+    assert (code, "no former release in the channel stable" in err) == (1, True)
+    fake.close()
+
+
+def test_rollback_of_all_asks_first_and_counts(
+    mipy: Mipy, server: Running, app: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Of four boards: to all at once, in one wave, as they ran it before."""
+    fakes = [enrolled(server, f"b{n}") for n in range(4)]
+    assert mipy("rollback", "--all", "--yes")[0] == 1
+    first = published(mipy("release", str(app), "--note", "1.0", "--json")[1])
+    client.Client(server.url, server.token).steer_rollout(first["rollout"]["id"], "cancel")
+    assert mipy("promote", "1.0", "stable", "--waves", "100")[0] == 0
+    confirms(fakes, first)
+    (app / "helper.py").write_text("def run():\n    return 2\n")
+    second = published(mipy("release", str(app), "--waves", "100", "--note", "1.1", "--json")[1])
+    confirms(fakes[:1], second)
+    code, _, err = mipy("rollback", "--all")
+    assert (code, "nobody is here to be asked" in err, "--yes" in err) == (1, True, True)
+    asked: list[str] = []
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr(console, "confirm", lambda text: bool(asked.append(text)))
+    code, _, err = mipy("rollback", "--all")
+    assert (code, "nothing was published" in err) == (1, True)
+    assert "weather for esp8266-generic: 4 boards" in err
+    assert f"from  {title(second)}, number {second['seq']}: 1 run it" in err
+    assert f"to  {title(first)}, number {first['seq']}: 3 run it" in err
+    assert asked == [f"Publish {title(first)} again, for all boards of the channel stable?"]
+    assert len(client.Client(server.url, server.token).releases()) == 2
+    monkeypatch.setattr(console, "confirm", lambda text: True)
+    code, said, _ = mipy("rollback", "--all", "--follow", "--timeout", "0", "--json")
+    assert code == release.OUT_OF_TIME
+    again = published(said)["rollout"]
+    assert (again["canary"], again["waves"], again["strict"]) == ([], [100], False)
+    for fake in fakes:
+        fake.close()
+
+
+def test_what_was_signed_elsewhere_is_asked_about(mipy: Mipy, server: Running, app: Path):
+    """The server says which release is the former one, and its word alone gets none signed."""
+    fake, one = enrolled(server), published(mipy("release", str(app), "--json")[1])
+    confirms([fake], one)
+    (app / "helper.py").write_text("def run():\n    return 2\n")
+    mipy("release", str(app))
+    (keys.places.data_dir() / "releases" / one["digest"]).unlink()
+    code, _, err = mipy("rollback", "--all", "--yes")
+    assert (code, "was not signed on this computer" in err) == (1, True)
+    assert len(client.Client(server.url, server.token).releases()) == 2
+    fake.close()
+
+
+@pytest.mark.parametrize("words", [[], ["b1", "--all"], ["--all", "--cancel"]])
+def test_rollback_takes_a_board_or_all(mipy: Mipy, words: list[str]):
+    assert mipy("rollback", *words)[0] == 2
+
+
+def rollout_of(n: int, state: str = "done", confirmed: int = 0, **more: Any) -> dict[str, Any]:
+    facts = {"id": n, "digest": f"{n:032x}" * 2, "channel": "stable", "state": state}
+    return facts | {"counts": {"confirmed": confirmed}} | more
+
+
+OLD, NEW = frozenset({("main.py", "00")}), frozenset({("main.py", "01")})
+
+
+@pytest.mark.parametrize(
+    ("second", "rollout", "former"),
+    [
+        ({}, {}, 2),
+        ({"withdrawn": 1.0}, {}, 1),
+        ({"channels": ["beta"]}, {}, 1),
+        ({"class": "d"}, {}, 1),
+        ({}, {"state": "draft"}, 1),
+        ({}, {"state": "halted", "confirmed": 9}, 1),
+        ({}, {"state": "cancelled", "confirmed": 9}, 1),
+        ({}, {"state": "superseded", "confirmed": 0}, 1),
+        ({}, {"state": "superseded", "confirmed": 1}, 2),
+        ({}, {"state": "halted", "channel": "beta"}, 2),
+    ],
+)
+def test_the_former_release_is_one_that_went_out(
+    second: dict[str, Any], rollout: dict[str, Any], former: int
+):
+    releases = [listed_release(3), listed_release(2, **second), listed_release(1)]
+    [step] = steps(releases, [rollout_of(1), rollout_of(2, **rollout)], {}, "stable", ["c"])
+    assert (step.leaving["seq"], step.former["seq"]) == (3, former)
+
+
+def test_a_release_that_was_published_again_is_one_with_its_first_issue():
+    releases = [listed_release(n) for n in (4, 3, 2, 1)]
+    content = {
+        one["digest"]: files for one, files in zip(releases, (OLD, NEW, OLD, NEW), strict=True)
+    }
+    [step] = steps(releases, [], content, "stable")
+    assert (step.leaving["seq"], step.former["seq"]) == (4, 1)
+    del content[releases[0]["digest"]]
+    assert steps(releases, [], content, "stable")[0].former["seq"] == 3
+    assert steps(releases, [], content, "stable", ["d"]) == []
+    assert steps(releases[:1], [], content, "stable") == []
 
 
 def test_board_file_is_enrolled_by_hand(mipy: Mipy, server: Running, tmp_path: Path):

@@ -9,10 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ...ota_server.rollout import AWAY_S
 from .. import console
 from ..files import failed
-from .pick import title
+from .pick import is_silent, title
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -109,7 +108,7 @@ def _trust(numbers: Mapping[str, Any]) -> str:
 def state(board: Mapping[str, Any]) -> str:
     """A board's state in a few words."""
     words = board["state"] or "never seen"
-    if board["last_seen"] is not None and time.time() - board["last_seen"] > AWAY_S:
+    if is_silent(board):
         words = "silent" if words == "ok" else f"silent, was {words}"
     if board["progress"]:
         words += f" {board['progress']}"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import typer
 
+from ...ota_server.rollout import WITHOUT_CANARY
 from ...signing import bundle, manifest
 from ...signing import trust as trust_file
 from ...signing.reasons import Refused
@@ -24,7 +25,7 @@ from ..keys import store as keys
 from ..keys.sign import in_words, sign_for_fleet
 from ..printable import printable
 from .client import Client, connect
-from .pick import chosen, title
+from .pick import Step, chosen, is_silent, steps, title
 from .trust_upload import publish_trust
 
 WENT_BACK = 3
@@ -36,6 +37,7 @@ _OVER = ("halted", "cancelled", "superseded")
 """A rollout in these states goes on only if a person wants it."""
 BY_NAME = 3
 """Of more boards than these, counts are shown in the place of names."""
+ROLLOUTS_LOOKED_AT = 200
 LOOK_SECONDS = 1.0
 _WAITS = {
     "trial": "on trial: it has to run for a minute, and to hear from its server",
@@ -154,30 +156,74 @@ def reissue(
     server = connect()
     publish_trust(server)
     known = server.releases()
-    found = [(one, server.bundle(one["digest"])) for one in chosen(known, wanted)]
-    for listed, content in found:
+    meant = [(one, wanted) for one in chosen(known, wanted)]
+    _finish(server, _published_again(server, known, meant), follow, timeout, as_json)
+
+
+def _published_again(
+    server: Client,
+    known: list[dict[str, Any]],
+    meant: Iterable[tuple[Mapping[str, Any], str]],
+    **rollout: Any,
+) -> list[dict[str, Any]]:
+    """Sign earlier releases again under new numbers, and publish them; the server's answers.
+
+    Args:
+        known: all of the server's releases.
+        meant: releases as the server lists them, each with what a person calls it.
+        rollout: how they go out.
+    """
+    found = [(one, server.bundle(one["digest"]), wanted) for one, wanted in meant]
+    for listed, content, wanted in found:
         check_meant(content, listed, wanted)
-    published = []
-    for listed, content in found:
+    published: list[dict[str, Any]] = []
+    for listed, content, _ in found:
         seq = free_seq(known, listed["app"], listed["class"])
         floor = boards_floor(listed["app"], listed["class"], seq)
-        published.append(server.publish(_signed(renumbered(content, seq, floor))))
-    _finish(server, published, follow, timeout, as_json)
+        published.append(server.publish(_signed(renumbered(content, seq, floor)), **rollout))
+    return published
 
 
 def rollback(
-    board: options.ListedBoard,
-    cancel: Annotated[
-        bool, typer.Option("--cancel", help="Take back what it has not followed yet.")
+    board: Annotated[
+        str | None, typer.Argument(metavar="[BOARD]", help="Its name or id; or give --all.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="All boards, by the former release under a new number.")
     ] = False,
+    cls: Annotated[
+        list[str] | None,
+        typer.Option("--class", metavar="CLASS", help="With --all: only boards of this class."),
+    ] = None,
+    channel: asked.Channel = None,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Take back what BOARD has not followed yet.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --all: do not ask.")] = False,
+    follow: Follow = False,
+    timeout: Timeout = 30,
     as_json: options.Json = False,
 ) -> None:
-    """Send a board back to its other slot, at its next poll.
+    """Send a board back to its other slot; or with --all every board to the former release.
 
-    It goes if the release there verifies and is not below the floor. The release it leaves is
-    not offered to it again. A board that cannot go is asked five times, and its history says so.
+    BOARD goes at its next poll, if the release in its other slot verifies and is not below the
+    floor. The release it leaves is not offered to it again. A board that cannot go is asked five
+    times, and its history says so.
+
+    With --all the release before the newest is published again under a new number, which takes the
+    release key. It goes to all boards at once, since they ran it before; failures halt it as any
+    rollout. Shows how many boards run what, and asks. --follow ends as that of mipy release.
     """
+    if every == (board is not None) or (every and cancel):
+        raise Failure(
+            "give one BOARD, or --all for every board" if not cancel else "--cancel takes a BOARD",
+            "what --all began is ended by `mipy rollout cancel`" if cancel else "see `mipy boards`",
+            2,
+        )
     server = connect()
+    if board is None:
+        _roll_all_back(server, channel or "stable", cls or (), yes, follow, timeout, as_json)
+        return
     given = server.order(board, "cancel" if cancel else "rollback")
     if as_json:
         console.data(given)
@@ -185,6 +231,75 @@ def rollback(
         console.say(f"{board} is asked for nothing any more")
     else:
         console.say(f"{board} goes back when it polls next; see `mipy boards {board}`")
+
+
+def _roll_all_back(
+    server: Client,
+    channel: str,
+    classes: Sequence[str],
+    yes: bool,
+    follow: bool,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    publish_trust(server)
+    known = server.releases()
+    ours = {one.digest: frozenset((f.name, f.sha256) for f in one.files) for one in signed.known()}
+    back = steps(known, server.rollouts(ROLLOUTS_LOOKED_AT), ours, channel, classes)
+    if not back:
+        raise Failure(
+            f"there is no former release in the channel {channel} to go back to",
+            "see `mipy status`; `mipy reissue RELEASE` brings back one that you name",
+        )
+    boards = [one for one in server.boards() if one["channel"] == channel and not one["retired"]]
+    for step in back:
+        _show_step(step, boards)
+    if not yes:
+        _confirm_step(back, channel)
+    # By its number, which the server has no part in where it was signed here.
+    meant = [(step.former, str(step.former["seq"])) for step in back]
+    concerned = max(len(_of(step, boards)) for step in back)
+    at_once = {"waves": [100], "strict": False} if concerned > WITHOUT_CANARY else {}
+    published = _published_again(server, known, meant, channel=channel, **at_once)
+    _finish(server, published, follow, timeout, as_json)
+
+
+def _of(step: Step, boards: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    line = step.leaving["app"], step.leaving["class"]
+    return [one for one in boards if (one["app"], one["class"]) == line]
+
+
+def _show_step(step: Step, boards: Iterable[Mapping[str, Any]]) -> None:
+    """Say what is left for what, and how many boards run either."""
+    mine = _of(step, boards)
+    late = sum(1 for one in mine if is_silent(one))
+    away = f", {late} of them silent" if late else ""
+    console.note(
+        f"{step.leaving['app']} for {step.leaving['class']}: {len(mine)} {_boards(mine)}{away}"
+    )
+    for word, one in (("from", step.leaving), ("to", step.former)):
+        half = one["digest"][:32]
+        run = sum(1 for board in mine if board["digest"] == half)
+        back = sum(1 for board in mine if any(bad["digest"] == half for bad in board["rejected"]))
+        gone = f", {back} went back from it" if back else ""
+        console.note(f"{word:>6}  {title(one)}, number {one['seq']}: {run} run it{gone}")
+
+
+def _boards(some: Sequence[object]) -> str:
+    return "board" if len(some) == 1 else "boards"
+
+
+def _confirm_step(back: Sequence[Step], channel: str) -> None:
+    """Ask whether all boards are to go back.
+
+    Raises:
+        Failure: the person thinks better of it, or nobody is there to ask.
+    """
+    if not sys.stdin.isatty():
+        raise Failure("nobody is here to be asked", "--yes goes on without a question")
+    names = ", ".join(dict.fromkeys(title(step.former) for step in back))
+    if not console.confirm(f"Publish {names} again, for all boards of the channel {channel}?"):
+        raise Failure("nothing was published", "`mipy rollback BOARD` sends one board back")
 
 
 def free_seq(known: Iterable[Mapping[str, Any]], app: str, cls: str) -> int:
