@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +46,11 @@ class House:
         self.board.start()
         self.heard(server)
 
-    def heard(self, server: Running, timeout: float = 60) -> None:
+    def heard(self, server: Running) -> None:
         """Wait until the server hears of the board anew."""
         before = self._last(server)
-        end = time.monotonic() + timeout
-        while self._last(server) == before:
-            assert time.monotonic() < end, self.board.console[-4000:]
-            time.sleep(0.05)
+        anew = lambda _: self._last(server) != before  # noqa: E731
+        assert self.board.wait(anew), self.board.console[-4000:]
 
     def _last(self, server: Running) -> Any:
         board = server.do(server.storage.board("b1"))
@@ -97,7 +94,7 @@ def test_another_server(tmp_path: Path, kind: str) -> None:
         house = House(tmp_path / "board", kind, server)
     with house.board as board:
         with running(data, interval=5, calls=True) as server:
-            house.heard(server, 120)
+            house.heard(server)
         with running(data, port=int(server.url.rsplit(":", 1)[1]), interval=5) as server:
             house.again()
             house.heard(server)
