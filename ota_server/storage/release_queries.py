@@ -1,0 +1,92 @@
+"""What people ask of one release: where it runs, what failed on it, its rollouts."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from ..policy import Release
+from .model import boards, rejections, rollouts, targets
+
+FAILURES_READ = 1000
+"""Of one release at most, the newest ones: more say nothing new, and each may hold 1 KB."""
+_CRASHES = ("exception", "watchdog")
+"""What a board's last reason is after a crash of the app that it had confirmed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A board on which a release failed; `at` in seconds since 1970."""
+
+    board: str
+    name: str
+    reason: str
+    trace: str
+    at: float
+
+
+def where_it_runs(db: Connection, short: str) -> dict[str, int]:
+    """How many boards in use run a release, by their state.
+
+    Args:
+        short: the first half of the release's digest.
+    """
+    rows = select(boards.c.state, func.count()).where(
+        boards.c.digest == short, boards.c.retired.is_(None)
+    )
+    return {state: count for state, count in db.execute(rows.group_by(boards.c.state))}
+
+
+def failures(db: Connection, release: Release) -> list[Failure]:
+    """Boards on which a release failed, each once, the newest first.
+
+    They went back from it, refused it, or crash on it. Who was told by a person to go back is none
+    of them.
+    """
+    of_rollouts = (
+        select(targets.c.board, boards.c.name, targets.c.reason, targets.c.trace,
+               targets.c.ended_at.label("at"))
+        .join(rollouts, rollouts.c.id == targets.c.rollout)
+        .outerjoin(boards, boards.c.id == targets.c.board)
+        .where(rollouts.c.digest == release.digest, targets.c.state == "failed")
+        .order_by(targets.c.ended_at.desc())
+    )  # fmt: skip
+    of_boards = (
+        select(rejections.c.board, boards.c.name, rejections.c.reason, rejections.c.trace,
+               rejections.c.at)
+        .outerjoin(boards, boards.c.id == rejections.c.board)
+        .where(rejections.c.digest == release.short, rejections.c.reason != "order")
+        .order_by(rejections.c.at.desc())
+    )  # fmt: skip
+    crashing = (
+        select(boards.c.id, boards.c.name, boards.c.reason, boards.c.trace,
+               boards.c.last_seen.label("at"))
+        .where(boards.c.digest == release.short, boards.c.confirmed == release.short,
+               boards.c.crashes > 0, boards.c.reason.in_(_CRASHES), boards.c.retired.is_(None))
+        .order_by(boards.c.last_seen.desc())
+    )  # fmt: skip
+    rows = [
+        row for asked in (crashing, of_boards, of_rollouts)
+        for row in db.execute(asked.limit(FAILURES_READ))
+    ]  # fmt: skip
+    found = _once_each(Failure(row[0], row[1] or "", *row[2:4], row.at or 0.0) for row in rows)
+    return sorted(found, key=lambda one: (-one.at, one.board))[:FAILURES_READ]
+
+
+def _once_each(told: Iterable[Failure]) -> Iterable[Failure]:
+    """Of what several tables say of one board, what has a traceback, or else the first."""
+    found: dict[str, Failure] = {}
+    for one in told:
+        known = found.get(one.board)
+        if known is None or (one.trace and not known.trace):
+            found[one.board] = one
+    return found.values()
+
+
+def rollouts_of(db: Connection, digest: str, most: int) -> tuple[int, list[Any]]:
+    """By how many rollouts a release went out, and the newest of their rows."""
+    mine = rollouts.c.digest == digest
+    total = db.execute(select(func.count()).select_from(rollouts).where(mine)).scalar_one()
+    some = select(rollouts).where(mine).order_by(rollouts.c.id.desc()).limit(most)
+    return total, list(db.execute(some))
