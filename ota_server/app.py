@@ -30,6 +30,7 @@ from .storage.rollout_clock import Clock
 from .storage.sqlite import SqliteStorage
 from .web import flash_page
 from .web.limits import IDLE_SECONDS, GuardedProtocol
+from .web.site import Site
 
 TOKEN_BYTES = 32
 SWITCH_SECONDS = 0.0005
@@ -101,6 +102,7 @@ def make_app(
     devices = DeviceApi(storage, every, moved, readable)
     people = PeopleApi(storage, token or read_token(data_dir / "token"), devices)
     terminals = Terminals(storage, people)
+    site = Site(people)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
@@ -133,6 +135,7 @@ def make_app(
             *people.routes(),
             *terminals.routes(),
             *flash_page.routes(),
+            *site.routes(),
         ],
         lifespan=lifespan,
         exception_handlers=handlers,

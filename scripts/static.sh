@@ -11,7 +11,7 @@ if [ -d offline ] && [ -e "$target/xterm.js" ]; then
   exit 0
 fi
 if ! command -v npm >/dev/null; then
-  echo "no npm here: the server's pages lack flasher and terminal; what to do: install npm, make setup"
+  echo "no npm here: the server's pages lack their style, flasher and terminal; what to do: install npm, make setup"
   exit 0
 fi
 echo "fetching the parts of the server's pages from npm, once"
@@ -24,7 +24,10 @@ cp "$modules/js-md5/build/md5.min.js" "$target/md5.js"
 cp "$modules/@xterm/xterm/lib/xterm.mjs" "$target/xterm.js"
 cp "$modules/@xterm/xterm/css/xterm.css" "$target/xterm.css"
 cp "$modules/@xterm/addon-fit/lib/addon-fit.mjs" "$target/fit.js"
-for licence in "$modules"/{esptool-js,pako,atob-lite,js-md5,@xterm/{xterm,addon-fit}}/LICENSE*; do
+cp "$modules/@picocss/pico/css/pico.min.css" "$target/pico.css"
+cp "$modules/htmx.org/dist/htmx.min.js" "$target/htmx.js"
+cp "$modules/axe-core/axe.min.js" "$scratch/axe.js" # for tests: it is not served
+for licence in "$modules"/{esptool-js,pako,atob-lite,js-md5,@xterm/{xterm,addon-fit},@picocss/pico,htmx.org}/LICENSE*; do
   package=$(dirname "${licence#"$modules"/}")
   printf '=== %s\n\n' "$package"
   cat "$licence"

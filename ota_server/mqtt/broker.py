@@ -90,7 +90,7 @@ class Broker:
 
     async def run(self) -> None:
         """Connect, again and again; a broker that is away costs nobody anything."""
-        self.storage.changed = self.changed
+        self.storage.watchers.append(self.changed)
         pause, said = 1.0, ""
         while True:
             started = time.monotonic()

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from typing import Any, BinaryIO
 from urllib.parse import parse_qs, urlsplit
 
@@ -57,8 +58,8 @@ LABEL_CHARS = 64
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,31}")
 _RETRY = re.compile(r"retry ([0-9a-f]{8,64})")
 _PAGE_POLICY = (
-    "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none';"
-    " frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self';"
+    " img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 _PAGE_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -88,6 +89,8 @@ class PeopleApi:
         )
         filters: dict[str, Callable[..., Any]] = self._pages.filters  # of any arguments
         filters["age"] = _age
+        filters["iso"] = _iso
+        filters["merge"] = _merged
         filters["parsed"] = _parsed
         filters["sentence"] = _sentence
 
@@ -125,7 +128,6 @@ class PeopleApi:
             Route("/login", self.login_page),
             Route("/login", own_pages_only(self.login), methods=["POST"]),
             Route("/logout", own_pages_only(self.logout), methods=["POST"]),
-            Route("/style.css", self.style),
         ]
 
     # --- who is asking ---
@@ -545,16 +547,20 @@ class PeopleApi:
 
     async def page(self, request: Request) -> Response:
         """Boards and releases."""
-        if not await self.knows(request):
+        who = await self.knows(request)
+        if who is None:
             return RedirectResponse("/login", 303)
-        return await self._storage.read(self._page, request.query_params.get("after", ""))
+        return await self._storage.read(self._page, who, request.query_params.get("after", ""))
 
-    def _page(self, db: Connection, after: str) -> Response:
+    def _page(self, db: Connection, who: Who, after: str) -> Response:
         ids = queries.ids(db, after, BOARDS_A_PAGE)
         found = queries.known(db, ids)
         releases = self._storage.releases()
         return self.html(
             "boards.html",
+            who=who,
+            section="fleet",
+            live="/live",
             boards=[found[name].board for name in ids],
             first=not after,
             after=ids[-1] if len(ids) == BOARDS_A_PAGE else "",
@@ -592,11 +598,6 @@ class PeopleApi:
         """End the session."""
         await self._people.log_out(request)
         return RedirectResponse("/login", 303)
-
-    async def style(self, _: Request) -> Response:
-        """The one style sheet."""
-        css = (assets.FOLDER / "pages" / "style.css").read_bytes()
-        return Response(css, media_type="text/css")
 
     def html(
         self, name: str, status: int = 200, csp: str = _PAGE_POLICY, **values: Any
@@ -741,6 +742,14 @@ def _parsed(text: str) -> Any:
 
 def _sentence(code: str) -> str:
     return SENTENCES.get(code, code)
+
+
+def _iso(then: float) -> str:
+    return datetime.fromtimestamp(then, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _merged(one: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return one | more
 
 
 def _age(then: float | None, now: float) -> str:

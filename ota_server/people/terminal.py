@@ -35,6 +35,7 @@ TERMINALS = 50
 TURN_SECONDS = 3.0
 """A page that is loaded again connects before its former connection has ended."""
 FILES = {
+    "/terminal/page.css": ("pages/terminal.css", "text/css"),
     "/terminal/page.js": ("pages/terminal.js", "text/javascript"),
     "/terminal/keyboard.js": ("pages/terminal_keyboard.js", "text/javascript"),
     "/terminal/xterm.js": ("static/xterm.js", "text/javascript"),

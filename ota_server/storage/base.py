@@ -84,7 +84,7 @@ class Storage(ABC):
     Attributes:
         catalog: releases and trust files; replaced as a whole when something is published.
         epoch: grows whenever `catalog` is replaced or a rollout changes.
-        changed: is told the id of each board of which more has changed than heap and time.
+        watchers: are told the id of each board of which more has changed than heap and time.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -94,7 +94,7 @@ class Storage(ABC):
         self.manifests = Content(folder / "manifests")
         self.catalog = Catalog({}, {}, {})
         self.epoch = 0
-        self.changed: Callable[[str], None] = _nobody
+        self.watchers: list[Callable[[str], None]] = []
         self._readers = ThreadPoolExecutor(READERS, "reader")
 
     # --- what differs between the databases ---
@@ -212,6 +212,11 @@ class Storage(ABC):
         known = await self.known(board_id)
         return known and known.board
 
+    def changed(self, board_id: str) -> None:
+        """Tell the watchers; call it in the event loop."""
+        for watcher in self.watchers:
+            watcher(board_id)
+
     async def enrol(self, board: Board, audit: Audit | None = None) -> bool:
         """Add a board, or begin anew with one that was flashed again; its history stays.
 
@@ -297,10 +302,6 @@ class Storage(ABC):
         """
         change = statements.add_trust
         await self.write(change, version, now, reset, body, catalog=True, audit=audit)
-
-
-def _nobody(_: str) -> None:
-    """Nobody wants to know."""
 
 
 REJECTIONS_KEPT = 32

@@ -10,7 +10,7 @@ from . import assets
 
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self';"
-    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    " img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "permissions-policy": "serial=(self)",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -18,7 +18,6 @@ _HEADERS = {
 }
 FILES = {
     "/flash": ("pages/flash.html", "text/html"),
-    "/flash/page.css": ("pages/style.css", "text/css"),
     "/flash/page.js": ("pages/flash.js", "text/javascript"),
     "/flash/console.js": ("pages/flash_console.js", "text/javascript"),
     "/flash/image.js": ("pages/flash_image.js", "text/javascript"),
