@@ -133,7 +133,7 @@ test-lowest: $(LOWEST) setup ## Test host and server on the lowest versions of e
 .PHONY: packages
 packages:
 	@scripts/apt-install.sh chromium=chromium chromedriver=chromium-driver npm=npm \
-	  /usr/sbin/mosquitto=mosquitto
+	  /usr/sbin/mosquitto=mosquitto '/usr/lib/postgresql/*/bin/postgres=postgresql'
 
 .PHONY: lint
 lint: $(READY) $(STUB_OTA) ## Check style, types and what a chip lacks.

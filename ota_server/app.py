@@ -25,11 +25,12 @@ from .mqtt.settings import BrokerSettings
 from .people import api_v1
 from .people.api import PeopleApi, Problem
 from .people.terminal import Terminals
-from .storage.base import Storage, StorageError
+from .storage.base import Away, Storage, StorageError
 from .storage.rollout_clock import Clock
+from .storage.sqlite import FILE as SQLITE_FILE
 from .storage.sqlite import SqliteStorage
 from .web import flash_page
-from .web.limits import IDLE_SECONDS, GuardedProtocol
+from .web.limits import IDLE_SECONDS, RETRY_SECONDS, GuardedProtocol
 from .web.site import Site
 
 TOKEN_BYTES = 32
@@ -77,11 +78,13 @@ def make_app(
     port: int | None = None,
     readable: Callable[[str], str] = str,
     broker: BrokerSettings | None = None,
+    database: str | None = None,
 ) -> Server:
     """The ASGI application.
 
     Args:
         data_dir: database and content; made when missing.
+        database: URL of one on PostgreSQL, in the place of the one in `data_dir`.
         token: what people log in with; None reads or makes `data_dir/token`.
         every: seconds between polls, for all boards; None leaves it to the policy.
         moved: address of the server that boards are to ask from now on.
@@ -90,11 +93,12 @@ def make_app(
         broker: where boards are nudged and Home Assistant is told; None: nowhere.
 
     Raises:
-        ImportError: `broker` needs the extra `mqtt` of this package.
-        RuntimeError, SQLAlchemyError, OSError: the folder cannot be used; see `SqliteStorage`.
+        ImportError: `broker` needs the extra `mqtt` of this package, `database` `postgres`.
+        RuntimeError, SQLAlchemyError, ValueError, OSError: the folder or the database cannot be
+            used; see `SqliteStorage` and `PostgresStorage`.
     """
     nudges = None
-    storage = SqliteStorage(data_dir)
+    storage = _storage_of(data_dir, database)
     if broker:
         from .mqtt.broker import Broker
 
@@ -143,6 +147,17 @@ def make_app(
     # People's answers are made in threads: each shall give way to polls within half a millisecond.
     sys.setswitchinterval(SWITCH_SECONDS)
     return Server(app, devices, storage)
+
+
+def _storage_of(data_dir: Path, database: str | None) -> Storage:
+    if database is None:
+        return SqliteStorage(data_dir)
+    from .storage.postgres import PostgresStorage
+
+    if (data_dir / SQLITE_FILE).exists():
+        # A backup could not know which of the two the server uses.
+        raise RuntimeError("it holds a database of SQLite, but another one is to be used")
+    return PostgresStorage(data_dir, database)
 
 
 def uvicorn_config(app: Any, protocol: type[GuardedProtocol] = GuardedProtocol) -> Config:
@@ -206,11 +221,15 @@ async def _gone(_: Request, __: Exception) -> Response:
 
 
 async def _storage(request: Request, problem: Exception) -> Response:
-    log.error("cannot use the data folder: %s", problem)
+    headers = {"retry-after": str(RETRY_SECONDS)}
+    if isinstance(problem, Away):
+        text, hint = "the server's database is away", "wait until it is back; see the server's log"
+    else:
+        log.error("cannot use the data folder: %s", problem)
+        text, hint = "the server cannot use its data folder", "make room on its disk"
     if not request.url.path.startswith("/api/"):
-        return Response(status_code=503)
-    text = "the server cannot use its data folder"
-    return await _problem(request, Problem(503, "storage", text, "make room on its disk"))
+        return Response(status_code=503, headers=headers)
+    return await _problem(request, Problem(503, "storage", text, hint, headers=headers))
 
 
 async def _defect(request: Request, _: Exception) -> Response:

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Install what the tests need from Debian: `apt-install.sh COMMAND=PACKAGE...` installs the package
-# of each command that is not here. Where that cannot be, it names them in one line and goes on:
+# of each command that is not here; a pattern may stand for a path. Where that cannot be, it names them in one line and goes on:
 # the tests that need them are skipped then, which CI does not allow.
 set -euo pipefail
 
 missing=()
 for pair in "$@"; do
-  command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+  command=${pair%%=*}
+  command -v "$command" >/dev/null || compgen -G "$command" >/dev/null || missing+=("${pair#*=}")
 done
 ((${#missing[@]})) || exit 0
 

@@ -12,6 +12,7 @@ from mipy_ota.signing import rsa
 from mipy_ota.tools.sim import micropython
 from tests.support import testkeys
 from tests.support.broker import Broker, Client
+from tests.support.postgres import MISSING, Postgres, programs
 
 # A shell that starts this in the background has Ctrl-C ignored, and every child would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -75,6 +76,16 @@ def pytest_terminal_summary(
 def broker(tmp_path: Path) -> Iterator[Broker]:
     """A Mosquitto of its own."""
     made = Broker(tmp_path / "broker")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL; whoever stops it starts it again."""
+    if programs() is None:
+        pytest.skip(MISSING)
+    made = Postgres()
     yield made
     made.close()
 

@@ -18,8 +18,9 @@ import orjson
 from .. import policy
 from ..policy import Bad, Board, Crash, Known, Report
 from ..rollout_gate import Gate, minute_of_day
-from ..storage.base import Storage, StorageError
+from ..storage.base import Away, Storage, StorageError
 from ..storage.content import Content, deflate
+from ..web.limits import RETRY_SECONDS
 from . import poll_message
 from .poll_message import TRACE_CHARS, BadPoll
 
@@ -96,8 +97,9 @@ class DeviceApi:
         except Refuse as refused:
             status, headers, body = refused.status, refused.headers, b""
         except (StorageError, OSError) as problem:
-            log.error("cannot use the data folder: %s", problem)
-            status, headers, body = 503, [], b""
+            if not isinstance(problem, Away):
+                log.error("cannot use the data folder: %s", problem)
+            status, headers, body = 503, [(b"retry-after", b"%d" % RETRY_SECONDS)], b""
         self.answers[status] = self.answers.get(status, 0) + 1
         headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": status, "headers": headers})

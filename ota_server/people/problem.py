@@ -1,5 +1,7 @@
 """Errors of the people's side, all of one form."""
 
+from collections.abc import Mapping
+
 from starlette.responses import JSONResponse, Response
 
 
@@ -11,17 +13,24 @@ class Problem(Exception):
         code: a word for programs; a reason code where a release was refused.
         text: what happened, one sentence.
         hint: what to do next.
+        close: end the connection, since the request was not read to its end.
     """
 
     def __init__(
-        self, status: int, code: str, text: str, hint: str = "", close: bool = False
+        self,
+        status: int,
+        code: str,
+        text: str,
+        hint: str = "",
+        close: bool = False,
+        headers: Mapping[str, str] = {},
     ) -> None:
         super().__init__(text)
         self.status = status
         self.code = code
         self.text = text
         self.hint = hint
-        self.headers = {"connection": "close"} if close else None
+        self.headers = dict(headers) | ({"connection": "close"} if close else {})
 
     def answer(self) -> Response:
         """The answer."""

@@ -48,6 +48,10 @@ class StorageError(Exception):
     """The database cannot be used now; nothing of what was to be stored is there."""
 
 
+class Away(StorageError):
+    """There is no connection to the database; the log says so already."""
+
+
 @dataclass(frozen=True, slots=True)
 class Catalog:
     """What polls need of releases and trust files, in memory.

@@ -50,18 +50,18 @@ def migrate(engine: Engine, path: Path | None = None) -> None:
         sqlalchemy.exc.SQLAlchemyError, OSError: it is as it was.
     """
     with engine.begin() as db:
-        version = _version(db)
-    if version == HEAD:
+        found = version(db)
+    if found == HEAD:
         return
-    if path and version:
+    if path and found:
         former = path.with_name(f"{path.stem}-before-{HEAD}{path.suffix}")
         copy(path, former)
         log.warning("the database is brought up to date; a copy of the former is %s", former)
     with engine.begin() as db:
-        if version is None:
+        if found is None:
             model.metadata.create_all(db)
             _stamp(db)
-        elif version.startswith("file "):
+        elif found.startswith("file "):
             _take_over(db)
         else:
             _upgrade(db)
@@ -81,7 +81,7 @@ def copy(source: Path, target: Path) -> None:
     os.replace(new, target)
 
 
-def _version(db: Connection) -> str | None:
+def version(db: Connection) -> str | None:
     """The database's revision, "file N" for a file of before, None for an empty database."""
     if inspect(db).has_table("alembic_version"):
         found = db.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
@@ -101,14 +101,14 @@ def _stamp(db: Connection) -> None:
     db.execute(text("INSERT INTO alembic_version VALUES (:head)"), {"head": HEAD})
 
 
-def _upgrade(db: Connection) -> None:
+def _upgrade(db: Connection, revision: str = "head") -> None:
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = db
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
 
 
 def _take_over(db: Connection) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, case, func, select
+from sqlalchemy import ColumnElement, Connection, Row, func, select
 
 from ..policy import Bad, Board, Known, Order, Release, Target
 from ..rollout_gate import TARGETS_KEPT
@@ -119,10 +119,10 @@ def page(
         which.append(boards.c.id.in_(select(tags.c.board).where(tags.c.tag == wanted.tag)))
     if wanted.search:
         part = wanted.search
-        match = boards.c.id.contains(part, autoescape=True)
-        which.append(match | boards.c.name.contains(part, autoescape=True))
+        match = boards.c.id.icontains(part, autoescape=True)
+        which.append(match | boards.c.name.icontains(part, autoescape=True))
     total = db.execute(select(func.count()).select_from(boards).where(*which)).scalar_one()
-    order = boards.c[sort].desc() if sort == "last_seen" else boards.c[sort]
+    order = boards.c[sort].desc().nulls_last() if sort == "last_seen" else boards.c[sort]
     some = select(boards.c.id).where(*which).order_by(order, boards.c.id)
     names = list(db.execute(some.limit(most).offset(offset)).scalars())
     found = known(db, names)
@@ -152,9 +152,9 @@ def newest_trust(db: Connection) -> tuple[str, int]:
 
 def states(db: Connection) -> dict[str, int]:
     """How many boards are in each state."""
-    state = case((boards.c.state == "", "never seen"), else_=boards.c.state)
+    state = boards.c.state
     rows = db.execute(select(state, func.count()).where(boards.c.retired.is_(None)).group_by(state))
-    return {name: count for name, count in rows}
+    return {name or "never seen": count for name, count in rows}
 
 
 def running(db: Connection) -> dict[str, int]:

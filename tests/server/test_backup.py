@@ -26,9 +26,10 @@ from mipy_ota.tools import console, places
 from mipy_ota.tools.backup import archive
 from mipy_ota.tools.fleet import enrol
 from mipy_ota.tools.fleet.serve import Running, running
-from mipy_ota.tools.keys import passphrase, sign, store
+from mipy_ota.tools.keys import changes, passphrase, sign, store
 from tests.support import ROOT, fleet
 from tests.support.fleet import Fleet
+from tests.support.postgres import Postgres
 
 PLAIN = "import ota, time\nprint('app {} runs')\nwhile True:\n    ota.check()\n    time.sleep(1)\n"
 SECONDS = 90
@@ -394,3 +395,14 @@ def test_what_is_no_backup_is_said_before_the_passphrase(
     code, _, err = mipy("restore", tmp_path / "b")
     assert code == 1 and "is no backup of a fleet" in err
     assert mipy("restore", tmp_path / "missing")[0] == 1
+
+
+def test_database_on_postgres_is_missed(mipy: Mipy, postgres: Postgres, tmp_path: Path) -> None:
+    """It is said, for nobody should learn it when he restores."""
+    changes.make_fleet("weather")
+    with running(places.data_dir() / "server", database=postgres.schema()):
+        pass
+    for words in ((), ("--data", places.data_dir() / "server")):
+        code, said, warned = mipy("backup", tmp_path / f"{len(words)}.backup", *words)
+        assert code == 0 and "no server's data" in said
+        assert "the server's database is not in it" in warned and "pg_dump" in warned

@@ -9,29 +9,45 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from mipy_ota.ota_server.rollout import Counts
 from mipy_ota.ota_server.storage import queries
+from mipy_ota.ota_server.storage.postgres import PostgresStorage
 from mipy_ota.ota_server.storage.sqlite import SqliteStorage
 from tests.server.test_migrate import former
 from tests.support import ROOT, killed
+from tests.support.postgres import Postgres
 
 
-def tries(work: str, folder: Path, least: int) -> Iterator[tuple[Any, list[str]]]:
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest) -> str:
+    """Where the database is: "" is in the folder; `{}` stands for the schema."""
+    if request.param == "sqlite":
+        return ""
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.url("{}")
+
+
+def tries(work: str, folder: Path, least: int, url: str = "") -> Iterator[tuple[Any, list[str]]]:
     """The storage that each kill left behind, and what had been acknowledged."""
-    command = [sys.executable, "-m", "tests.support.killed", work, str(folder)]
+    command = [sys.executable, "-m", "tests.support.killed", work, str(folder), *[url] * bool(url)]
     subprocess.run(command, check=True, cwd=ROOT, timeout=250)
     places = [place for place in folder.iterdir() if (place / "said").exists()]
     assert len(places) >= least
     for place in places:
-        storage = SqliteStorage(place)
-        assert not list(place.glob("*/.new-*"))
+        if url:
+            storage = PostgresStorage(place, url.format(killed.schema(work, place)))
+        else:
+            storage = SqliteStorage(place)
+            assert not list(place.glob("*/.new-*"))
         yield storage, (place / "said").read_text().split("\n")[:-1]
         asyncio.run(storage.close())
 
 
-def test_release_is_whole_or_absent(tmp_path: Path):
+def test_release_is_whole_or_absent(tmp_path: Path, url: str):
     seen = set()
-    for storage, said in tries("publish", tmp_path, 25):
+    for storage, said in tries("publish", tmp_path, 10, url):
         found = storage.release(killed.RELEASE.digest)
         assert found or not said
         assert "withdrawn" not in said or found.withdrawn == 9.0
@@ -43,9 +59,9 @@ def test_release_is_whole_or_absent(tmp_path: Path):
     assert seen == {(), ("published",), ("published", "withdrawn")}
 
 
-def test_report_and_offer_that_were_answered_are_kept(tmp_path: Path):
+def test_report_and_offer_that_were_answered_are_kept(tmp_path: Path, url: str):
     seen = set()
-    for storage, said in tries("report", tmp_path, 10):
+    for storage, said in tries("report", tmp_path, 10, url):
         known = asyncio.run(storage.known("b"))
         assert known or not said
         if known:
@@ -65,9 +81,9 @@ def offers(db: Any) -> int:
     return db.exec_driver_sql("SELECT count(*) FROM offers").scalar_one()
 
 
-def test_order_that_was_given_is_kept(tmp_path: Path):
+def test_order_that_was_given_is_kept(tmp_path: Path, url: str):
     seen = set()
-    for storage, said in tries("order", tmp_path, 10):
+    for storage, said in tries("order", tmp_path, 10, url):
         known = asyncio.run(storage.known("b"))
         state = [(order.text, order.tries) for order in known.orders] if known else None
         allowed = {
@@ -81,9 +97,9 @@ def test_order_that_was_given_is_kept(tmp_path: Path):
     assert seen == {0, 1, 2, 3}
 
 
-def test_halt_comes_with_the_report_that_causes_it(tmp_path: Path):
+def test_halt_comes_with_the_report_that_causes_it(tmp_path: Path, url: str):
     seen = set()
-    for storage, said in tries("rollout", tmp_path, 12):
+    for storage, said in tries("rollout", tmp_path, 12, url):
         found = storage.rollouts()
         # A release never goes out without its rollout.
         assert bool(found) == bool(storage.release(killed.RELEASE.digest))

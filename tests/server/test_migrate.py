@@ -11,10 +11,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, insert
 
 from mipy_ota.ota_server.storage import migrate, model, queries
+from mipy_ota.ota_server.storage.postgres import address_of
 from mipy_ota.ota_server.storage.sqlite import SqliteStorage
+from tests.support.postgres import Postgres
 
 # As the server made them before there were migrations (user_version 1, and 2 with what comes last).
 BEFORE = """
@@ -145,6 +147,24 @@ def test_tables_made_and_migrated_are_those_of_the_model(tmp_path: Path):
             assert context.get_current_revision() == migrate.HEAD
         shapes.append(columns(path))
     assert shapes[0] == shapes[1]
+
+
+def test_tables_on_postgres_are_those_of_the_model(postgres: Postgres):
+    """Made at once, and step by step from the first revision; both take rows with numbers."""
+    for first in ("", "0001"):
+        engine = create_engine(address_of(postgres.schema()))
+        if first:
+            with engine.begin() as db:
+                migrate._upgrade(db, first)
+        migrate.migrate(engine)
+        with engine.begin() as db:
+            context = MigrationContext.configure(db, opts={"compare_type": True})
+            assert compare_metadata(context, model.metadata) == []
+            assert context.get_current_revision() == migrate.HEAD
+            event = {"board": "b", "at": 1.5}
+            numbered = insert(model.events).returning(model.events.c.n)
+            assert [db.execute(numbered, event).scalar_one() for _ in range(2)] == [1, 2]
+        engine.dispose()
 
 
 def test_head_is_the_newest_migration():

@@ -3,15 +3,21 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, insert
 
 from mipy_ota.ota_server import policy
-from mipy_ota.ota_server.policy import Bad, Board, Event, Known, Release, Verdict
-from mipy_ota.ota_server.storage import queries, statements
+from mipy_ota.ota_server.people import access
+from mipy_ota.ota_server.policy import Bad, Board, Event, Known, Move, Release, Verdict
+from mipy_ota.ota_server.storage import model, queries, rollout_queries, statements
 from mipy_ota.ota_server.storage.base import REJECTIONS_KEPT, Storage, StorageError
+from mipy_ota.ota_server.storage.memory import MemoryStorage
+from mipy_ota.ota_server.storage.postgres import PostgresStorage
+from mipy_ota.ota_server.storage.rollouts import Start
 from mipy_ota.ota_server.storage.sqlite import SqliteStorage
 from mipy_ota.ota_server.storage.statements import (
     EVENTS_KEPT,
@@ -20,18 +26,32 @@ from mipy_ota.ota_server.storage.statements import (
     Audit,
     Conflict,
 )
+from tests.support.postgres import Postgres
 
 Work = Callable[[Storage], Awaitable[None]]
 PEER = "127.0.0.9"
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], MemoryStorage]:
+    """Opens a storage; again, with what it held. Every test is of both databases."""
+    if request.param == "sqlite":
+        return lambda: SqliteStorage(tmp_path)
+    postgres: Postgres = request.getfixturevalue("postgres")
+    url = postgres.schema()
+    return lambda: PostgresStorage(tmp_path, url)
+
+
+Make = Callable[[], MemoryStorage]
+
+
 @pytest.fixture
-def opened(tmp_path: Path) -> Callable[[], contextlib.AbstractAsyncContextManager[Storage]]:
-    """Opens the storage; again, after it was closed, with what it held."""
+def opened(make: Make) -> Callable[[], contextlib.AbstractAsyncContextManager[Storage]]:
+    """Opens the storage and closes it."""
 
     @contextlib.asynccontextmanager
     async def use() -> AsyncIterator[Storage]:
-        storage = SqliteStorage(tmp_path)
+        storage = make()
         await storage.start()
         try:
             yield storage
@@ -44,8 +64,8 @@ def opened(tmp_path: Path) -> Callable[[], contextlib.AbstractAsyncContextManage
 Opened = Callable[[], contextlib.AbstractAsyncContextManager[Storage]]
 
 
-def board(name: str = "b", **more: Any) -> Board:
-    return Board(name, more.pop("name", ""), "app", "esp32", bytes(32), False, 1.0, **more)
+def board(name: str = "b", label: str = "", **more: Any) -> Board:
+    return Board(name, label, "app", "esp32", bytes(32), False, 1.0, **more)
 
 
 async def known(storage: Storage, name: str = "b") -> Known:
@@ -262,15 +282,171 @@ def test_change_and_its_audit_come_together(opened: Opened):
     asyncio.run(work())
 
 
-# --- SQLite alone ---
+def asked(db: Connection, wanted: queries.Wanted, sort: str = "id") -> list[str]:
+    total, found = queries.page(db, wanted, sort, 10, 0)
+    assert total == len(found)
+    return [known.board.id for known, _ in found]
 
 
-def test_memory_goes_back_to_what_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_pages_are_filtered_and_sorted_alike(opened: Opened):
+    async def work() -> None:
+        async with opened() as storage:
+            for name, label in (("b1", "Kitchen"), ("b2", "attic"), ("b3", "")):
+                await storage.enrol(board(name, label))
+            for name, seen in (("b2", 9.0), ("b1", 5.0)):
+                await taken(storage, Verdict({"state": "ok", "digest": "d" * 32}), seen, name)
+            await storage.write(statements.tag, "b2", ["cold", "high"])
+
+            async def page(sort: str = "id", **wanted: Any) -> list[str]:
+                return await storage.read(asked, queries.Wanted(**wanted), sort)
+
+            assert await page() == ["b1", "b2", "b3"]
+            # The newest first, and who never polled last.
+            assert await page("last_seen") == ["b2", "b1", "b3"]
+            assert await page(state="never seen") == ["b3"]
+            assert await page(tag="cold", app="app") == ["b2"]
+            assert await page(search="KITCH") == ["b1"]
+            assert await page(search="_") == []
+            assert await page(retired=True) == []
+            assert await storage.read(queries.states) == {"ok": 2, "never seen": 1}
+            assert await storage.read(queries.running) == {"d" * 32: 2, "": 1}
+            assert await storage.read(queries.find, "attic") == "b2"
+            assert await storage.read(queries.ids, "b1", 1) == ["b2"]
+            await storage.read(queries.alive)
+
+    asyncio.run(work())
+
+
+def test_operators_tokens_and_sessions(opened: Opened):
+    row = {"sha256": "a" * 64, "operator": "anna", "role": "read", "created": 1.0}
+
+    async def work() -> None:
+        async with opened() as storage:
+            await storage.write(access.add_operator, "anna", "read", 1.0)
+            await storage.write(access.add_operator, "anna", "operate", 2.0)
+            n = await storage.write(access.add_token, row | {"label": "laptop", "expires": 9.0})
+            assert await storage.read(access.operator_role, "anna") == "operate"
+            assert (await storage.read(access._token, "a" * 64, 3.0)).limit == "operate"
+            assert await storage.read(access._token, "a" * 64, 10.0) is None
+            session = row | {"token": n, "expires": 9.0, "used": 1.0}
+            await storage.write(access._begin, session)
+            assert await storage.read(access._session, "a" * 64, 3.0)
+            await storage.write(access.remove_token, n)
+            assert await storage.read(access._session, "a" * 64, 3.0) is None
+            with pytest.raises(LookupError):
+                await storage.write(access.remove_token, n)
+
+    asyncio.run(work())
+
+
+def test_rollout_counts_and_halts_with_its_targets(opened: Opened):
+    async def work() -> None:
+        async with opened() as storage:
+            for name in "bc":
+                await storage.enrol(board(name))
+            start = Start(canary=["b"], strict=True, operator="anna")
+            number = await storage.publish(release(), b"manifest", [], start=start)
+            assert number
+            offer = Move("b", number, None, "offered")
+            await taken(storage, Verdict({}, release=release(), moves=[offer], offer=True))
+            asked = rollout_queries.standing, storage.rollouts()[0], release(), storage.releases()
+            standing = await storage.read(*asked, 5.0)
+            assert [(one.board, one.offered_at) for one in standing.open] == [("b", 2.0)]
+            bad = Bad(release().short, "exception", False, "trace")
+            fail = Move("b", number, "offered", "failed", reason="exception")
+            await taken(storage, Verdict({}, rejection=bad, moves=[fail]))
+            (live,) = storage.rollouts()
+            assert (live.rollout.state, live.counts.failed) == ("halted", 1)
+            shown = await storage.read(rollout_queries.show, number)
+            assert shown and [(one["board"], one["state"]) for one in shown["boards"]] == [
+                ("b", "failed")
+            ]
+            total, rows = await storage.read(rollout_queries.listed, ["halted"], 10, 0)
+            assert (total, [row.state for row in rows]) == (1, ["halted"])
+            standing = await storage.read(*asked, 5.0)
+            assert standing.open == []
+            bads = await storage.read(rollout_queries.ended_badly, number)
+            assert [name for name, _ in bads] == ["b"]
+        async with opened() as storage:
+            assert storage.rollouts() == [live]
+            assert (await known(storage)).targets[number].state == "failed"
+
+    asyncio.run(work())
+
+
+def test_no_text_that_people_send_keeps_others_out(opened: Opened):
+    """PostgreSQL has no NUL in a text."""
+
+    async def work() -> None:
+        async with opened() as storage:
+            await storage.enrol(board())
+            entry = Audit("anna", "", "pause", "b", after="x\0y")
+            events = [Event("ordered", text="x\0y\\u0000")]
+            await storage.amend("b", lambda _: Verdict({"name": "x\0y"}, events), 2.0, entry)
+            (event,) = (await storage.read(queries.history, "b"))[1:]
+            assert event["text"].replace("\0", "\ufffd") == "x\ufffdy\\u0000"
+            assert await storage.read(asked, queries.Wanted(search="x\0z")) == []
+
+    asyncio.run(work())
+
+
+def test_numbers_come_back_as_they_were(opened: Opened):
+    most = 2**31 - 1
+
+    async def work() -> None:
+        async with opened() as storage:
+            await storage.enrol(board())
+            now = 1_790_000_000.123457
+            await taken(storage, Verdict({"seq": most, "heap": most, "crashes": most}), now)
+        async with opened() as storage:
+            found = (await known(storage)).board
+            assert (found.seq, found.heap, found.crashes) == (most, most, most)
+            assert found.last_seen == now
+
+    asyncio.run(work())
+
+
+def test_of_a_batch_the_last_word_on_a_rejection_holds(opened: Opened):
+    """A board rejects a digest and people take that back, or the other way, in one transaction."""
+    bad = Bad("b2" * 16, "veto", False, "")
+
+    async def work() -> None:
+        async with opened() as storage:
+            for name in "ab":
+                await storage.enrol(board(name))
+            both = Verdict({}, rejection=bad), Verdict({}, [Event("retry")], forgotten=[bad.digest])
+            changes = [("a", both[0]), ("a", both[1]), ("b", both[1]), ("b", both[0])]
+            await asyncio.gather(
+                *(storage.amend(name, lambda _, said=said: said, 2.0) for name, said in changes)
+            )
+        async with opened() as storage:
+            rejected = {name: list((await known(storage, name)).rejected) for name in "ab"}
+            assert rejected == {"a": [], "b": [bad.digest]}
+
+    asyncio.run(work())
+
+
+def test_what_could_not_be_stored_is_not_in_the_message(make: Make):
+    async def work() -> None:
+        storage = make()
+        twice = board("b", "secret-name")
+        row = asdict(twice)
+        await storage.write(lambda db: db.execute(insert(model.boards), row))
+        with pytest.raises(StorageError) as caught:
+            await storage.write(lambda db: db.execute(insert(model.boards), row))
+        said = f"{caught.value}{caught.value.__cause__}"
+        assert "secret-name" not in said and "\\x00" not in said
+        await storage.close()
+
+    asyncio.run(work())
+
+
+def test_memory_goes_back_to_what_is_on_the_disk(make: Make, monkeypatch: pytest.MonkeyPatch):
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     async def work() -> None:
-        storage = SqliteStorage(tmp_path)
+        storage = make()
         await storage.start()
         await storage.enrol(board("a"))
         await storage.enrol(board("b"))
@@ -278,7 +454,7 @@ def test_memory_goes_back_to_what_is_on_the_disk(tmp_path: Path, monkeypatch: py
         ticket = await taken(storage, Verdict({"seq": 1}), name="b")
         await storage.settle()
         with monkeypatch.context() as broken:
-            broken.setattr(SqliteStorage, "_write_rows", full)
+            broken.setattr(MemoryStorage, "_write_rows", full)
             both = [
                 storage.take(
                     await known(storage, name),
@@ -299,38 +475,38 @@ def test_memory_goes_back_to_what_is_on_the_disk(tmp_path: Path, monkeypatch: py
         assert not found.tickets.admit(ticket)
         assert await history(storage) == ["enrolled"]
         await storage.close()
-        again = SqliteStorage(tmp_path)
+        again = make()
         assert (await known(again)).board.heap == 5
         await again.close()
 
     asyncio.run(work())
 
 
-def test_second_process_is_kept_out_until_the_first_has_gone(tmp_path: Path):
+def test_second_process_is_kept_out_until_the_first_has_gone(make: Make):
     async def work() -> None:
-        storage = SqliteStorage(tmp_path)
+        storage = make()
         with pytest.raises(RuntimeError, match="another server"):
-            SqliteStorage(tmp_path)
+            make()
         await storage.close()
-        await SqliteStorage(tmp_path).close()
+        await make().close()
 
     asyncio.run(work())
 
 
-def test_reports_that_wait_share_a_transaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_reports_that_wait_share_a_transaction(make: Make, monkeypatch: pytest.MonkeyPatch):
     written: list[int] = []
-    write = SqliteStorage._write_rows
+    write = MemoryStorage._write_rows
 
-    def counted(self: SqliteStorage, batch: Any) -> None:
+    def counted(self: MemoryStorage, batch: Any) -> None:
         written.append(len(batch.events))
         write(self, batch)
 
     async def work() -> None:
-        storage = SqliteStorage(tmp_path)
+        storage = make()
         names = [f"b{n}" for n in range(50)]
         for name in names:
             await storage.enrol(board(name))
-        monkeypatch.setattr(SqliteStorage, "_write_rows", counted)
+        monkeypatch.setattr(MemoryStorage, "_write_rows", counted)
         verdict = Verdict({}, [Event("trial")])
         await asyncio.gather(*(taken(storage, verdict, name=name) for name in names))
         assert sum(written) == len(names)

@@ -1,10 +1,12 @@
 """A server's storage that is killed in the midst of its work, again and again, a step later each.
 
-    python -m tests.support.killed WORK FOLDER
+    python -m tests.support.killed WORK FOLDER [URL]
 
 Steps are where something may become visible: begin and end of each transaction, and what `os`
 does with files. (Within a transaction SQLite keeps the promise: what is killed there is absent.)
-Every try has a folder of its own, FOLDER/<step>, with a file `said` of what was acknowledged.
+Every try has a folder of its own, FOLDER/<step>, with a file `said` of what was acknowledged. With
+the URL of a PostgreSQL, `{}` for the schema, it has a schema <work>_<step>, and steps are before
+and after each commit.
 The last try is the one that came to its end.
 """
 
@@ -13,17 +15,21 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import sqlalchemy
 from sqlalchemy import event
 
 from mipy_ota.ota_server import policy
 from mipy_ota.ota_server.policy import Bad, Board, Event, Move, Release, Verdict
 from mipy_ota.ota_server.rollout import steered
+from mipy_ota.ota_server.storage.memory import MemoryStorage
+from mipy_ota.ota_server.storage.postgres import PostgresStorage
 from mipy_ota.ota_server.storage.rollouts import Start
 from mipy_ota.ota_server.storage.sqlite import SqliteStorage
 
@@ -35,6 +41,7 @@ STEPS = 200
 """At most; no work has so many."""
 
 _left = 0
+_url = ""
 
 
 def _saying(path: Path) -> Callable[[str], None]:
@@ -63,11 +70,23 @@ def _counted(call: Callable[..., Any]) -> Callable[..., Any]:
 
 @event.listens_for(sqlalchemy.engine.Engine, "connect")
 def _trace(raw: Any, _: Any) -> None:
-    raw.set_trace_callback(lambda sql: _step() if sql.startswith(("BEGIN", "COMMIT")) else None)
+    if isinstance(raw, sqlite3.Connection):
+        raw.set_trace_callback(lambda sql: _step() if sql.startswith(("BEGIN", "COMMIT")) else None)
 
 
-async def _started(folder: Path) -> SqliteStorage:
-    storage = SqliteStorage(folder)
+def _commit(self: Any, commit: Callable[[Any], None] = psycopg.Connection.commit) -> None:
+    _step()
+    commit(self)
+    _step()
+
+
+def schema(work: str, folder: Path) -> str:
+    """The one of a try."""
+    return f"{work}_{folder.name}"
+
+
+async def _started(folder: Path) -> MemoryStorage:
+    storage = PostgresStorage(folder, _url) if _url else SqliteStorage(folder)
     await storage.start()
     return storage
 
@@ -149,15 +168,21 @@ WORK: dict[str, Callable[[Path, Callable[[str], None]], Coroutine[Any, Any, None
 
 def main() -> None:
     """Do the work until it ends."""
-    global _left
-    work, folder = WORK[sys.argv[1]], Path(sys.argv[2])
-    for name in ("fsync", "link", "unlink", "replace", "open", "fdopen"):
+    global _left, _url
+    work, folder, url = WORK[sys.argv[1]], Path(sys.argv[2]), (*sys.argv[3:], "")[0]
+    if url:
+        psycopg.Connection.commit = _commit
+    for name in () if url else ("fsync", "link", "unlink", "replace", "open", "fdopen"):
         setattr(os, name, _counted(getattr(os, name)))
     for step in range(1, STEPS):
         place = folder / str(step)
         place.mkdir(exist_ok=True)
         child = os.fork()
         if child == 0:
+            if url:
+                _url = url.format(schema(sys.argv[1], place))
+                with psycopg.connect(_url, autocommit=True) as db:
+                    db.execute(f"CREATE SCHEMA {schema(sys.argv[1], place)}")  # type: ignore[call-overload]
             _left = step
             asyncio.run(work(place, _saying(place / "said")))
             os._exit(0)

@@ -44,7 +44,7 @@ def backup(
     if file.resolve().is_relative_to(folder.resolve()):
         raise Failure(f"{file} is in the fleet's own folder", "name a place outside of it")
     server = data or folder / SERVER
-    if data and not (data / "server.db").is_file():
+    if data and not ((data / "server.db").is_file() or _elsewhere(data)):
         raise Failure(f"{data} is no data folder of a server", "name that of `mipy serve --data`")
     phrase = secret.ask("Passphrase for the backup", passphrase_file, twice=True)
     with tempfile.TemporaryDirectory(prefix=".backup-", dir=folder) as temporary:
@@ -56,6 +56,11 @@ def backup(
         with console.busy("writing the backup"):
             archive.pack(file, sorted(files.items()), phrase)
         _tell_damage(server)
+        if _elsewhere(server):
+            console.warn(
+                "the server's database is not in it, for it is on PostgreSQL; back it up with "
+                "pg_dump (docs/operations.md)"
+            )
         said = _in_words(len(files), files.get(DATABASE))
     key_backups.remember(path.name for name, path in files.items() if name.startswith("keys/"))
     size = file.stat().st_size
@@ -83,6 +88,11 @@ def restore(
     console.note(
         "once boards have polled, `mipy status` tells if its trust file is older than theirs"
     )
+
+
+def _elsewhere(server: Path) -> bool:
+    """Whether the server of this data folder has its database on PostgreSQL."""
+    return (server / "files").is_dir() and not (server / "server.db").exists()
 
 
 def _files(folder: Path, server: Path) -> Iterator[tuple[str, Path]]:

@@ -48,6 +48,15 @@ def serve(
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Data folder; the fleet's if not given.")
     ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            envvar="MIPY_DATABASE",
+            show_envvar=False,
+            help="PostgreSQL in the place of a file: postgresql://USER@HOST/NAME, MIPY_DATABASE.",
+        ),
+    ] = None,
     interval: Annotated[
         float | None,
         typer.Option(min=1, metavar="SECONDS", help="Let boards poll this often (15 dev, 300)."),
@@ -75,6 +84,8 @@ def serve(
     from . import client
 
     token_file = places.fleet_dir() / "token"
+    if database:
+        _needs("psycopg", "PostgreSQL", "postgres")
     broker = broker_settings(mqtt) if mqtt else None
     listener = _listen(host, client.served_port() if port is None else port)
     try:
@@ -90,6 +101,7 @@ def serve(
             _url(moved),
             calls,
             broker,
+            database,
         )
         url = f"http://{_reachable(host)}:{port}"
         console.say(f"serving {url}")
@@ -184,20 +196,24 @@ def _url(moved: str | None) -> str | None:
         ) from problem
 
 
+def _needs(package: str, what: str, extra: str) -> None:
+    from importlib.util import find_spec
+
+    if find_spec(package) is None:
+        raise console.Failure(
+            f"the package for {what} is not installed", f"pip install 'mipy-ota[{extra}]'"
+        )
+
+
 def broker_settings(path: Path) -> BrokerSettings:
     """The broker that the file names.
 
     Raises:
         Failure: the file cannot be used, or the package for it is missing.
     """
-    from importlib.util import find_spec
-
     from ...ota_server.mqtt.settings import Unusable, load
 
-    if find_spec("aiomqtt") is None:
-        raise console.Failure(
-            "the package for MQTT is not installed", "pip install 'mipy-ota[mqtt]'"
-        )
+    _needs("aiomqtt", "MQTT", "mqtt")
     try:
         return load(path)
     except Unusable as problem:
@@ -212,6 +228,7 @@ def _app(
     moved: str | None,
     port: int | None,
     broker: BrokerSettings | None = None,
+    database: str | None = None,
 ) -> App:
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -227,15 +244,34 @@ def _app(
             port=port,
             readable=readable,
             broker=broker,
+            database=database,
         )
     except OSError as problem:
         raise failed(f"cannot use the data folder {folder}", problem, _OTHER_DATA) from problem
-    except (SQLAlchemyError, RuntimeError) as problem:
+    except (SQLAlchemyError, RuntimeError, ValueError) as problem:
+        if database and not (folder / "server.db").exists():
+            raise _no_database(database, problem) from problem
         cause = str(getattr(problem, "orig", None) or problem)
         raise console.Failure(
             f"cannot use the data folder {folder}: {cause}",
             "make room on that disk" if cause.endswith("is full") else _OTHER_DATA,
         ) from problem
+
+
+def _no_database(url: str, problem: Exception) -> console.Failure:
+    """Why a database on PostgreSQL cannot be used; a password in its URL stays unsaid."""
+    from ...ota_server.storage.memory import cause_of
+    from ...ota_server.storage.postgres import shown
+
+    cause = cause_of(problem)
+    hint = "see that PostgreSQL runs there and knows user and database: docs/operations.md"
+    if isinstance(problem, ValueError):
+        hint = "docs/operations.md has examples"
+    elif isinstance(problem, RuntimeError):
+        hint = "stop that server, or name another database"
+        if "newer" in cause:
+            hint = "install that version here"
+    return console.Failure(f"cannot use the database {shown(url)}: {cause}", hint)
 
 
 def _token(path: Path) -> str:
@@ -299,6 +335,7 @@ def running(
     moved: str | None = None,
     calls: bool = False,
     broker: BrokerSettings | None = None,
+    database: str | None = None,
 ) -> Iterator[Running]:
     """Serve in a thread, with a token of its own in `data_dir/token`.
 
@@ -309,6 +346,7 @@ def running(
         moved: the server that boards are sent on to.
         calls: answer boards that call for their server.
         broker: where boards are nudged.
+        database: URL of one on PostgreSQL.
 
     Raises:
         Failure: the port is taken, or the folder cannot be used.
@@ -320,7 +358,7 @@ def running(
     listener = _listen(host, port)
     token = _token(data_dir / "token")
     port = listener.getsockname()[1]
-    app = _app(data_dir, token, interval, moved, port if calls else None, broker)
+    app = _app(data_dir, token, interval, moved, port if calls else None, broker, database)
     running = Running(f"http://{host}:{port}", token, app.storage)
     server: Server = Server(uvicorn_config(app, _counting(running)))
     started = threading.Event()
