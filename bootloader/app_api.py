@@ -31,41 +31,38 @@ def confirm():
 def veto(text):
     """The app finds itself unfit: the trial ends here, for good."""
     ota.stage("crash_report").save(text)
-    _reset(rtc.VETO)
-
-
-def _reset(end, want=0):
-    ota.mark(rtc.END, end)
-    if want:
-        ota.mark(rtc.WANT, want)
+    ota.mark(rtc.END, rtc.VETO)
     machine.reset()
 
 
 def reset(by_person=False):
     """Reset in good order: no crash. In a trial it costs a try, unless a person has ordered it."""
-    _reset(rtc.STOPPED if by_person else rtc.ASKED)
+    if by_person:
+        ota.mark(rtc.END, rtc.STOPPED)
+        machine.reset()
+    ota.leave()
 
 
 def install():
     """Leave the app and let the boot stage install what the server offers; not during a trial."""
     if not ota.trial:
-        _reset(rtc.ASKED, rtc.INSTALL)
+        ota.leave(rtc.INSTALL)
 
 
 def rollback():
     """Leave the app and go back to the other slot, if that verifies and the floor allows."""
-    _reset(rtc.ASKED, rtc.ROLLBACK)
+    ota.leave(rtc.ROLLBACK)
 
 
 def recover():
     """Leave the app for recovery."""
-    _reset(rtc.ASKED, rtc.RECOVER)
+    ota.leave(rtc.RECOVER)
 
 
 def portal():
     """Leave the app for a round of the portal; not during a trial."""
     if not ota.trial:
-        _reset(rtc.ASKED, rtc.PORTAL)
+        ota.leave(rtc.PORTAL)
 
 
 def unlock(order):
@@ -77,7 +74,7 @@ def unlock(order):
         finally:
             f.close()
         ota.mark(rtc.ROUNDS, 255)
-        _reset(rtc.ASKED, rtc.RECOVER)
+        ota.leave(rtc.RECOVER)
 
 
 def webrepl(entry):

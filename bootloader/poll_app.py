@@ -13,6 +13,10 @@ _RETRY = const(120)  # ticks after a poll or install that failed, growing
 _HOUR = const(7200)  # ticks
 _DAY = const(86400)  # s
 _JOIN = const(20)  # ticks for a network to work
+# Of rtc.WANT. To leave by ota.rollback() and its like would load app_api.py a second time.
+_INSTALL = const(1)
+_ROLLBACK = const(2)
+_PORTAL = const(8)
 
 
 def around(n):
@@ -58,10 +62,7 @@ def poll(b):
         # Half an hour, the longer the more often the portal was of no use.
         late = ota.ticks > _HOUR // 2 << min(ota.portal_rounds, 5)
         if late and not ota.trial and not ota.stage("wifi").connected():
-            # What ota.portal() does, without loading it: rtc.END is rtc.ASKED, WANT is PORTAL.
-            ota.mark(0, 5)
-            ota.mark(2, 8)
-            machine.reset()
+            ota.leave(_PORTAL)
         return pause
     talk.close()
     ota.poll_failures = 0
@@ -70,7 +71,7 @@ def poll(b):
     ota.poll_extra.pop("unk", None)
     for order in reply.get("do", ()):
         if order == "rollback":
-            ota.rollback()
+            ota.leave(_ROLLBACK)
         elif order.startswith("retry "):
             if ota.rejection and order[6:] == hexa(ota.rejection[0]):
                 ota.retry(ota.rejection[0])
@@ -79,7 +80,7 @@ def poll(b):
         else:
             ota.poll_extra["unk"] = [order[:24]]
     if not ota.trial and (reply.get("m") or reply["trust"] > version) and not _early(reply):
-        ota.install()
+        ota.leave(_INSTALL)
     return min(max(reply["every"], 1), _DAY) * 2
 
 

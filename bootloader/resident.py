@@ -14,6 +14,7 @@ from micropython import const
 _END = const(0)
 _WANT = const(2)
 _EXCEPTION = const(2)
+_ASKED = const(5)
 _HEALTHY = const(6)
 _ANSWERED = const(9)
 _POLL = const(4)
@@ -48,6 +49,17 @@ def mark(i, value):
     m[i] = value
     m[i + 8] = 255 - value
     rtc.memory(m)
+
+
+def leave(want=0):
+    """Leave the app in good order, for what the boot stage shall do then: rtc.WANT.
+
+    Takes no heap but for a few bytes: it is called when none is left.
+    """
+    mark(_END, _ASKED)
+    if want:
+        mark(_WANT, want)
+    machine.reset()
 
 
 def tick(_):

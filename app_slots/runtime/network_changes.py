@@ -2,7 +2,6 @@
 
 # config: PORTAL = 30  #: 0..
 
-import machine
 from asyncio import sleep_ms
 from micropython import const
 
@@ -14,7 +13,8 @@ from runtime import log
 _STEP = const(15)  # s, as in wifi.py
 _LONGEST = const(20)  # steps between two new beginnings
 _AT_START = const(60)  # s without Wi-Fi after a start before the portal opens
-_PORTALS = const(7)  # bootloader/rtc.py
+_PORTAL = const(8)  # bootloader/rtc.py's WANT, and an index there
+_PORTALS = const(7)
 _SERVERS = const(6)  # addresses at most
 _HEARS = const(1000)  # ms in which an answer to a call is expected
 
@@ -40,24 +40,13 @@ def down(wifi):
     busy = ota.trial or runtime.settings_trial or app.busy and app.busy()
     if patience and wifi.down >= patience and not busy:
         log.warning("wifi: none for %d s, opening the portal", wifi.down)
-        try:
-            leave = ota.portal
-        except MemoryError:
-            leave = _portal_bare
         app.stop()
-        leave()
+        ota.leave(_PORTAL)
     step = wifi.down // _STEP
     if not step & (step + 1) or not step % _LONGEST:
         log.info("wifi: trying again")
         return step
     return 0
-
-
-def _portal_bare():
-    """What ota.portal() comes to, where the heap has no room to load it."""
-    ota.mark(0, 5)  # rtc.END is rtc.ASKED
-    ota.mark(2, 8)  # rtc.WANT is rtc.PORTAL
-    machine.reset()
 
 
 def _patience(wifi):

@@ -17,6 +17,9 @@ _LONGEST_TRIAL = const(60)
 _ADDRESS = const(100)  # characters, as in server_address.py
 _RESCUE = const(2400)  # ticks, as in scheduler.py
 _BUSY = const(3600)  # s an app may put an update off
+# Of bootloader/rtc.py's WANT. ota.install() and its like take heap that may not be there.
+_INSTALL = const(1)
+_ROLLBACK = const(2)
 
 
 def missed(u, url, e):
@@ -65,7 +68,7 @@ def _obey(u, reply):
     u.unknown = []
     for order in reply.get("do", ()):
         if order == "rollback":
-            _leave(u, ota.rollback)
+            _leave(u, ota.leave, _ROLLBACK)
         elif order[:6] == "retry ":
             ota.retry(unhexlify(order[6:38]))
         elif order[:13] == "ota-unlock 1\n":
@@ -100,11 +103,7 @@ def _install(u, digest):
         if up - u.since < _BUSY:
             log.info("updater: the app is busy, an update waits")
             return
-    try:
-        how = ota.install
-    except MemoryError:
-        how = _install_bare
-    _leave(u, how)
+    _leave(u, ota.leave, _INSTALL)
 
 
 def _early(up, wait):
@@ -112,13 +111,6 @@ def _early(up, wait):
     if machine.reset_cause() == machine.DEEPSLEEP_RESET:
         return rand(min(wait // 60, 64) + 1) > 0
     return up < wait
-
-
-def _install_bare():
-    """What ota.install() comes to, where the heap has no room to load it."""
-    ota.mark(0, 5)  # rtc.END is rtc.ASKED
-    ota.mark(2, 1)  # rtc.WANT is rtc.INSTALL
-    machine.reset()
 
 
 def _leave(u, how, *args):

@@ -64,12 +64,8 @@ def _leave(what):
     raise SystemExit(what)
 
 
-def install():
-    _leave("install")
-
-
-def portal():
-    _leave("portal")
+def leave(want=0):
+    _leave({0: "reset", 1: "install", 2: "rollback", 8: "portal"}[want])  # of rtc.WANT
 
 
 def rescue_in(ticks):
@@ -78,10 +74,6 @@ def rescue_in(ticks):
 
 def mark(i, value):
     events.append(("mark", i, value))
-
-
-def rollback():
-    _leave("rollback")
 
 
 def reset():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,8 +102,9 @@ class Field:
         options = {"speed": SPEED, "address": BOARD, **options}
         board = self.fleet.board(self._folder / name, release, name, **options)
         self._boards.append(board)
-        while board.life(timeout=30, until="free").cause == "reset":
+        while (life := board.life(until="free")).cause == "reset":
             pass
+        assert "free" in life.console, board.console
         if spy:
             board.write("/boot.py", SPY + board.read("/boot.py"))
         return board
@@ -293,10 +293,10 @@ def test_a_normal_boot_writes_nothing(field: Field, figures: Figures, kind: str)
 
 
 class Meter:
-    """What has gone over the wire since the last look."""
+    """What has gone over the wire between a board and its server since the last look."""
 
-    def __init__(self, server: Running) -> None:
-        self._server = server
+    def __init__(self, server: Running, board: VirtualBoard) -> None:
+        self._server, self._board = server, board
         self._up, self._down = self._counts()
 
     def _counts(self) -> tuple[int, int]:
@@ -304,30 +304,25 @@ class Meter:
         return self._server.up.get(BOARD, 0), self._server.down.get(BOARD, 0)
 
     def read(self) -> tuple[int, int]:
-        """(up, down) since the last call, once nothing has moved for a while."""
-        at = self._counts()
-        still = 0
-        for _ in range(400):
-            time.sleep(0.05)
-            now = self._counts()
-            still = still + 1 if now == at else 0
-            at = now
-            if still == 10 and now != (self._up, self._down):
-                break
-        up, down = at[0] - self._up, at[1] - self._down
-        self._up, self._down = at
-        return up, down
+        """(up, down) since the last call: of what comes next, and of all that follows at once."""
+        before = self._up, self._down
+        assert self._board.wait(lambda _: self._counts() != before), self._board.console
+        if self._board.running:
+            self._board.go_on(20)  # polls are a minute apart
+        self._up, self._down = self._counts()
+        return self._up - before[0], self._down - before[1]
 
 
 @pytest.mark.parametrize("kind", ("runtime", "plain"))
 def test_poll(field: Field, figures: Figures, kind: str) -> None:
     """A poll that brings nothing new, heads and bodies, in the midst of a board's life."""
     board = field.board({"runtime": demo, "plain": plain}[kind]())
-    meter = Meter(field.server)
+    meter = Meter(field.server, board)
     board.start()
     polls = [meter.read() for _ in range(4)][2:]
     board.stop()
     up, down = (max(side) for side in zip(*polls, strict=True))
+    assert up and down
     # A plain app connects anew for each poll, and needs a second exchange for its ticket.
     twice = kind == "plain"
     figures.check(f"no-change poll, {kind} app, down", down, 300, 380 if twice else None)
@@ -344,7 +339,7 @@ def test_one_line_change(field: Field, figures: Figures) -> None:
     assert len(slot) == 21 and [n for n in slot if slot[n] != other[n]] == ["lib/part00.mpy"]
     assert abs(len(slot["lib/part00.mpy"]) - KB) < 100
     board = field.board(files)
-    meter = Meter(field.server)
+    meter = Meter(field.server, board)
     board.start()
     assert board.wait(lambda _: field.says(board, state="ok", seq=1000)), board.console
     meter.read()
