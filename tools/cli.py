@@ -95,7 +95,7 @@ VERBS = (
     ("doctor", "doctor:doctor", "Check this computer, the server, a board."),
 )
 
-MAKERS = {"new", "keys new", "keys restore", "restore", "serve"}
+MAKERS = {"new", "keys new", "keys restore", "restore"}
 """What may be the first command of a fleet; any other of a fleet that is not there was mistyped."""
 
 GROUPS = {
@@ -136,8 +136,11 @@ class Verbs(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         if not isinstance(command, Verb):
             return name, command, rest
-        if command.words not in MAKERS and places.fleet() != places.DEFAULT:
-            places.existing_fleet()
+        if places.fleet() != places.DEFAULT:
+            if command.words in MAKERS:
+                places.refuse_near_name()
+            elif command.words != "serve" or places.fleets():
+                places.existing_fleet()  # a computer without keys begins by serving
         return name, command.load(), rest
 
 

@@ -15,6 +15,8 @@ from .files import failed
 
 DEFAULT = "default"
 """The fleet of whoever names none."""
+NEAR = 0.65
+"""How alike, of 1, two names are taken for each other: "kitchen" and "kichten" are 0.86."""
 _FLEET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 
 
@@ -75,14 +77,40 @@ def existing_fleet() -> Path:
     """
     folder = home() / fleet()
     if not folder.is_dir():
-        known = sorted(path.name for path in home().glob("[!.]*") if path.is_dir())
-        there = f"there are: {', '.join(known)}" if known else "there is none yet"
         raise Failure(
-            f"there is no fleet '{fleet()}' in {home()}; {there}",
+            f"there is no fleet '{fleet()}' in {home()}; {_known()}",
             "name another one with --fleet, bring it here with `mipy restore FILE`, or make a new "
-            "one with `mipy keys new`",
+            f"one with `mipy --fleet {fleet()} keys new`; `mkdir -p {folder}` begins an empty one",
         )
     return fleet_dir()
+
+
+def fleets() -> list[str]:
+    """The names of the fleets that are here."""
+    return sorted(path.name for path in home().glob("[!.]*") if path.is_dir())
+
+
+def refuse_near_name() -> None:
+    """Where a fleet would be new here, have its name differ from those that are.
+
+    Raises:
+        Failure: it looks like a mistyped one.
+    """
+    from difflib import get_close_matches
+
+    folder, name = home() / fleet(), fleet()
+    known = {one.lower(): one for one in fleets()}
+    near = get_close_matches(name.lower(), known, n=1, cutoff=NEAR)
+    if near and not folder.is_dir():
+        raise Failure(
+            f"there is no fleet '{name}' in {home()}, but '{known[near[0]]}'; {_known()}",
+            f"name that one with --fleet; if '{name}' is to be a new one, `mkdir {folder}` first",
+        )
+
+
+def _known() -> str:
+    found = fleets()
+    return f"there are: {', '.join(found)}" if found else "there is none yet"
 
 
 def keys_dir() -> Path:

@@ -16,6 +16,7 @@ import pytest
 from mipy_ota.tools import places
 from mipy_ota.tools.fleet import client
 from mipy_ota.tools.keys import changes
+from tests.support import ROOT
 
 SECONDS = 60
 TWO = ("first", "second")
@@ -117,9 +118,17 @@ def test_errors_name_fleet_and_address(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["status", "keys list", "keys revoke 1234", "boards", "build", "wifi ls kitchen"]
-)
-def test_a_mistyped_fleet_makes_no_folder(home: Path, words: str) -> None:
+    "words",
+    [
+        "status", "keys list", "keys revoke 1234", "boards", "build", "wifi ls kitchen", "serve",
+        "new app", "keys new --app weather", "keys restore x.keys", "restore x.backup",
+    ],
+)  # fmt: skip
+def test_a_mistyped_fleet_makes_no_folder(
+    home: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(home)
     before = sorted(home.iterdir())
     code, said = mipy("--fleet", "frist", *words.split())
     assert sorted(home.iterdir()) == before
@@ -129,3 +138,17 @@ def test_a_mistyped_fleet_makes_no_folder(home: Path, words: str) -> None:
 def test_a_new_fleet_is_made_by_what_makes_one(home: Path) -> None:
     assert mipy("--fleet", "third", "keys", "new", "--app", "weather")[0] == 0
     assert (home / "third" / "keys" / "trust.1").is_file()
+    # "second" is like this one, so it has to be meant.
+    (home / "second2").mkdir()
+    assert mipy("--fleet", "second2", "keys", "new", "--app", "weather")[0] == 0
+
+
+def test_a_computer_without_fleets_begins_by_serving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIPY_HOME", str(tmp_path / "empty"))
+    with serving("second", "--port", "0") as url:
+        assert url
+    assert [path.name for path in (tmp_path / "empty").iterdir()] == ["second"]
+    code, said = mipy("--fleet", "garden", "serve", "--port", "0")
+    assert code == 1 and "there is no fleet 'garden'" in said and "mkdir -p" in said
