@@ -29,7 +29,7 @@ from .storage.base import Away, Storage, StorageError
 from .storage.rollout_clock import Clock
 from .storage.sqlite import FILE as SQLITE_FILE
 from .storage.sqlite import SqliteStorage
-from .web import flash_page
+from .web import first_run, flash_page, release_pages, rollout_pages
 from .web.limits import IDLE_SECONDS, RETRY_SECONDS, GuardedProtocol
 from .web.site import Site
 
@@ -140,6 +140,9 @@ def make_app(
             *terminals.routes(),
             *flash_page.routes(),
             *site.routes(),
+            *release_pages.routes(site),
+            *rollout_pages.routes(site),
+            *first_run.routes(site),
         ],
         lifespan=lifespan,
         exception_handlers=handlers,

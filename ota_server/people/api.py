@@ -39,7 +39,7 @@ from ..policy import Board, Known, Release, Verdict
 from ..storage import queries
 from ..storage.base import Storage
 from ..storage.statements import BOARD, Conflict
-from ..web import assets, metrics
+from ..web import assets, first_run, metrics, words
 from ..web.limits import read_body
 from . import access
 from .access import COOKIE, SESSION_SECONDS, Guessing, People, Who
@@ -88,6 +88,7 @@ class PeopleApi:
             loader=FileSystemLoader(assets.FOLDER / "pages"), autoescape=True, trim_blocks=True
         )
         filters: dict[str, Callable[..., Any]] = self._pages.filters  # of any arguments
+        filters |= words.FILTERS
         filters["age"] = _age
         filters["iso"] = _iso
         filters["merge"] = _merged
@@ -554,6 +555,8 @@ class PeopleApi:
 
     def _page(self, db: Connection, who: Who, after: str) -> Response:
         ids = queries.ids(db, after, BOARDS_A_PAGE)
+        if not ids and not after:
+            return self.html("first_run.html", who=who, **first_run.shown(db, self._storage))
         found = queries.known(db, ids)
         releases = self._storage.releases()
         return self.html(

@@ -157,24 +157,33 @@ def add(api: FastAPI, storage: Storage, find: Find, needs: Callable[[str], Any])
     @api.post("/rollouts/{number}")
     async def steer(number: int, said: Steer, who: Who = operator) -> dict[str, Any]:
         """Start, pause, resume, cancel, approve a rollout, or offer it again where it failed."""
-        now, moves = time.time(), list[Move]()
-        await _check_other(storage, number, said, who)
-        if said.action == "retry":
-            board = (await find(said.board)).id if said.board else None
-            moves = await _retried(storage, number, board, now)
-        entry = who.audit(f"{said.action} rollout", str(number), after=said.reason)
-
-        def make(rollout: Rollout, counts: Counts) -> Rollout:
-            return _steered(rollout, counts, said, who)
-
-        try:
-            found = await storage.steer(number, make, now, moves, entry)
-        except Forbidden as problem:
-            hint = f"see `mipy rollout show {number}`"
-            raise Problem(409, "state", str(problem), hint) from problem
-        if found is None:
-            raise _none(number)
+        await steered(storage, find, number, said, who)
         return await _shown(storage, number)
+
+
+async def steered(storage: Storage, find: Find, number: int, said: Steer, who: Who) -> None:
+    """Do with a rollout what a person wants.
+
+    Raises:
+        Problem: there is no such rollout, or that cannot be done with it as it is.
+    """
+    now, moves = time.time(), list[Move]()
+    await _check_other(storage, number, said, who)
+    if said.action == "retry":
+        board = (await find(said.board)).id if said.board else None
+        moves = await _retried(storage, number, board, now)
+    entry = who.audit(f"{said.action} rollout", str(number), after=said.reason)
+
+    def make(rollout: Rollout, counts: Counts) -> Rollout:
+        return _steered(rollout, counts, said, who)
+
+    try:
+        found = await storage.steer(number, make, now, moves, entry)
+    except Forbidden as problem:
+        hint = f"see `mipy rollout show {number}`"
+        raise Problem(409, "state", str(problem), hint) from problem
+    if found is None:
+        raise _none(number)
 
 
 async def _check_other(storage: Storage, number: int, said: Steer, who: Who) -> None:

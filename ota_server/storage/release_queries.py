@@ -1,10 +1,10 @@
 """What people ask of one release: where it runs, what failed on it, its rollouts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from ..policy import Release
 from .model import boards, rejections, rollouts, targets
@@ -44,14 +44,7 @@ def failures(db: Connection, release: Release) -> list[Failure]:
     They went back from it, refused it, or crash on it. Who was told by a person to go back is none
     of them.
     """
-    of_rollouts = (
-        select(targets.c.board, boards.c.name, targets.c.reason, targets.c.trace,
-               targets.c.ended_at.label("at"))
-        .join(rollouts, rollouts.c.id == targets.c.rollout)
-        .outerjoin(boards, boards.c.id == targets.c.board)
-        .where(rollouts.c.digest == release.digest, targets.c.state == "failed")
-        .order_by(targets.c.ended_at.desc())
-    )  # fmt: skip
+    of_rollouts = _failed(rollouts.c.digest == release.digest)
     of_boards = (
         select(rejections.c.board, boards.c.name, rejections.c.reason, rejections.c.trace,
                rejections.c.at)
@@ -70,8 +63,25 @@ def failures(db: Connection, release: Release) -> list[Failure]:
         row for asked in (crashing, of_boards, of_rollouts)
         for row in db.execute(asked.limit(FAILURES_READ))
     ]  # fmt: skip
-    found = _once_each(Failure(row[0], row[1] or "", *row[2:4], row.at or 0.0) for row in rows)
+    found = _once_each(Failure(row[0], row[1] or "", row[2], row[3], row[4] or 0.0) for row in rows)
     return sorted(found, key=lambda one: (-one.at, one.board))[:FAILURES_READ]
+
+
+def failures_of_rollout(db: Connection, number: int) -> list[Failure]:
+    """Boards that failed a rollout, the newest first."""
+    rows = db.execute(_failed(targets.c.rollout == number).limit(FAILURES_READ))
+    return [Failure(row.board, row.name or "", row.reason, row.trace, row.at) for row in rows]
+
+
+def _failed(which: ColumnElement[bool]) -> Select[Any, Any, Any, Any, Any]:
+    columns = targets.c.board, boards.c.name, targets.c.reason, targets.c.trace
+    return (
+        select(*columns, targets.c.ended_at.label("at"))
+        .join(rollouts, rollouts.c.id == targets.c.rollout)
+        .outerjoin(boards, boards.c.id == targets.c.board)
+        .where(which, targets.c.state == "failed")
+        .order_by(targets.c.ended_at.desc())
+    )
 
 
 def _once_each(told: Iterable[Failure]) -> Iterable[Failure]:
@@ -90,3 +100,14 @@ def rollouts_of(db: Connection, digest: str, most: int) -> tuple[int, list[Any]]
     total = db.execute(select(func.count()).select_from(rollouts).where(mine)).scalar_one()
     some = select(rollouts).where(mine).order_by(rollouts.c.id.desc()).limit(most)
     return total, list(db.execute(some))
+
+
+def newest_rollouts(db: Connection, digests: Sequence[str]) -> dict[str, Any]:
+    """Of releases by their digests: the row of the newest rollout, where there is one."""
+    newest = (
+        select(func.max(rollouts.c.id))
+        .where(rollouts.c.digest.in_(digests))
+        .group_by(rollouts.c.digest)
+    )
+    rows = select(rollouts).where(rollouts.c.id.in_(newest))
+    return {row.digest: row for row in db.execute(rows)}

@@ -1,11 +1,21 @@
 """From nothing to the first confirmed release: what is done already, and what comes next."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, func, select
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from ..storage.base import Storage
 from ..storage.model import boards, releases
+from .words import many
+
+if TYPE_CHECKING:
+    from .site import Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +92,7 @@ def steps(known: Facts) -> list[Step]:
         Step(
             "A release is published",
             "Builds and signs the app in this folder, and sends it to this server.",
-            _many(known.releases, "release is", "releases are") + " published.",
+            _there(known.releases, "release") + " published.",
             ("mipy release --note 1.0",),
             done=known.releases > 0,
         ),
@@ -90,7 +100,7 @@ def steps(known: Facts) -> list[Step]:
             "A board is enrolled",
             "Once, over USB: a Wemos D1 mini or an ESP32 devkit. Without a board at hand, the"
             " second command runs a virtual one.",
-            _many(known.boards, "board is", "boards are") + f" enrolled{polls}.",
+            _there(known.boards, "board") + f" enrolled{polls}.",
             ('mipy flash --name kitchen --wifi "home network"', "mipy sim kitchen"),
             done=known.boards > 0,
             flash=True,
@@ -99,12 +109,26 @@ def steps(known: Facts) -> list[Step]:
             "A board has confirmed a release",
             "Comes by itself a minute after the board is on Wi-Fi: it runs the release on trial,"
             " and keeps it when it proves healthy. This tells where it is, and why not yet.",
-            _many(known.confirmed, "board has", "boards have") + " confirmed a release.",
+            f"{many(known.confirmed, 'board')} confirmed a release.",
             ("mipy boards",),
             done=known.confirmed > 0,
         ),
     ]
 
 
-def _many(number: int, one: str, several: str) -> str:
-    return f"1 {one}" if number == 1 else f"{number} {several}"
+def _there(number: int, what: str) -> str:
+    return f"{many(number, what)} {'is' if number == 1 else 'are'}"
+
+
+def routes(site: Site) -> list[BaseRoute]:
+    """The page, which also stands at the place of the fleet's while that has no board."""
+
+    async def page(request: Request) -> Response:
+        return await site.show(request, "first_run.html", lambda db: shown(db, site.storage))
+
+    return [site.page("/first-run", page)]
+
+
+def shown(db: Connection, storage: Storage) -> dict[str, Any]:
+    """What the page is made of."""
+    return {"section": "fleet", "live": "/live", "steps": steps(facts(db, storage))}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Literal
 
 from ...signing import envelope, limits
@@ -11,9 +12,10 @@ from ...signing.trust import Trust
 from ..policy import Release
 from ..storage.release_queries import Failure
 
-BOARDS_NAMED = 10
+BOARDS_NAMED = 5
 """Of those that failed for one cause."""
-CAUSES_SHOWN = 20
+CAUSES_SHOWN = 8
+"""On a page; with what a hostile board may send they are 50 KB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +112,14 @@ class Cause:
     """Boards that failed a release in the same way.
 
     Attributes:
+        key: the same for this cause each time.
         title: the exception, or what the reason means.
         trace: of the board that told it last; "" where none did.
         boards: (id, name) of some of them, the newest first.
         count: of all of them.
     """
 
+    key: str
     reason: str
     title: str
     trace: str
@@ -134,7 +138,8 @@ def causes(failures: Iterable[Failure]) -> list[Cause]:
         places, exception = _taken_apart(one.trace)
         key = one.reason, "\n".join([*places, exception.partition(":")[0]])
         title = exception or SENTENCES.get(one.reason, one.reason)
-        cause = found.setdefault(key, Cause(one.reason, title, one.trace))
+        name = sha256("\0".join(key).encode()).hexdigest()[:12]
+        cause = found.setdefault(key, Cause(name, one.reason, title, one.trace))
         cause.count += 1
         if len(cause.boards) < BOARDS_NAMED:
             cause.boards.append((one.board, one.name))

@@ -7,6 +7,7 @@ from itertools import pairwise
 from .. import rollout as rules
 from ..policy import TargetState
 from ..rollout import Counts, Rollout
+from .words import duration, many
 
 STEPS = 48
 """Of the curve."""
@@ -194,7 +195,7 @@ def in_words(rollout: Rollout, counts: Counts, now: float) -> str:
 def _running(rollout: Rollout, counts: Counts, now: float) -> str:
     under_way = f"Wave {rollout.wave + 1} of {rollout.last_wave + 1} is open."
     if rollout.wave == rollout.last_wave:
-        return f"{under_way} It is the last; {_boards(counts.offered)} at it now."
+        return f"{under_way} It is the last; {many(counts.offered, 'board')} at it now."
     if rollout.met_at is None:
         needed = f"{rollout.share:.0%} of the boards of the open waves have confirmed the release"
         return f"{under_way} The next one opens when {needed}{_soak(rollout)}."
@@ -208,15 +209,3 @@ def _running(rollout: Rollout, counts: Counts, now: float) -> str:
 
 def _soak(rollout: Rollout) -> str:
     return f", for {duration(rollout.soak_s)}" if rollout.soak_s else ""
-
-
-def _boards(number: int) -> str:
-    return "1 board is" if number == 1 else f"{number} boards are"
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it: `40 s`, `10 min`, `2 h`, `3 d`."""
-    for size, unit, most in ((1, "s", 90), (60, "min", 90), (3600, "h", 48)):
-        if seconds < size * most:
-            return f"{max(1, round(seconds / size))} {unit}"
-    return f"{round(seconds / 86400)} d"

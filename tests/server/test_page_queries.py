@@ -11,8 +11,8 @@ from sqlalchemy import Connection, insert
 
 from mipy_ota.ota_server import rollout as rules
 from mipy_ota.ota_server.policy import Board, Release
-from mipy_ota.ota_server.storage import model, release_queries, rollout_page, rollouts
-from mipy_ota.ota_server.storage.rollout_page import Line, Part
+from mipy_ota.ota_server.storage import model, release_queries, rollout_listing, rollouts
+from mipy_ota.ota_server.storage.rollout_listing import Line, Part
 from mipy_ota.ota_server.storage.rollouts import Start
 from mipy_ota.ota_server.storage.sqlite import SqliteStorage
 from mipy_ota.ota_server.web import first_run
@@ -156,12 +156,12 @@ def page_of(tmp_path: Path, only: str = "", most: int = 50, offset: int = 0, **m
             db.execute(insert(model.targets), target)
 
     def question(db: Connection) -> Part:
-        row = rollout_page.row(db, 1)
+        row = rollout_listing.row(db, 1)
         live = rollouts.live_of(row)
         live.rollout = replace(live.rollout, **({"wave": 1} | more))
         # Bound to one offer at a time, of which one is under way.
         live.counts = replace(live.counts, offered=1)
-        return rollout_page.part(db, row, live, [live], NEW, [NEW, OLD], NOW, most, offset, only)
+        return rollout_listing.part(db, row, live, [live], NEW, [NEW, OLD], NOW, most, offset, only)
 
     return asked(tmp_path, rows, question)
 
@@ -224,9 +224,9 @@ def test_cancelled_rollout_is_waited_for_by_nobody(tmp_path: Path):
 
 def test_boards_wait_in_the_order_of_their_waves(tmp_path: Path):
     def question(db: Connection) -> Any:
-        row = rollout_page.row(db, 1)
+        row = rollout_listing.row(db, 1)
         live = rollouts.live_of(row)
-        return live, rollout_page.part(db, row, live, [live], NEW, [NEW, OLD], NOW, 50, 0)
+        return live, rollout_listing.part(db, row, live, [live], NEW, [NEW, OLD], NOW, 50, 0)
 
     def rows(db: Connection) -> None:
         enrolled(*(board(f"b{n:03}") for n in range(100)))(db)
@@ -282,7 +282,7 @@ def test_steps_of_the_first_run():
         "Trust file version 2 is registered.",
         "3 releases are published.",
         "1 board is enrolled.",
-        "1 board has confirmed a release.",
+        "1 board confirmed a release.",
     ]
     silent = first_run.steps(first_run.Facts(trust=1, releases=1, boards=2))
     assert silent[3].found == "2 boards are enrolled; none has called yet."

@@ -108,7 +108,7 @@ def test_how_far_it_is_from_its_halt(
                                 " opens in 2 min."),
         ({"met_at": NOW - 900, "approval": True},
          "Wave 1 of 4 is open. Enough boards have confirmed; the next wave waits for approval."),
-        ({"wave": 3}, "Wave 4 of 4 is open. It is the last; 1 board is at it now."),
+        ({"wave": 3}, "Wave 4 of 4 is open. It is the last; 1 board at it now."),
         ({"state": "halted", "why": "2 of 2 boards failed"},
          "It halted by itself: 2 of 2 boards failed. Nobody new is offered the release."),
         ({"state": "paused", "why": "lunch"},
@@ -122,11 +122,3 @@ def test_how_far_it_is_from_its_halt(
 def test_what_it_waits_for_in_words(change: dict[str, Any], words: str):
     rollout = replace(RUNNING, **change)
     assert rollout_view.in_words(rollout, Counts(offered=1), NOW) == words
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.2, "1 s"), (40, "40 s"), (600, "10 min"), (7300, "2 h"), (300_000, "3 d")],
-)
-def test_durations(seconds: float, words: str):
-    assert rollout_view.duration(seconds) == words
