@@ -13,7 +13,7 @@ from sqlalchemy import Connection, insert
 from mipy_ota.ota_server import policy
 from mipy_ota.ota_server.people import access
 from mipy_ota.ota_server.policy import Bad, Board, Event, Known, Move, Release, Verdict
-from mipy_ota.ota_server.storage import model, queries, rollout_queries, statements
+from mipy_ota.ota_server.storage import model, queries, rollout_queries, rollouts, statements
 from mipy_ota.ota_server.storage.base import REJECTIONS_KEPT, Storage, StorageError
 from mipy_ota.ota_server.storage.memory import MemoryStorage
 from mipy_ota.ota_server.storage.postgres import PostgresStorage
@@ -511,6 +511,54 @@ def test_reports_that_wait_share_a_transaction(make: Make, monkeypatch: pytest.M
         await asyncio.gather(*(taken(storage, verdict, name=name) for name in names))
         assert sum(written) == len(names)
         assert len(written) <= 3
+        await storage.close()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("lost_meanwhile", ["rollout", "board"])
+def test_nothing_is_decided_on_what_was_lost_meanwhile(
+    make: Make, monkeypatch: pytest.MonkeyPatch, lost_meanwhile: str
+):
+    """While the one is read again the other is lost.
+
+    A release without its rollout would be for everybody.
+    """
+
+    async def work() -> None:
+        storage = make()
+        await storage.enrol(board())
+        number = await storage.write(rollouts.publish, release(), Start(), 3.0, catalog=True)
+        assert number is not None
+        offered = Move("b", number, None, "offered")
+        await taken(storage, Verdict({}, moves=[offered]))
+        before = storage.rollouts()[0].counts
+        storage._lose(["b"])
+        storage._lose_rollouts([number])
+        real = storage._read_again, storage._read_rollouts_again
+        lost = [lost_meanwhile]
+
+        async def read_boards(ids: Any) -> None:
+            await real[0](ids)
+            if lost == ["rollout"]:
+                lost.clear()
+                storage._lose_rollouts([number])
+
+        async def read_rollouts() -> None:
+            await real[1]()
+            if lost == ["board"] and "b" not in storage._lost:
+                lost.clear()
+                storage._lose(["b"])
+
+        monkeypatch.setattr(storage, "_read_again", read_boards)
+        monkeypatch.setattr(storage, "_read_rollouts_again", read_rollouts)
+        if lost_meanwhile == "board":  # so that the rollouts are what is read last
+            await real[0](["b"])
+        found = await known(storage)
+        assert not lost
+        assert found.targets[number].state == "offered"
+        (live,) = storage.rollouts_of("app", "esp32", "stable")
+        assert live.counts == before and live.counts.offered == 1
         await storage.close()
 
     asyncio.run(work())
