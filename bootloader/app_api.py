@@ -37,10 +37,8 @@ def veto(text):
 
 def reset(by_person=False):
     """Reset in good order: no crash. In a trial it costs a try, unless a person has ordered it."""
-    if by_person:
-        ota.mark(rtc.END, rtc.STOPPED)
-        machine.reset()
-    ota.leave()
+    ota.mark(rtc.END, rtc.STOPPED if by_person else rtc.ASKED)
+    machine.reset()
 
 
 def install():

@@ -51,14 +51,13 @@ def mark(i, value):
     rtc.memory(m)
 
 
-def leave(want=0):
-    """Leave the app in good order, for what the boot stage shall do then: rtc.WANT.
+def leave(want):
+    """Leave the app in good order, for what the boot stage shall do then (rtc.WANT).
 
-    Takes no heap but for a few bytes: it is called when none is left.
+    Takes no heap but for a few bytes: it is called when hardly any is left.
     """
     mark(_END, _ASKED)
-    if want:
-        mark(_WANT, want)
+    mark(_WANT, want)
     machine.reset()
 
 
@@ -68,14 +67,20 @@ def tick(_):
     ticks += 1
     if wdt and (stopped or ticks - beat < _HEARTBEAT):
         wdt.feed()
+    # Where there is no heap for a mark, an alarm that resets does so all the same.
     if alarms and ticks >= alarms[0][0]:
-        _, i, value, reset = alarms.pop(0)
-        mark(i, value)
-        if reset:
-            machine.reset()
+        _, i, value, reset = alarms[0]
+        try:
+            mark(i, value)
+        finally:
+            if reset:
+                machine.reset()
+        alarms.pop(0)
     if ticks >= rescue_at:
-        mark(_WANT, _POLL)
-        machine.reset()
+        try:
+            mark(_WANT, _POLL)
+        finally:
+            machine.reset()
 
 
 def feed():

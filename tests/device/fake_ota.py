@@ -64,8 +64,8 @@ def _leave(what):
     raise SystemExit(what)
 
 
-def leave(want=0):
-    _leave({0: "reset", 1: "install", 2: "rollback", 8: "portal"}[want])  # of rtc.WANT
+def leave(want):
+    _leave({1: "install", 2: "rollback", 8: "portal"}[want])  # of rtc.WANT
 
 
 def rescue_in(ticks):

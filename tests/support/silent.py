@@ -21,6 +21,8 @@ from mipy_ota.tools.board.webrepl import PORT
 LAG = 0.04
 """Seconds for which the host's acknowledgement, and so the board's next segment, is late."""
 _LOOK = 0.01
+_OVER = 0.2
+"""Seconds within which the end is noticed."""
 # Of Linux' struct tcp_info: how many segments have come in, probes included.
 _SEGMENTS_IN = struct.Struct("140xI")
 _ABORT = struct.pack("ii", 1, 0)
@@ -71,9 +73,12 @@ def _talk(client: socket.socket, board: socket.socket, over: threading.Event) ->
     """Pass bytes on, the board's a little late; whether it was the board that ended it."""
     late: list[tuple[float, bytes]] = []
     while not over.is_set():
-        ready = select.select([client, board], [], [], _LOOK)[0]
-        while late and late[0][0] <= time.monotonic():
-            client.sendall(late.pop(0)[1])
+        if late:
+            # Slept through, for the board's clock to see that something is on its way to the host.
+            due, said = late.pop(0)
+            time.sleep(max(0.0, due - time.monotonic()))
+            client.sendall(said)
+        ready = select.select([client, board], [], [], 0 if late else _OVER)[0]
         if board in ready:
             try:
                 said = board.recv(65536)

@@ -355,7 +355,8 @@ class WebRepl:
         )
 
     def _unreachable(self, problem: OSError) -> Unreachable:
-        if isinstance(problem, ConnectionRefusedError):
+        # What passes connections on takes one, and ends it when the board refuses.
+        if isinstance(problem, ConnectionRefusedError | ConnectionResetError):
             return Closed(
                 f"the WebREPL of {self._at} is closed",
                 "a production board opens it by its button or `mipy open`, a dev board when it has "

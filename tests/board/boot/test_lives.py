@@ -82,8 +82,10 @@ def test_bad_release_on_the_runtime(tmp_path: Path, name: str) -> None:
         it.board.start()
         ended = it.rejected(digest)
         expected = [(bad.reason, bad.soft)]
-        if name == "memory":  # whether the loop finds enough to go on is a matter of bytes
-            expected.append(("timeout", True))
+        if name == "memory":  # whether the loop finds enough to go on is a matter of bytes,
+            # and whether there is enough to say whose time was up
+            expected += [("timeout", True), ("watchdog", False)]
+            assert it.board.age < 2 * 3600  # three tries of a quarter of an hour
         assert (ended["reason"], ended["soft"]) in expected
         assert bad.text in ended["trace"]
         assert it.begun(1001) <= bad.tries

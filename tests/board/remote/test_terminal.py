@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -255,6 +257,16 @@ def test_what_is_no_webrepl(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> N
 def test_nobody_is_there() -> None:
     with pytest.raises(webrepl.Closed, match="closed"):
         Known("it", host=loopback.address(), number=webrepl.PORT).open()
+
+
+def test_a_connection_that_is_reset_at_once_is_a_closed_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As what passes connections on does, while the board is starting: it is tried again."""
+    reset = ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+    monkeypatch.setattr(socket, "create_connection", Mock(side_effect=reset))
+    with pytest.raises(webrepl.Closed):
+        webrepl.WebRepl("127.0.0.1", lambda _: "", "kitchen")
 
 
 def test_the_password_is_nowhere_to_be_seen(
