@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from mipy_ota.ota_server.storage.memory import MemoryStorage
+from mipy_ota.ota_server.storage.postgres import PostgresStorage
+from mipy_ota.ota_server.storage.sqlite import SqliteStorage
 from mipy_ota.tools.fleet import client
 from mipy_ota.tools.fleet.serve import Running, running
 from tests.support import vectors
+from tests.support.postgres import Postgres
+
+Make = Callable[[], MemoryStorage]
 
 
 @pytest.fixture
@@ -25,3 +31,13 @@ def people(server: Running) -> client.Client:
     api = client.Client(server.url, server.token)
     api.add_trust(vectors.first_trust())
     return api
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], MemoryStorage]:
+    """Opens a storage; again, with what it held. Every test is of both databases."""
+    if request.param == "sqlite":
+        return lambda: SqliteStorage(tmp_path)
+    postgres: Postgres = request.getfixturevalue("postgres")
+    url = postgres.schema()
+    return lambda: PostgresStorage(tmp_path, url)

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +11,10 @@ from sqlalchemy import Connection, insert
 from mipy_ota.ota_server import rollout as rules
 from mipy_ota.ota_server.policy import Board, Release
 from mipy_ota.ota_server.storage import model, release_queries, rollout_listing, rollouts
-from mipy_ota.ota_server.storage.rollout_listing import Line, Part
+from mipy_ota.ota_server.storage.rollout_listing import Part
 from mipy_ota.ota_server.storage.rollouts import Start
-from mipy_ota.ota_server.storage.sqlite import SqliteStorage
 from mipy_ota.ota_server.web import first_run
+from tests.server.conftest import Make
 
 NOW = 1_790_000_000.0
 NEW = Release("e" * 64, "app", "esp32", 9, 0, "1.1", 1, NOW)
@@ -28,12 +27,12 @@ def board(name: str, **more: Any) -> Board:
 
 
 def asked(
-    folder: Path, rows: Callable[[Connection], Any], question: Callable[..., Any], *args: Any
+    make: Make, rows: Callable[[Connection], Any], question: Callable[..., Any], *args: Any
 ) -> Any:
     """What the question finds in a database with two releases and these rows."""
 
     async def work() -> Any:
-        storage = SqliteStorage(folder)
+        storage = make()
         await storage.start()
         try:
             for release in (OLD, NEW):
@@ -59,7 +58,7 @@ def enrolled(*some: Board) -> Callable[[Connection], None]:
 # --- releases ---
 
 
-def test_where_a_release_runs(tmp_path: Path):
+def test_where_a_release_runs(make: Make):
     rows = enrolled(
         board("b1"),
         board("b2", state="crashing"),
@@ -67,11 +66,11 @@ def test_where_a_release_runs(tmp_path: Path):
         board("b4", digest=NEW.short, state="trial"),
         board("b5", retired=NOW),
     )
-    found = asked(tmp_path, rows, release_queries.where_it_runs, OLD.short)
+    found = asked(make, rows, release_queries.where_it_runs, OLD.short)
     assert found == {"ok": 2, "crashing": 1}
 
 
-def test_failures_of_a_release(tmp_path: Path):
+def test_failures_of_a_release(make: Make):
     """Of rollouts, of rejections and of crashes, a board once, and none that a person ordered."""
 
     def rows(db: Connection) -> None:
@@ -97,7 +96,7 @@ def test_failures_of_a_release(tmp_path: Path):
             bad = {"board": name, "digest": digest, "reason": reason, "trace": trace, "at": NOW}
             db.execute(insert(model.rejections), bad)
 
-    found = asked(tmp_path, rows, release_queries.failures, NEW)
+    found = asked(make, rows, release_queries.failures, NEW)
     assert [(one.board, one.name, one.reason, one.trace) for one in found] == [
         ("b3", "room b3", "exception", "crash"),
         ("b1", "room b1", "exception", "first"),
@@ -106,7 +105,7 @@ def test_failures_of_a_release(tmp_path: Path):
     ]
 
 
-def test_failures_read_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_failures_read_are_bounded(make: Make, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(release_queries, "FAILURES_READ", 3)
 
     def rows(db: Connection) -> None:
@@ -114,24 +113,29 @@ def test_failures_read_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             bad = {"board": f"b{n}", "digest": NEW.short, "reason": "veto", "at": NOW + n}
             db.execute(insert(model.rejections), bad)
 
-    found = asked(tmp_path, rows, release_queries.failures, NEW)
+    found = asked(make, rows, release_queries.failures, NEW)
     assert [one.board for one in found] == ["b8", "b7", "b6"]
 
 
-def test_rollouts_of_a_release(tmp_path: Path):
+def test_rollouts_of_a_release(make: Make):
     def rows(db: Connection) -> None:
         for channel in ("beta", "stable", "wide"):
             rollouts.start(db, NEW, Start(channel=channel), NOW)
 
-    total, found = asked(tmp_path, rows, release_queries.rollouts_of, NEW.digest, 2)
+    total, found = asked(make, rows, release_queries.rollouts_of, NEW.digest, 2)
     assert (total, [one.channel for one in found]) == (3, ["wide", "stable"])
 
 
 # --- rollouts ---
 
 
-def page_of(tmp_path: Path, only: str = "", most: int = 50, offset: int = 0, **more: Any) -> Part:
+def page_of(make: Make, only: str = "", **more: Any) -> Part:
     """The page of a rollout to a fleet of which every board is at another point."""
+    return pages_of(make, [(50, 0)], only, **more)[0]
+
+
+def pages_of(make: Make, parts: list[tuple[int, int]], only: str = "", **more: Any) -> list[Part]:
+    """Parts of it: so many boards from one on."""
 
     def rows(db: Connection) -> None:
         enrolled(
@@ -155,19 +159,20 @@ def page_of(tmp_path: Path, only: str = "", most: int = 50, offset: int = 0, **m
                       "trace": "T" * (n == 2)}  # fmt: skip
             db.execute(insert(model.targets), target)
 
-    def question(db: Connection) -> Part:
+    def question(db: Connection) -> list[Part]:
         row = rollout_listing.row(db, 1)
         live = rollouts.live_of(row)
         live.rollout = replace(live.rollout, **({"wave": 1} | more))
         # Bound to one offer at a time, of which one is under way.
         live.counts = replace(live.counts, offered=1)
-        return rollout_listing.part(db, row, live, [live], NEW, [NEW, OLD], NOW, most, offset, only)
+        asked_for = (row, live, [live], NEW, [NEW, OLD], NOW)
+        return [rollout_listing.part(db, *asked_for, *part, only) for part in parts]
 
-    return asked(tmp_path, rows, question)
+    return asked(make, rows, question)
 
 
-def test_rollout_lists_those_first_of_whom_people_ask(tmp_path: Path):
-    found = page_of(tmp_path)
+def test_rollout_lists_those_first_of_whom_people_ask(make: Make):
+    found = page_of(make)
     assert [(one.id, one.state, one.reason, one.trace) for one in found.boards] == [
         ("b2", "failed", "exception", "T"),
         ("b3", "silent", "", ""),
@@ -190,8 +195,8 @@ def test_rollout_lists_those_first_of_whom_people_ask(tmp_path: Path):
     ]  # fmt: skip
 
 
-def test_waiting_boards_are_told_why(tmp_path: Path):
-    told = {one.id: one.text for one in page_of(tmp_path, "waiting").boards}
+def test_waiting_boards_are_told_why(make: Make):
+    told = {one.id: one.text for one in page_of(make, "waiting").boards}
     assert told == {
         "b5": "At most 1 boards update at a time.",
         "never": "At most 1 boards update at a time.",
@@ -199,30 +204,28 @@ def test_waiting_boards_are_told_why(tmp_path: Path):
     }
 
 
-def test_rollout_in_parts(tmp_path: Path):
+def test_rollout_in_parts(make: Make):
     """Each board once, in the same order, however the list is cut."""
-    whole = [one.id for one in page_of(tmp_path / "whole").boards]
-    parts: list[Line] = []
-    for offset in range(0, 9, 3):
-        parts += page_of(tmp_path / str(offset), most=3, offset=offset).boards
-    assert [one.id for one in parts] == whole
+    cuts = [(50, 0), *((3, offset) for offset in range(0, 9, 3))]
+    whole, *parts = ([one.id for one in part.boards] for part in pages_of(make, cuts))
+    assert [name for part in parts for name in part] == whole
 
 
 @pytest.mark.parametrize(
     ("only", "total"), [("confirmed", 2), ("failed", 1), ("waiting", 3), ("void", 0), ("no", 0)]
 )
-def test_rollout_by_state(tmp_path: Path, only: str, total: int):
-    found = page_of(tmp_path, only)
+def test_rollout_by_state(make: Make, only: str, total: int):
+    found = page_of(make, only)
     assert (found.total, len(found.boards)) == (total, total)
     assert {one.state for one in found.boards} <= {only}
 
 
-def test_cancelled_rollout_is_waited_for_by_nobody(tmp_path: Path):
-    found = page_of(tmp_path, state="cancelled")
+def test_cancelled_rollout_is_waited_for_by_nobody(make: Make):
+    found = page_of(make, state="cancelled")
     assert (found.waiting, found.total) == ({}, 5)
 
 
-def test_boards_wait_in_the_order_of_their_waves(tmp_path: Path):
+def test_boards_wait_in_the_order_of_their_waves(make: Make):
     def question(db: Connection) -> Any:
         row = rollout_listing.row(db, 1)
         live = rollouts.live_of(row)
@@ -232,7 +235,7 @@ def test_boards_wait_in_the_order_of_their_waves(tmp_path: Path):
         enrolled(*(board(f"b{n:03}") for n in range(100)))(db)
         rollouts.start(db, NEW, Start(), NOW)
 
-    live, found = asked(tmp_path, rows, question)
+    live, found = asked(make, rows, question)
     places = [rules.wave_of(live.rollout, one.id) for one in found.boards]
     assert places == sorted(one or 0 for one in places) and places[0] == 0 and len(places) == 50
     assert sum(found.waiting.values()) == found.total == 100
@@ -241,12 +244,12 @@ def test_boards_wait_in_the_order_of_their_waves(tmp_path: Path):
 # --- the first run ---
 
 
-def test_facts_of_the_first_run(tmp_path: Path):
+def test_facts_of_the_first_run(make: Make):
     def question(db: Connection, storage: Any) -> first_run.Facts:
         return first_run.facts(db, storage)
 
     async def work() -> list[first_run.Facts]:
-        storage = SqliteStorage(tmp_path)
+        storage = make()
         await storage.start()
         found = [await storage.read(question, storage)]
         try:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +15,7 @@ from mipy_ota.ota_server.policy import Bad, Board, Event, Known, Move, Release, 
 from mipy_ota.ota_server.storage import model, queries, rollout_queries, rollouts, statements
 from mipy_ota.ota_server.storage.base import REJECTIONS_KEPT, Storage, StorageError
 from mipy_ota.ota_server.storage.memory import MemoryStorage
-from mipy_ota.ota_server.storage.postgres import PostgresStorage
 from mipy_ota.ota_server.storage.rollouts import Start
-from mipy_ota.ota_server.storage.sqlite import SqliteStorage
 from mipy_ota.ota_server.storage.statements import (
     EVENTS_KEPT,
     OFFERS_KEPT,
@@ -26,23 +23,10 @@ from mipy_ota.ota_server.storage.statements import (
     Audit,
     Conflict,
 )
-from tests.support.postgres import Postgres
+from tests.server.conftest import Make
 
 Work = Callable[[Storage], Awaitable[None]]
 PEER = "127.0.0.9"
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], MemoryStorage]:
-    """Opens a storage; again, with what it held. Every test is of both databases."""
-    if request.param == "sqlite":
-        return lambda: SqliteStorage(tmp_path)
-    postgres: Postgres = request.getfixturevalue("postgres")
-    url = postgres.schema()
-    return lambda: PostgresStorage(tmp_path, url)
-
-
-Make = Callable[[], MemoryStorage]
 
 
 @pytest.fixture
