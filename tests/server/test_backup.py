@@ -11,7 +11,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,14 +88,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in named.items() if "server/server." not in name}
 
 
-def comes(what: Callable[[], Any], wanted: Any, hint: Callable[[], object]) -> None:
-    """Wait until something is as wanted."""
-    end = time.monotonic() + SECONDS
-    while what() != wanted:
-        assert time.monotonic() < end, hint()
-        time.sleep(0.05)
-
-
 def test_the_boards_of_before_poll_and_update(
     mipy: Mipy, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,7 +104,7 @@ def test_the_boards_of_before_poll_and_update(
         board = site.board(tmp_path / "board", plain(1000), speed=20)
         enrol.keep(enrol.Record(fleet.identity("b1")))
         board.start()
-        comes(lambda: confirmed(old), digest[:32], lambda: board.console[-4000:])
+        assert board.wait(lambda _: confirmed(old) == digest[:32]), board.console[-4000:]
         code, out, err = mipy("backup", saved)
         assert (code, "1 board, 1 release" in out) == (0, True), out + err
     port = int(old.url.rsplit(":", 1)[1])
@@ -128,7 +119,7 @@ def test_the_boards_of_before_poll_and_update(
     with board, server(port) as new:
         signed = sign.sign_for_fleet(fleet.release({"main.py": PLAIN.format(1001)}, 1001))
         digest = Fleet(new).publish(signed)
-        comes(lambda: confirmed(new), digest[:32], lambda: board.console[-4000:])
+        assert board.wait(lambda _: confirmed(new) == digest[:32]), board.console[-4000:]
         assert "app 1001 runs" in board.console
 
 
