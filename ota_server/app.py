@@ -25,12 +25,12 @@ from .mqtt.settings import BrokerSettings
 from .people import api_v1
 from .people.api import PeopleApi, Problem
 from .people.terminal import Terminals
-from .storage.base import Away, Storage, StorageError
+from .storage.base import RETRY_SECONDS, Away, Storage, StorageError
 from .storage.rollout_clock import Clock
 from .storage.sqlite import FILE as SQLITE_FILE
 from .storage.sqlite import SqliteStorage
 from .web import first_run, flash_page, release_pages, rollout_pages
-from .web.limits import IDLE_SECONDS, RETRY_SECONDS, GuardedProtocol
+from .web.limits import IDLE_SECONDS, GuardedProtocol
 from .web.site import Site
 
 TOKEN_BYTES = 32

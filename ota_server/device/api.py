@@ -18,9 +18,8 @@ import orjson
 from .. import policy
 from ..policy import Bad, Board, Crash, Known, Report
 from ..rollout_gate import Gate, minute_of_day
-from ..storage.base import Away, Storage, StorageError
+from ..storage.base import RETRY_SECONDS, Away, Storage, StorageError
 from ..storage.content import Content, deflate
-from ..web.limits import RETRY_SECONDS
 from . import poll_message
 from .poll_message import TRACE_CHARS, BadPoll
 

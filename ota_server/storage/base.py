@@ -35,6 +35,8 @@ from .statements import Audit
 
 FLUSH_SECONDS = 1.0
 """How long what need not survive a crash may stay in memory."""
+RETRY_SECONDS = 10
+"""After so long whoever got 503 may try again; boards wait longer by themselves."""
 READERS = 2
 """Threads that answer people; two, so that one slow question does not hold up the next."""
 

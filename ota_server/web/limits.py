@@ -14,9 +14,6 @@ HEAD_SECONDS = 10.0
 IDLE_SECONDS = 75
 """How long an idle connection is kept: a board pauses for some time between two files."""
 
-RETRY_SECONDS = 10
-"""After so long whoever got 503 may try again; boards wait longer by themselves."""
-
 
 class GuardedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with a limit to the size and the duration of a request's head."""
