@@ -533,7 +533,7 @@ def _judge_state(board: Board, report: Report, running: Release | None, verdict:
             if report.pushed and not board.paused:
                 # Somebody works on this board: he says when it may follow again.
                 verdict.changes["paused"] = True
-                verdict.events.append(Event("hold", text="a release was pushed to it"))
+                verdict.events.append(Event("paused", text="a release was pushed to it"))
         # A dev-signed release does not raise the board's line, and is never published.
         news = report.digest != board.confirmed or not board.high
         if running and news and running.seq > board.high:
@@ -639,7 +639,7 @@ def cancel(known: Known) -> Verdict:
 
 def pause(paused: bool) -> Verdict:
     """Leave a board alone, or offer releases to it again."""
-    return Verdict({"paused": paused}, [Event("hold" if paused else "follow")])
+    return Verdict({"paused": paused}, [Event("paused" if paused else "follow")])
 
 
 def heard(state: str, orders: Sequence[Order]) -> list[Order]:

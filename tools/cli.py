@@ -82,7 +82,7 @@ VERBS = (
     ("board tag", "fleet.change:tag", "Give a board these tags and no others."),
     ("board retire", "fleet.change:retire", "Take a board out of use, or back."),
     ("board rm", "fleet.change:remove", "Have the server forget a board."),
-    ("hold", "fleet.change:hold", "Offer a board nothing until `mipy follow`."),
+    ("pause", "fleet.change:pause", "Offer a board nothing until `mipy follow`."),
     ("retry", "fleet.change:retry", "Offer a board a release again that it rejected."),
     ("withdraw", "fleet.change:withdraw", "Offer a release to no further board."),
     ("operator ls", "fleet.people:operators", "List who may use the server."),
@@ -113,6 +113,19 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 INTERNAL = 70  # EX_SOFTWARE of sysexits.h
 
 
+class Loaded(TyperCommand):
+    """A verb with its module."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As usual, but every error knows the verb, whose --help is then the one to see."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as wrong:
+            if getattr(wrong, "ctx", None) is None:
+                wrong.ctx = ctx  # type: ignore[attr-defined]
+            raise
+
+
 class Verb(TyperCommand):
     """Stands for a verb in help and shell completion, without its module."""
 
@@ -125,7 +138,9 @@ class Verb(TyperCommand):
         """Import the verb's module and return its real command."""
         module, function = self.where.split(":")
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        app.command(self.name)(getattr(import_module(f".{module}", __package__), function))
+        app.command(self.name, cls=Loaded)(
+            getattr(import_module(f".{module}", __package__), function)
+        )
         return typer.main.get_command(app)
 
 

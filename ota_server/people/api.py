@@ -230,7 +230,7 @@ class PeopleApi:
         return JSONResponse({"id": facts.id, "again": known}, 200 if known else 201)
 
     async def order(self, request: Request) -> Response:
-        """Give a board an order: rollback, retry <digest>, hold, follow; cancel ends open ones."""
+        """Give a board an order: rollback, retry <digest>, pause, follow; cancel ends open ones."""
         board = await self._board(request)
         order = (await _json(request)).get("order")
         retry = _RETRY.fullmatch(order) if isinstance(order, str) else None
@@ -239,8 +239,8 @@ class PeopleApi:
             entry = _who(request).audit("order", board.id, after=policy.title(str(order)))
             await self._storage.amend(board.id, make, time.time(), entry)
 
-        if order in ("hold", "follow"):
-            paused = order == "hold"
+        if order in ("pause", "hold", "follow"):  # "hold": as older clients say it
+            paused = order != "follow"
             await amend(lambda _: policy.pause(paused))
         elif order == "cancel":
             await amend(policy.cancel)
@@ -260,7 +260,7 @@ class PeopleApi:
                 400,
                 "order",
                 "there is no such order",
-                "rollback, retry <digest>, hold, follow, cancel, or what a debug key has signed",
+                "rollback, retry <digest>, pause, follow, cancel, or what a debug key has signed",
             )
         return JSONResponse({"id": board.id, "order": policy.title(str(order))}, 202)
 

@@ -134,7 +134,7 @@ def _noted(changes: dict[str, Any]) -> list[Event]:
     """What the board's history says of a change."""
     noted: list[Event] = []
     if "paused" in changes:
-        noted.append(Event("hold" if changes["paused"] else "follow"))
+        noted.append(Event("paused" if changes["paused"] else "follow"))
     if "retired" in changes:
         noted.append(Event("retired" if changes["retired"] else "in-use"))
     noted += [Event(name, text=changes[name]) for name in ("name", "channel") if name in changes]

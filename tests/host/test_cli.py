@@ -83,24 +83,27 @@ def test_defect_shows_no_traceback(
 
 
 @pytest.mark.parametrize(
-    ("words", "text"),
+    ("words", "text", "help_of"),
     [
-        (("frob",), "No such command 'frob'"),
-        (("keys", "lst"), "Did you mean 'list'"),
-        (("planted", "--frob"), "--frob"),
-        (("--frob",), "--frob"),
+        (("frob",), "No such command 'frob'", "mipy"),
+        (("keys", "lst"), "Did you mean 'list'", "mipy keys"),
+        (("planted", "--frob"), "--frob", "mipy planted"),
+        (("--frob",), "--frob", "mipy"),
+        (("release", "--channel"), "'--channel' requires an argument", "mipy release"),
+        (("keys", "list", "x"), "unexpected extra argument", "mipy keys list"),
     ],
 )
 def test_wrong_usage_is_2(
     words: tuple[str, ...],
     text: str,
+    help_of: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert mipy(monkeypatch, *words, verb=lambda: None) == 2
     shown = capsys.readouterr().err
     assert text in shown
-    assert "what to do: see mipy" in shown
+    assert f"what to do: see {help_of} --help\n" in shown
 
 
 def test_closed_pipe_is_quiet() -> None:

@@ -159,8 +159,10 @@ def test_the_server_hands_over_other_content(ours: bytes) -> None:
 def test_two_of_one_name_of_which_the_server_lists_one(ours: bytes) -> None:
     twin = sign.sign_for_fleet(bundled(50, OTHER, "1.1"))
     for content in (ours, twin):
-        with pytest.raises(Failure, match="names 2 releases that were signed here"):
+        with pytest.raises(Failure, match="names 2 releases that were signed here") as failed:
             release.check_meant(content, listed(content), "1.1")
+        for one in (ours, twin):
+            assert f"digest {listed(one)['digest'][:8]}" in failed.value.text
     release.check_meant(twin, listed(twin), "50")
 
 

@@ -132,7 +132,7 @@ def test_verbs(server: Running, tmp_path: Path):
 
     mipy("board", "rename", "b0", "hall")
     mipy("board", "tag", "hall", "test")
-    mipy("hold", "hall")
+    mipy("pause", "hall")
     (found,) = json.loads(mipy("boards", "--tag", "test", "--json"))
     assert (found["id"], found["name"], found["paused"]) == ("b0", "hall", True)
     mipy("board", "retire", "hall")

@@ -468,7 +468,10 @@ def listed_release(n: int, **more: Any) -> dict[str, Any]:
     return facts | {"published": n * 86400, "withdrawn": None, "channels": ["stable"]} | more
 
 
-BOARD = {"app": "weather", "class": "c", "channel": "stable", "digest": f"{1:032x}"}
+BOARD = {
+    "id": "b1", "app": "weather", "class": "c", "channel": "stable", "digest": f"{1:032x}",
+    "rejected": [],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -492,6 +495,38 @@ def test_a_release_is_shown_by_note_and_date_and_a_board_behind_is_told(
     assert title(first | {"note": "-"}) == title(first).removeprefix("v1, ")
 
 
+def rejected(n: int, soft: bool = False) -> dict[str, Any]:
+    return {"rejected": [{"digest": f"{n:032x}", "reason": "exception", "soft": soft}]}
+
+
+CANARY = {"canary": ["b9"], "waves": [100], "wave": 0, "waves_in_all": 2, "members": None}
+
+
+@pytest.mark.parametrize(
+    ("board", "rollout", "shown"),
+    [
+        ({}, {}, "; newer: v2"),
+        (rejected(2), {}, "; rejected: v2 (exception)"),
+        (rejected(2, soft=True), {}, "; newer: v2"),
+        ({}, {"state": "halted"}, "; newer: v2, its rollout is halted"),
+        ({}, {"state": "cancelled"}, ""),
+        ({}, {"state": "draft"}, ""),
+        ({}, {"state": "running"}, "; newer: v2, in wave 2 of 2"),
+        ({}, {"state": "running", "wave": 1}, "; newer: v2"),
+        ({"id": "b9"}, {"state": "running"}, "; newer: v2"),
+        ({}, {"state": "running", "members": []}, "; newer: v2, its rollout is not for this board"),
+        ({}, {"state": "halted", "channel": "beta"}, "; newer: v2"),
+    ],
+)
+def test_what_is_newer_goes_by_rejections_and_waves(
+    board: dict[str, Any], rollout: dict[str, Any], shown: str
+):
+    first, second = listed_release(1), listed_release(2)
+    rollouts = [rollout_of(1), rollout_of(2, **(CANARY | rollout))]
+    words = boards.called(BOARD | board, [second, first], rollouts)
+    assert words == title(first) + shown.replace("v2", title(second))
+
+
 @pytest.mark.parametrize(
     ("state", "ago", "shown"),
     [
@@ -504,7 +539,13 @@ def test_a_release_is_shown_by_note_and_date_and_a_board_behind_is_told(
 def test_a_board_that_is_off_is_not_ok(state: str, ago: float | None, shown: str):
     facts = {"state": state, "progress": "", "crashes": 0, "follow": True, "open": None}
     seen = None if ago is None else time.time() - ago
-    assert boards.state(facts | {"last_seen": seen}) == shown
+    assert boards.state(facts | {"last_seen": seen, "up": 3600}) == shown
+
+
+def test_a_board_that_may_sleep_is_not_called_silent():
+    facts = {"state": "ok", "progress": "", "crashes": 0, "follow": False, "open": None, "up": 4}
+    assert boards.state(facts | {"last_seen": time.time() - 60}) == "ok, paused"
+    assert boards.state(facts | {"last_seen": time.time() - 4000}) == "asleep or off, paused"
 
 
 def test_who_follows_a_release_sees_for_how_long_and_for_what(monkeypatch: pytest.MonkeyPatch):

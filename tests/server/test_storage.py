@@ -95,7 +95,7 @@ def test_what_was_taken_in_is_there_after_a_restart(opened: Opened):
             assert (after.board.held, after.board.paused, after.board.seq) == (True, True, 7)
             assert after.rejected == {bad.digest: bad}
             assert [order.text for order in after.orders] == ["rollback"]
-            assert await history(storage) == ["enrolled", "trial", "ordered", "hold"]
+            assert await history(storage) == ["enrolled", "trial", "ordered", "paused"]
             assert not after.tickets.admit(before.tickets.counted or "x")
 
     asyncio.run(work())

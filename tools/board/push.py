@@ -83,7 +83,7 @@ def _round(found: Target, folder: Path) -> None:
 
 
 def follow(board: options.Board) -> None:
-    """Have the server offer releases again to a board that is held: pushed to, or so ordered."""
+    """Have the server offer releases again to a board that is paused: pushed to, or so ordered."""
     from ..fleet.client import connect
 
     said = connect().order(board, "follow")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ...ota_server import rollout as rules
 from .. import console
 from ..files import failed
-from .pick import is_silent, title
+from .pick import ROLLOUTS_LOOKED_AT, away, is_away, title
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -54,7 +55,7 @@ def boards(
     if not every:
         console.say("no such board" if any(wanted.values()) else "no board is enrolled yet")
         return
-    releases = server.releases()
+    releases, rollouts = server.releases(), server.rollouts(ROLLOUTS_LOOKED_AT)
     console.table(
         "",
         ("board", "class", "state", "release", "seen", "last setback"),
@@ -63,7 +64,7 @@ def boards(
                 one["name"] or one["id"],
                 one["class"],
                 state(one),
-                called(one, releases),
+                called(one, releases, rollouts),
                 age(one["last_seen"]),
                 one["reason"],
             )
@@ -108,14 +109,14 @@ def _trust(numbers: Mapping[str, Any]) -> str:
 def state(board: Mapping[str, Any]) -> str:
     """A board's state in a few words."""
     words = board["state"] or "never seen"
-    if is_silent(board):
-        words = "silent" if words == "ok" else f"silent, was {words}"
+    if is_away(board):
+        words = away(board) + ("" if words == "ok" else f", was {words}")
     if board["progress"]:
         words += f" {board['progress']}"
     if board["crashes"] and board["state"] in ("crashing", "recovery"):
         words += f" ({board['crashes']} crash{'es' if board['crashes'] > 1 else ''})"
     if not board["follow"]:
-        words += ", held"
+        words += ", paused"
     if board["open"]:
         left = board["last_seen"] + board["open"] - time.time()
         words += f", WebREPL open for {max(0, round(left / 60))} min"
@@ -124,26 +125,72 @@ def state(board: Mapping[str, Any]) -> str:
     return words
 
 
-def called(board: Mapping[str, Any], releases: Sequence[Mapping[str, Any]]) -> str:
-    """What people call the release that a board runs, and whether there is a newer one for it.
+def called(
+    board: Mapping[str, Any],
+    releases: Iterable[Mapping[str, Any]],
+    rollouts: Iterable[Mapping[str, Any]] = (),
+) -> str:
+    """What people call the release that a board runs, and what there is newer for it.
+
+    A release that the board rejected is named as such, and one that does not reach it yet with
+    the reason.
 
     Args:
         board: as the API gives it.
         releases: all, newest first.
+        rollouts: the server's newest ones.
     """
-    digest = board["digest"]
+    digest, releases = board["digest"], list(releases)
     running = next((one for one in releases if one["digest"][:32] == digest), None)
     words = title(running) if running else digest[:8] or "none"
-    meant = (
-        one
-        for one in releases
-        if (one["app"], one["class"]) == (board["app"], board["class"])
-        and board["channel"] in one["channels"]
-        and not one["withdrawn"]
+    if not digest:
+        return words
+    newest = {
+        one["digest"]: one
+        for one in sorted(rollouts, key=lambda one: one["id"])
+        if one["channel"] == board["channel"]
+    }
+    rejected = {bad["digest"]: bad["reason"] for bad in board["rejected"] if not bad["soft"]}
+    for one in releases:
+        if one is running:
+            break
+        rollout = newest.get(one["digest"])
+        if not _meant(board, one) or (rollout and rollout["state"] in ("draft", "cancelled")):
+            continue
+        if reason := rejected.get(one["digest"][:32]):
+            words += f"; rejected: {title(one)} ({reason})"
+            continue
+        return f"{words}; newer: {title(one)}{_not_yet(board, rollout)}"
+    return words
+
+
+def _meant(board: Mapping[str, Any], release: Mapping[str, Any]) -> bool:
+    """Whether a release is for boards like this one, in its channel."""
+    alike = (release["app"], release["class"]) == (board["app"], board["class"])
+    return alike and board["channel"] in release["channels"] and not release["withdrawn"]
+
+
+def _not_yet(board: Mapping[str, Any], rollout: Mapping[str, Any] | None) -> str:
+    """Why a release does not reach a board yet, as far as its rollout tells."""
+    if rollout is None or rollout["state"] == "done":
+        return ""
+    if rollout["state"] != "running":
+        return f", its rollout is {rollout['state']}"
+    members = rollout["members"]
+    wave = rules.wave_of(
+        rules.Rollout(
+            rollout["id"],
+            rollout["digest"],
+            canary=frozenset(rollout["canary"]),
+            waves=tuple(rollout["waves"]),
+            members=None if members is None else frozenset(members),
+        ),
+        board["id"],
     )
-    newest = next(meant, None)
-    behind = digest and newest and newest["digest"][:32] != digest
-    return f"{words}; newer: {title(newest)}" if behind and newest else words
+    if wave is None:
+        return ", its rollout is not for this board"
+    turn = f", in wave {wave + 1} of {rollout['waves_in_all']}"
+    return turn if wave > rollout["wave"] else ""
 
 
 def age(then: float | None) -> str:

@@ -1,4 +1,4 @@
-"""`mipy board ...`, `mipy hold`, `mipy retry`, `mipy withdraw`: what people change."""
+"""`mipy board ...`, `mipy pause`, `mipy retry`, `mipy withdraw`: what people change."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def remove(
     console.note("its file in the fleet's records stays: mipy boards --add FILE enrols it again")
 
 
-def hold(board: BOARD) -> None:
+def pause(board: BOARD) -> None:
     """Offer a board nothing until `mipy follow BOARD`; in recovery it still gets a repair."""
     from .client import connect
 

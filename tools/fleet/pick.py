@@ -11,6 +11,10 @@ from ...ota_server.policy import ROLLBACK_REASONS
 from ...ota_server.rollout import AWAY_S
 from ..console import Failure
 
+SLEEPER_UP_S = 120
+"""A board in deep sleep polls once in a life, this long after its start at most."""
+ROLLOUTS_LOOKED_AT = 200
+"""As many as the server lists at once; older ones say nothing of what boards may get."""
 _NAMED = 6
 """So many releases are listed where a name means several."""
 Release = Mapping[str, Any]
@@ -24,9 +28,14 @@ def title(release: Mapping[str, Any]) -> str:
     return when if release["note"] in ("", "-") else f"{release['note']}, {when}"
 
 
-def is_silent(board: Mapping[str, Any]) -> bool:
+def is_away(board: Mapping[str, Any]) -> bool:
     """Whether a board that was heard of once has said nothing for long."""
     return board["last_seen"] is not None and time.time() - board["last_seen"] > AWAY_S
+
+
+def away(board: Mapping[str, Any]) -> str:
+    """What such a board is called. Who was last heard of right after its start may well sleep."""
+    return "asleep or off" if board["up"] < SLEEPER_UP_S else "silent"
 
 
 def chosen(known: Iterable[Mapping[str, Any]], wanted: str) -> list[Mapping[str, Any]]:

@@ -25,7 +25,7 @@ from ..keys import store as keys
 from ..keys.sign import in_words, sign_for_fleet
 from ..printable import printable
 from .client import Client, connect
-from .pick import Step, chosen, is_silent, steps, title
+from .pick import ROLLOUTS_LOOKED_AT, Step, chosen, is_away, steps, title
 from .trust_upload import publish_trust
 
 WENT_BACK = 3
@@ -37,7 +37,8 @@ _OVER = ("halted", "cancelled", "superseded")
 """A rollout in these states goes on only if a person wants it."""
 BY_NAME = 3
 """Of more boards than these, counts are shown in the place of names."""
-ROLLOUTS_LOOKED_AT = 200
+LISTED = 6
+"""So many releases are listed where a name means several."""
 LOOK_SECONDS = 1.0
 _WAITS = {
     "trial": "on trial: it has to run for a minute, and to hear from its server",
@@ -272,8 +273,8 @@ def _of(step: Step, boards: Iterable[Mapping[str, Any]]) -> list[Mapping[str, An
 def _show_step(step: Step, boards: Iterable[Mapping[str, Any]]) -> None:
     """Say what is left for what, and how many boards run either."""
     mine = _of(step, boards)
-    late = sum(1 for one in mine if is_silent(one))
-    away = f", {late} of them silent" if late else ""
+    late = sum(1 for one in mine if is_away(one))
+    away = f", {late} of them off or asleep" if late else ""
     console.note(
         f"{step.leaving['app']} for {step.leaving['class']}: {len(mine)} {_boards(mine)}{away}"
     )
@@ -370,10 +371,13 @@ def check_meant(content: bytes, listed: Mapping[str, Any], wanted: str) -> None:
         if (one.app, one.cls) == (found.app, found.cls)
         and (wanted in (str(one.seq), one.title) or one.digest.startswith(wanted))
     ]
-    if any(one.digest != found.digest for one in same):
+    several = {one.digest: one for one in (found, *same)}
+    if len(several) > 1:
+        newest = sorted(several.values(), key=lambda one: -one.seq)[:LISTED]
+        more = f"; and {len(several) - LISTED} more" if len(several) > LISTED else ""
         raise Failure(
-            f"'{wanted}' names {len({found.digest, *(one.digest for one in same)})} releases that "
-            "were signed here",
+            f"'{wanted}' names {len(several)} releases that were signed here: "
+            f"{'; '.join(map(in_words, newest))}{more}",
             "give the seq or digest of one of them",
         )
     if same or wanted == found.digest:

@@ -204,8 +204,8 @@ def test_logs_of_a_closed_board_are_its_reports(tmp_path: Path) -> None:
         assert desk.board.wait(lambda _: desk.server.board("b1")["address"], SECONDS)
         with running("logs", "-f", NAME) as lines:
             comes(lines, "is closed")
-            desk.server.order("b1", "hold")
-            comes(lines, "hold")
+            desk.server.order("b1", "pause")
+            comes(lines, "paused")
 
 
 # --- other people's tools
