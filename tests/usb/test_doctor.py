@@ -155,6 +155,24 @@ def test_board_by_address(server: serve.Running, monkeypatch: pytest.MonkeyPatch
     assert "never heard" in found("board", "192.0.2.9")[0].text
 
 
+@pytest.mark.parametrize(
+    ("crashes", "said"), [(1, "crashes: once so far, by exception"), (9, "crashes: 9 times so far")]
+)
+def test_an_app_that_crashes(
+    server: serve.Running, monkeypatch: pytest.MonkeyPatch, crashes: int, said: str
+) -> None:
+    changes.make_fleet("demo")
+    made = enrol.make("b1", "demo", "esp8266-generic", name="shed")
+    enrol.tell_server(enrol.keep(enrol.Record(made, "02:00:00:00:00:01", "esp8266")))
+    facts = connect().board("b1")
+    facts |= {"state": "crashing", "crashes": crashes, "reason": "exception", "last_seen": 1.0}
+    monkeypatch.setattr(Client, "board", lambda _, name: facts)
+    away, crashing = found("board", "shed")[:2]
+    assert away.text.startswith("asleep or off for ")
+    assert (crashing.level, said in crashing.text) == ("fail", True)
+    assert "mipy boards shed" in crashing.hint and "mipy rollback shed" in crashing.hint
+
+
 @pytest.mark.parametrize(("url", "port"), [("http://ota.test", 80), ("http://o.test:9", 9)])
 def test_port_of_a_boards_server(
     server: serve.Running, monkeypatch: pytest.MonkeyPatch, url: str, port: int
@@ -163,7 +181,12 @@ def test_port_of_a_boards_server(
     made = enrol.make("b1", "demo", "esp8266-generic", servers=(url,))
     enrol.tell_server(enrol.keep(enrol.Record(made, "02:00:00:00:00:01", "esp8266")))
     asked: list[int] = []
-    monkeypatch.setattr(doctor, "_listens", lambda host, port: asked.append(port) or False)
+
+    def refuse(at: tuple[str, int], timeout: float) -> None:
+        asked.append(at[1])
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(address.socket, "create_connection", refuse)
     found_ones = list(doctor._by_name("b1"))
     assert asked == [port] and url in found_ones[-1].text
 

@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from ...signing import envelope
@@ -13,6 +14,8 @@ from ...signing.reasons import Refused
 from .. import console
 from ..addresses import loopback
 from ..console import Failure
+
+CONNECT_SECONDS = 3
 
 
 def server_address() -> str:
@@ -53,6 +56,33 @@ def refuse_loopback(url: str) -> None:
             f"for a board, {url} is the board itself",
             f"name the server as others reach it, like http://{lan_address() or 'HOST'}:8266",
         )
+
+
+def listens(url: str) -> bool:
+    """Whether anything takes connections at the server's address, from here."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        with socket.create_connection((parts.hostname or "", port), CONNECT_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def warn_of_silence(servers: Iterable[str]) -> None:
+    """Warn of each address that a board is about to be given and where nothing answers."""
+    for url in servers:
+        if listens(url):
+            continue
+        parts = urlsplit(url)
+        ours = parts.hostname == lan_address()
+        here = ours and listens(f"http://127.0.0.1:{parts.port or 80}")
+        hint = (
+            "the server listens for this computer only: `mipy serve --host 0.0.0.0`"
+            if here
+            else "start it with `mipy serve`; `mipy doctor` says what else may be wrong"
+        )
+        console.warn(f"nothing answers at {url}, where the board will look for its server; {hint}")
 
 
 def lan_address() -> str | None:

@@ -8,6 +8,8 @@ import secrets
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -367,6 +369,49 @@ def test_names_in_a_backup_come_back(home: Path) -> None:
 # --- there and back ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("here", "answer", "begun", "why"),
+    [
+        (False, False, False, "nobody is here to be asked"),
+        (True, False, False, "nothing was written"),
+        (True, True, False, ""),
+        (False, False, True, ""),
+    ],
+)
+def test_the_boards_own_program_is_not_replaced_unasked(
+    here: bool,
+    answer: bool,
+    begun: bool,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What was begun is finished all the same."""
+    done: list[str] = []
+    kept = SimpleNamespace(save=lambda: done.append("backup"), path="backup")
+    who = SimpleNamespace(board=SimpleNamespace(servers=(), app=APP, cls=CLASS))
+    found = SimpleNamespace(begun=begun, kept=kept, record=who, plan=None, files=None)
+    monkeypatch.setattr(verb, "survey", lambda *_: found)
+    monkeypatch.setattr(verb, "steps", lambda *_: None)
+    monkeypatch.setattr(verb, "work", lambda _: done.append("work"))
+    monkeypatch.setattr(enrol, "keep", lambda record: Path())
+    monkeypatch.setattr(enrol, "tell_server", lambda path: True)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: here, raising=False)
+    monkeypatch.setattr("mipy_ota.tools.console.confirm", lambda text: answer)
+    listed = {"app": APP, "class": CLASS, "note": "1.8", "published": 0.0, "withdrawn": None}
+    releases = [listed | {"class": "esp32-generic", "note": "2.0"}, listed]
+    monkeypatch.setattr(verb, "connect", lambda: SimpleNamespace(releases=lambda: releases))
+    nothing: Any = None
+    if why:
+        with pytest.raises(Failure, match=why):
+            verb.join(nothing, nothing, survey.Wishes(), ask=True)
+        assert done == []
+    else:
+        verb.join(nothing, nothing, survey.Wishes(), ask=True)
+        assert done[-1] == "work"
+    assert ("the server has the release 1.8, 1970" in capsys.readouterr().err) is not begun
+
+
 def test_adopted_board_keeps_its_files_updates_and_is_given_back(
     board: Board, tmp_path: Path
 ) -> None:
@@ -378,7 +423,7 @@ def test_adopted_board_keeps_its_files_updates_and_is_given_back(
     with Port(board) as port:
         board.start(port.hear)
         assert board.wait(OLD)
-        verb.adopt(port.path, name="shed", wifi="home", wifi_password_file=password)
+        verb.adopt(port.path, name="shed", wifi="home", wifi_password_file=password, yes=True)
         assert board.wait(lambda one: one.console.count(OLD) == 2, WAIT), board.console
         assert enrol.find("shed").mac == board.mac
         board.stop()
