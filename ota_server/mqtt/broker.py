@@ -5,7 +5,8 @@
    is away: those poll by themselves when they are back.
 2. Never all at once: at most NUDGES_A_SECOND, so that no fleet arrives at the server together.
 3. What comes from the broker is a stranger's. A button pressed is one more nudge, at most one in
-   BUTTON_SECONDS for a board, and only for boards that are known here.
+   BUTTON_SECONDS for a board, and only for boards whose next poll brings something: where all
+   slots of a rollout are taken, or it is halted, the button does nothing.
 4. What waits is a set of boards, so it is bounded however long the broker is away; once it is back
    all boards are looked at again.
 """
@@ -221,10 +222,10 @@ class Broker:
     def _due(self, known: Known, wanted: Release | None) -> bool:
         """Whether the board is to be nudged now; it counts as nudged then."""
         board, now = known.board, time.monotonic()
-        told = wanted is None or wanted.digest == board.offered
+        told = wanted is not None and wanted.digest == board.offered
         orders = [order.n for order in known.orders if not order.tries]
         pressed = board.id in self._pressed and board.id not in self._nudged
-        if told and not orders and not pressed:
+        if not orders and (wanted is None or (told and not pressed)):
             return False
         why = (wanted.digest if wanted else "", max(orders, default=0))
         last = self._nudged.get(board.id)

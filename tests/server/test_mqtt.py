@@ -102,7 +102,7 @@ def test_board_is_nudged_once_when_a_release_is_there_for_it(desk: Desk, watcher
 @needs_broker
 def test_nobody_is_nudged_without_an_offer(desk: Desk, watcher: Client):
     """A board that is paused, and one that rejected the release."""
-    desk.people.order("sim-01", "hold")
+    desk.people.order("sim-01", "pause")
     stubborn = FakeBoard(desk.server.url, id="sim-02")
     desk.people.enrol(stubborn.file())
     stubborn.boot()
@@ -268,7 +268,40 @@ def test_removed_board_is_gone_there_too(desk: Desk, watcher: Client):
 
 
 @needs_broker
+def test_button_does_nothing_where_no_slot_is_free(
+    desk: Desk, watcher: Client, monkeypatch: pytest.MonkeyPatch
+):
+    """Nothing is there for the board; then another has the only slot; then the rollout halts."""
+    monkeypatch.setattr(server_mqtt, "BUTTON_SECONDS", 0.0)
+
+    def press() -> int:
+        """The nudges so far, when the server has looked at the board."""
+        watcher.publish(STATE + "/install", "install", 1)
+        settled(desk, watcher)
+        return len(watcher.payloads(NUDGE))
+
+    other = FakeBoard(desk.server.url, id="sim-02")
+    desk.people.enrol(other.file())
+    other.boot()
+    assert press() == 0
+    digest, packed = release(SEQ)
+    number = desk.people.publish(packed, in_flight=1, waves=[100])["rollout"]["id"]
+    assert wait(lambda: watcher.payloads(NUDGE) == [b""]), "a slot is free"
+    assert other.poll()["m"] == digest
+    assert press() == 1
+    assert last(watcher, STATE)["latest_version"] == "1", "no update is shown"
+    other.poll(bad={"m": digest[:32], "why": "exception", "soft": 0, "trace": "ValueError"})
+    assert desk.people.rollout(number)["state"] == "halted"
+    assert press() == 1
+    other.close()
+
+
+@needs_broker
 def test_button_nudges_whatever_a_stranger_presses(desk: Desk, watcher: Client):
+    """Once in ten seconds at most, a board that has been told of its release and does not come."""
+    desk.publish(SEQ)
+    assert wait(lambda: watcher.payloads(NUDGE) == [b""])
+    desk.board.poll()
     settled(desk, watcher)
     for topic, payload in (
         ("mipy/nobody/ota/install", "install"),
@@ -279,9 +312,9 @@ def test_button_nudges_whatever_a_stranger_presses(desk: Desk, watcher: Client):
     watcher.publish(STATE + "/install", "install", 1, retain=True)
     for _ in range(50):
         watcher.publish(STATE + "/install", "install", 1)
-    assert wait(lambda: NUDGE in watcher.topics)
+    assert wait(lambda: len(watcher.payloads(NUDGE)) > 1)
     settled(desk, watcher)
-    assert watcher.payloads(NUDGE) == [b""]
+    assert watcher.payloads(NUDGE) == [b"", b""]
     assert "mipy/nobody/update" not in watcher.topics
 
 
