@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 CLASSES: dict[Chip, str] = {"esp8266": "esp8266-generic", "esp32": "esp32-generic"}
 NETWORKS = {"virtual": "virtual-air"}
 """The Wi-Fi around a virtual board, SSID -> password."""
+PORTAL_PORT = 8080
+"""Port 80, as a virtual board has it (chip/socket.py)."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 _VIRTUAL = "virtual"
 _AGAIN_SECONDS = 1.0
@@ -66,6 +68,8 @@ def sim(
         if new:
             prepare(board, who, server)
         console.note(f"{name}, a virtual {chip} at {board.address}, polls {who.servers[0]}")
+        for line in _around(who, board.address):
+            console.note(line)
         console.note("Ctrl-C goes to the board; twice within a second, or Ctrl-], switches it off")
         with _terminal():
             _converse(board)
@@ -74,6 +78,14 @@ def sim(
         f"{name} is off: {sums.boots} boots, {sums.ops} flash operations ({sums.erases} erases), "
         f"{sums.sent} bytes sent, {sums.received} received"
     )
+
+
+def _around(who: Board, address: str) -> Iterator[str]:
+    """What a person needs to join the air around a board, which is virtual too."""
+    for ssid, password in NETWORKS.items():
+        yield f"the Wi-Fi in its air is '{ssid}', password '{password}'"
+    password = f", its radio's password '{who.portal}'" if who.portal else ""
+    yield f"its portal, when open: http://{address}:{PORTAL_PORT}/{password}"
 
 
 # --- a new board

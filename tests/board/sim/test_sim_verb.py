@@ -142,6 +142,9 @@ def test_a_new_board_starts_with_the_newest_release(
     digest = publish(fleet, tmp_path / "app")
     board = run("sim", "kitchen", "--speed", "10")
     board.wait("kitchen, a virtual esp8266 at 127.")
+    board.wait("'virtual', password 'virtual-air'")
+    portal = f"http://{command.address_of('kitchen')}:8080/, its radio's password '"
+    board.wait(portal + str(enrol.find("kitchen").board.portal))
     board.wait("hello from the app")
     end = time.monotonic() + SECONDS
     while fleet.board("kitchen")["confirmed"] != digest[:32]:
