@@ -149,6 +149,18 @@ def test_rollout_says_where_it_is_and_what_would_halt_it(five: Fleet, reader: Re
     assert "The same in numbers" in words
 
 
+def test_old_rollout_has_its_numbers(five: Fleet, reader: Reader, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rollouts, "ROLLOUTS_WITH_TARGETS", 1)
+    rollout = five.publish()
+    assert "No board has an outcome yet." in reader.words(f"/rollouts/{rollout['id']}")
+    five.offered()
+    five.fail(rollout["canary"][0], rollout["digest"])
+    five.publish(SEQ + 1)
+    words = reader.words(f"/rollouts/{rollout['id']}")
+    numbers = "Of a rollout this old only the numbers are kept: 0 confirmed, 1 failed, 0 silent."
+    assert numbers in words
+
+
 def test_person_steers_a_rollout_from_its_page(five: Fleet, reader: Reader):
     number = five.publish()["id"]
     path = f"/rollouts/{number}"
