@@ -50,8 +50,12 @@ $(READY): requirements-dev.lock pyproject.toml
 	@$(PIP) install --no-build-isolation --no-deps --editable .
 	@touch $@
 
-$(STATIC): ota_server/package-lock.json
+# The stamp is the lock that the parts came by: in a copied folder times say nothing.
+$(STATIC): $(shell cmp -s ota_server/package-lock.json $(STATIC) || echo FORCE)
 	@scripts/static.sh
+
+.PHONY: FORCE
+FORCE:
 
 # The boards' stubs shadow the standard library, so each set has a folder of its own.
 $(STUBS): requirements-stubs.lock | $(READY)
@@ -170,10 +174,11 @@ rollouts: setup ## Rollouts on the real database: 10,000 steps of boards, people
 	@$(BIN)/python -m tests.support.rollout_machine $(ARGS)
 
 .PHONY: bench
-bench: setup ## Measure: polls a second, rollouts, push, first flash, then every budget (bytes, heap, flash operations).
+bench: setup ## Measure: polls a second, rollouts, pages, push, first flash, then every budget (bytes, heap, flash operations).
 	@scripts/apt-install.sh /usr/sbin/nginx=nginx-light
 	@$(BIN)/python -m tests.bench.server
 	@$(BIN)/python -m tests.bench.rollouts
+	@$(BIN)/python -m tests.bench.pages
 	@$(BIN)/python -m tests.bench.push
 	@$(BIN)/python -m tests.bench.flash
 	@$(BIN)/python -m pytest -q -s tests/board/boot/test_budgets.py $(ARGS)

@@ -19,6 +19,8 @@ from starlette.responses import Response
 from starlette.routing import Mount
 from uvicorn import Config
 
+from .dashboard import board_page, first_run, fleet_page, release_pages, rollout_pages
+from .dashboard.site import Site
 from .device import discovery
 from .device.api import DeviceApi
 from .mqtt.settings import BrokerSettings
@@ -29,9 +31,8 @@ from .storage.base import RETRY_SECONDS, Away, Storage, StorageError
 from .storage.rollout_clock import Clock
 from .storage.sqlite import FILE as SQLITE_FILE
 from .storage.sqlite import SqliteStorage
-from .web import first_run, flash_page, release_pages, rollout_pages
+from .web import flash_page
 from .web.limits import IDLE_SECONDS, GuardedProtocol
-from .web.site import Site
 
 TOKEN_BYTES = 32
 SWITCH_SECONDS = 0.0005
@@ -143,6 +144,8 @@ def make_app(
             *release_pages.routes(site),
             *rollout_pages.routes(site),
             *first_run.routes(site),
+            *fleet_page.routes(site),
+            *board_page.routes(site),
         ],
         lifespan=lifespan,
         exception_handlers=handlers,

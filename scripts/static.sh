@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 target=ota_server/static
 scratch=.cache/npm
 if [ -d offline ] && [ -e "$target/xterm.js" ]; then
-  touch "$target/.ready" # brought along by `make offline`
+  cp ota_server/package-lock.json "$target/.ready" # brought along by `make offline`
   exit 0
 fi
 if ! command -v npm >/dev/null; then
@@ -33,4 +33,4 @@ for licence in "$modules"/{esptool-js,pako,atob-lite,js-md5,@xterm/{xterm,addon-
   cat "$licence"
   printf '\n'
 done > "$target/licenses.txt"
-touch "$target/.ready"
+cp ota_server/package-lock.json "$target/.ready"

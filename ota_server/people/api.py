@@ -39,7 +39,7 @@ from ..policy import Board, Known, Release, Verdict
 from ..storage import queries
 from ..storage.base import Storage
 from ..storage.statements import BOARD, Conflict
-from ..web import assets, first_run, metrics, words
+from ..web import assets, metrics, words
 from ..web.limits import read_body
 from . import access
 from .access import COOKIE, SESSION_SECONDS, Guessing, People, Who
@@ -49,7 +49,6 @@ from .rollouts_api import Wanted, as_json, retry_board, start_of
 JSON_BYTES = 4096
 JSON_SECONDS = 10.0
 UPLOAD_SECONDS = 120.0
-BOARDS_A_PAGE = 50
 AUDIT_A_PAGE = 100
 BOARDS_AT_ONCE = 100
 """Boards that a thread makes JSON of before others have their turn."""
@@ -92,8 +91,11 @@ class PeopleApi:
         filters["age"] = _age
         filters["iso"] = _iso
         filters["merge"] = _merged
-        filters["parsed"] = _parsed
         filters["sentence"] = _sentence
+        filters["span"] = _span
+        filters["last_line"] = _last_line
+        filters["upper_first"] = _upper_first
+        filters["is_rollback"] = _is_rollback
 
     def routes(self) -> list[Route]:
         """`/api/...` and the pages."""
@@ -125,7 +127,6 @@ class PeopleApi:
                 for (method, path), (endpoint, role) in api.items()
             ),
             Route("/healthz", self.health),
-            Route("/", self.page),
             Route("/login", self.login_page),
             Route("/login", own_pages_only(self.login), methods=["POST"]),
             Route("/logout", own_pages_only(self.logout), methods=["POST"]),
@@ -233,10 +234,19 @@ class PeopleApi:
         """Give a board an order: rollback, retry <digest>, pause, follow; cancel ends open ones."""
         board = await self._board(request)
         order = (await _json(request)).get("order")
+        title = await self.give(_who(request), board, order)
+        return JSONResponse({"id": board.id, "order": title}, 202)
+
+    async def give(self, who: Who, board: Board, order: Any) -> str:
+        """Give a board an order for somebody who may; returns its title.
+
+        Raises:
+            Problem: it is none, or does not go with the board.
+        """
         retry = _RETRY.fullmatch(order) if isinstance(order, str) else None
 
         async def amend(make: Callable[[Known], Verdict]) -> None:
-            entry = _who(request).audit("order", board.id, after=policy.title(str(order)))
+            entry = who.audit("order", board.id, after=policy.title(str(order)))
             await self._storage.amend(board.id, make, time.time(), entry)
 
         if order in ("pause", "hold", "follow"):  # "hold": as older clients say it
@@ -250,7 +260,7 @@ class PeopleApi:
             known = await self._storage.known(board.id)
             short = _rejected(known, retry[1])
             text = f"retry {short}"
-            await self._retried(_who(request), board, short)
+            await self.try_again(who, board, short)
             await amend(lambda known: policy.give(known, text))
         elif isinstance(order, str) and order.startswith(policy.UNLOCK):
             self._check_unlock(board, order)
@@ -262,9 +272,9 @@ class PeopleApi:
                 "there is no such order",
                 "rollback, retry <digest>, pause, follow, cancel, or what a debug key has signed",
             )
-        return JSONResponse({"id": board.id, "order": policy.title(str(order))}, 202)
+        return policy.title(str(order))
 
-    async def _retried(self, who: Who, board: Board, short: str) -> None:
+    async def try_again(self, who: Who, board: Board, short: str) -> None:
         """Take back that the board failed its rollout, and with it a halt that it had caused."""
         for live in self._storage.rollouts_of(board.app, board.cls, board.channel):
             if live.rollout.digest.startswith(short):
@@ -546,32 +556,6 @@ class PeopleApi:
 
     # --- pages ---
 
-    async def page(self, request: Request) -> Response:
-        """Boards and releases."""
-        who = await self.knows(request)
-        if who is None:
-            return RedirectResponse("/login", 303)
-        return await self._storage.read(self._page, who, request.query_params.get("after", ""))
-
-    def _page(self, db: Connection, who: Who, after: str) -> Response:
-        ids = queries.ids(db, after, BOARDS_A_PAGE)
-        if not ids and not after:
-            return self.html("first_run.html", who=who, **first_run.shown(db, self._storage))
-        found = queries.known(db, ids)
-        releases = self._storage.releases()
-        return self.html(
-            "boards.html",
-            who=who,
-            section="fleet",
-            live="/live",
-            boards=[found[name].board for name in ids],
-            first=not after,
-            after=ids[-1] if len(ids) == BOARDS_A_PAGE else "",
-            releases=releases,
-            names={release.short: release for release in releases},
-            trust=self._storage.catalog.trust_version,
-        )
-
     async def login_page(self, _: Request) -> Response:
         """The form for the token."""
         return self.html("login.html")
@@ -739,8 +723,16 @@ def _release_json(release: Release) -> dict[str, Any]:
     return facts
 
 
-def _parsed(text: str) -> Any:
-    return json.loads(text or "{}")
+def _is_rollback(code: str) -> bool:
+    return code in policy.ROLLBACK_REASONS
+
+
+def _last_line(trace: str) -> str:
+    return trace.rstrip().rpartition("\n")[2].strip()
+
+
+def _upper_first(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _sentence(code: str) -> str:
@@ -756,10 +748,12 @@ def _merged(one: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def _age(then: float | None, now: float) -> str:
-    if then is None:
-        return "never"
-    seconds = max(0, int(now - then))
+    return "never" if then is None else f"{_span(now - then)} ago"
+
+
+def _span(seconds: float) -> str:
+    seconds = max(0, int(seconds))
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"

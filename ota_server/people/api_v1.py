@@ -14,8 +14,9 @@ from starlette.responses import Response
 
 from mipy_ota import __version__
 
-from ..policy import Event, Known, Verdict
+from ..policy import Board, Event, Known, Verdict
 from ..storage import queries, statements
+from ..storage.base import Storage
 from . import rollouts_api
 from .access import Who
 from .api import JSON_BYTES, PeopleApi, Problem, board_json
@@ -88,17 +89,11 @@ def make(
         """Rename, pause, retire a board, or give it a channel or tags."""
         found = await people.named(board)
         wanted = said.model_dump(exclude_unset=True, exclude_none=True)
-        tags, now = wanted.pop("tags", None), time.time()
+        tags = wanted.pop("tags", None)
         if "retired" in wanted:
-            wanted["retired"] = now if wanted["retired"] else None
-
-        def verdict(_: Known) -> Verdict:
-            return Verdict(dict(wanted), _noted(wanted))
-
+            wanted["retired"] = time.time() if wanted["retired"] else None
         if wanted:
-            before = {name: getattr(found, name) for name in wanted}
-            entry = who.audit("change board", found.id, before, wanted)
-            await storage.amend(found.id, verdict, now, entry)
+            await change_board(storage, who, found, wanted)
         if tags is not None:
             entry = who.audit("tag board", found.id, after=tags)
             await storage.write(statements.tag, found.id, sorted(set(tags)), audit=entry)
@@ -112,6 +107,17 @@ def make(
         return {"id": found.id}
 
     return api
+
+
+async def change_board(storage: Storage, who: Who, board: Board, wanted: dict[str, Any]) -> None:
+    """Change what people decide of a board, by the names of its fields."""
+    before = {name: getattr(board, name) for name in wanted}
+    entry = who.audit("change board", board.id, before, wanted)
+
+    def verdict(_: Known) -> Verdict:
+        return Verdict(dict(wanted), _noted(wanted))
+
+    await storage.amend(board.id, verdict, time.time(), entry)
 
 
 class _SmallBodies:

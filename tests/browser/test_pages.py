@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import requests
 
-from mipy_ota.ota_server.web import site
+from mipy_ota.ota_server.dashboard import site
 from mipy_ota.tools.fleet.client import Client
 from mipy_ota.tools.fleet.serve import Running, running
 from tests.support import browser, vectors

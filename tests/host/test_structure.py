@@ -18,9 +18,10 @@ FLOORS = (
     "signing",
     "ota_server",  # the rules
     "ota_server.storage",
-    "ota_server.device",
     "ota_server.web",
+    "ota_server.device",
     "ota_server.people",
+    "ota_server.dashboard",
     "ota_server.mqtt",
     "ota_server.app",
     "tools",  # console, files, options, ...: what every room stands on

@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import Connection, insert
 
 from mipy_ota.ota_server import rollout as rules
+from mipy_ota.ota_server.dashboard import first_run
 from mipy_ota.ota_server.policy import Board, Release
 from mipy_ota.ota_server.storage import model, release_queries, rollout_listing, rollouts
 from mipy_ota.ota_server.storage.rollout_listing import Part
 from mipy_ota.ota_server.storage.rollouts import Start
-from mipy_ota.ota_server.web import first_run
 from tests.server.conftest import Make
 
 NOW = 1_790_000_000.0

@@ -13,10 +13,10 @@ import pytest
 import requests
 from sqlalchemy import insert, update
 
+from mipy_ota.ota_server.dashboard import release_view
 from mipy_ota.ota_server.policy import Release
 from mipy_ota.ota_server.storage import model, rollouts
 from mipy_ota.ota_server.storage.rollouts import Start
-from mipy_ota.ota_server.web import release_view
 from mipy_ota.tools.fleet.serve import Running, running
 from tests.server.test_people import added
 from tests.server.test_rollouts_live import TRACE, Fleet

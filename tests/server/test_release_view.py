@@ -2,9 +2,9 @@
 
 import pytest
 
+from mipy_ota.ota_server.dashboard import release_view
 from mipy_ota.ota_server.policy import Release
 from mipy_ota.ota_server.storage.release_queries import Failure
-from mipy_ota.ota_server.web import release_view
 from mipy_ota.signing import manifest, trust
 from tests.support import vectors
 

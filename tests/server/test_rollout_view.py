@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from mipy_ota.ota_server import rollout as rules
+from mipy_ota.ota_server.dashboard import rollout_view
+from mipy_ota.ota_server.dashboard.rollout_view import Point
 from mipy_ota.ota_server.rollout import Counts, Rollout
-from mipy_ota.ota_server.web import rollout_view
-from mipy_ota.ota_server.web.rollout_view import Point
 
 RUNNING = Rollout(7, "d" * 64, "running", frozenset({"kitchen"}), (5, 25, 100), in_flight=2)
 NOW = 1_790_000_000.0

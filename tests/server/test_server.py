@@ -771,7 +771,7 @@ def test_people_never_use_the_database_on_the_loop(
 ):
     """Nor many boards in one piece: threads have turns, and a turn is what a poll waits for."""
     monkeypatch.setattr("mipy_ota.ota_server.people.api.BOARDS_AT_ONCE", 2)
-    monkeypatch.setattr("mipy_ota.ota_server.people.api.BOARDS_A_PAGE", 2)
+    monkeypatch.setattr("mipy_ota.ota_server.dashboard.fleet_page.ROWS_A_PAGE", 2)
     for number in range(5):
         people.enrol(FakeBoard(server.url, id=f"b{number}").file())
     seen: set[str] = set()
@@ -795,7 +795,7 @@ def test_people_never_use_the_database_on_the_loop(
     session = requests.Session()
     page = session.post(server.url + "/login", data={"token": server.token}).text
     assert "b0" in page and "b2" not in page
-    assert "b2" in session.get(server.url + "/?after=b1").text
+    assert "b2" in session.get(server.url + "/?offset=2").text
     assert seen == {"reader"}
     assert max(sizes) == 2
 
@@ -885,7 +885,7 @@ def test_page_shows_the_last_setback_escaped(
     assert "&lt;script&gt;alert(&#39;&amp;&#39;)&lt;/script&gt;" in page
     assert "<script>" not in page
     assert "<i>" not in page
-    assert "the app raised an exception" in page
+    assert "The app raised an exception" in page
     assert server.token not in page
     assert session.get(server.url + "/style.css").headers["content-type"].startswith("text/css")
 

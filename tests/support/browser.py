@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -56,3 +57,37 @@ def complaints(driver) -> list[str]:
         for one in driver.get_log("browser")
         if "favicon" not in one["message"] and one["source"] != "recommendation"
     ]
+
+
+AXE = Path(__file__).parents[2] / ".cache" / "npm" / "axe.js"
+"""axe-core, for tests alone, by scripts/static.sh."""
+axe_needed = pytest.mark.skipif(not AXE.exists(), reason="needs npm: make setup")
+
+
+def axe(driver) -> list[str]:
+    """What axe-core finds wrong with the page for people with disabilities: serious things alone.
+
+    It runs as the browser's debugger does, so the page's content security policy stays in force.
+    """
+    driver.execute_script(AXE.read_text("utf-8"))
+    found = driver.execute_async_script(
+        "const done = arguments[0];"
+        "axe.run(document, {resultTypes: ['violations']}).then(it => done(it.violations))"
+    )
+    return [
+        f"{one['id']}: {node['html'][:200]}"
+        for one in found
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"]
+    ]
+
+
+def shown_as(driver, width: int, height: int, scheme: str) -> None:
+    """Have pages shown at this size; `scheme` is light or dark."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [
+        {"name": "prefers-color-scheme", "value": scheme},
+        {"name": "prefers-reduced-motion", "value": "reduce"},
+    ]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})

@@ -24,8 +24,8 @@ from ..people.access import Who
 from ..people.api import JSON_BYTES, JSON_SECONDS, PeopleApi, own_pages_only
 from ..people.problem import Problem
 from ..storage.base import Storage
-from . import assets
-from .limits import read_body
+from ..web import assets
+from ..web.limits import read_body
 
 ROWS_A_PAGE = 50
 LIVE_SECONDS = 1.0

@@ -7,7 +7,7 @@ from itertools import pairwise
 from .. import rollout as rules
 from ..policy import TargetState
 from ..rollout import Counts, Rollout
-from .words import duration, many
+from ..web.words import duration, many
 
 STEPS = 48
 """Of the curve."""

@@ -1,0 +1,126 @@
+"""A data folder with a fleet in it, whatever its size: what pages and their measurements show."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, insert
+
+from mipy_ota.ota_server.policy import Board, Release
+from mipy_ota.ota_server.storage import model, statements
+from mipy_ota.ota_server.storage.sqlite import SqliteStorage
+
+APP = "weather"
+CLASSES = ("esp8266-generic", "esp32-generic")
+NOTES = ("First", "Reads the sensor twice", "Faster start", "Dust sensor")
+TRACE = (
+    "Traceback (most recent call last):\n"
+    '  File "main.py", line 41, in measure\n'
+    '  File "lib/dust.py", line 18, in read\n'
+    "ValueError: dust sensor sent 3 bytes in the place of 10"
+)
+DAY = 86400.0
+
+
+def digest(number: int, cls: str) -> str:
+    """Of the release with this number for boards of this class."""
+    return hashlib.sha256(f"{number} {cls}".encode()).hexdigest()
+
+
+def fill(folder: Path, count: int, *, name: str = "", note: str = "") -> None:
+    """Make a data folder with so many boards, in all states, and releases with history.
+
+    Args:
+        name: of every board, followed by its number; "" gives some of them a name.
+        note: of every release; "" gives them different ones.
+    """
+
+    async def filled() -> None:
+        storage = SqliteStorage(folder)
+        await storage.start()
+        await storage.write(_fill, count, name, note)
+        await storage.close()
+
+    asyncio.run(filled())
+
+
+def _fill(db: Connection, count: int, name: str, note: str) -> None:
+    now = time.time()
+    for cls in CLASSES:
+        for number, words in enumerate(NOTES, 1):
+            published = now - (len(NOTES) - number) * 9 * DAY - 3600
+            at = digest(number, cls), APP, cls, number, 0, note or words, 18400, published
+            statements.publish(db, Release(*at))
+    for table, rows in _tables(count, name, now).items():
+        if rows:
+            db.execute(insert(table), rows)
+
+
+def _tables(count: int, name: str, now: float) -> dict[Any, list[dict[str, Any]]]:
+    found: dict[Any, list[dict[str, Any]]] = {
+        model.boards: [], model.events: [], model.rejections: []
+    }  # fmt: skip
+    for number, board in enumerate(_boards(count, name, now)):
+        found[model.boards].append(asdict(board))
+        kinds = [("enrolled", "", "", ""), ("confirmed", board.confirmed, "", "")]
+        if number % 20 == 2:
+            bad = digest(4, board.cls)[:32]
+            kinds.append(("rolled-back", bad, "exception", TRACE))
+            found[model.rejections].append(
+                {"board": board.id, "digest": bad, "reason": "exception", "soft": False,
+                 "trace": TRACE, "at": now - 7200}
+            )  # fmt: skip
+        if board.state == "crashing":
+            kinds.append(("crashed", board.digest, "exception", f"crashed once\n{TRACE}"))
+        found[model.events] += [
+            {"board": board.id, "at": now - DAY + 3600 * step, "kind": kind, "seq": 0,
+             "digest": of, "reason": reason, "text": text}
+            for step, (kind, of, reason, text) in enumerate(kinds)
+        ]  # fmt: skip
+    return found
+
+
+PLACES = ("kitchen", "cellar", "balcony", "attic", "garden", "hall", "garage", "study")
+
+
+def _boards(count: int, name: str, now: float) -> Iterator[Board]:
+    for number in range(count):
+        cls, runs = CLASSES[number % 2], 4 if number % 3 else 3
+        called = f"{name}{number}" if name else PLACES[number] if number < len(PLACES) else ""
+        board = Board(
+            f"node-{number:05}", called, APP, cls, bytes(32), False, now - 30 * DAY,
+            channel="beta" if number % 10 == 9 else "stable", last_seen=now - number % 290,
+            peer="127.0.0.1", seq=runs, high=runs, state="ok", heap=21480 + number % 977,
+            up=3600 + number % 9000, chip=cls.split("-")[0], boot=1, fw="1.26.1", mpy="6.3",
+            trust=1, address=f"127.0.{number % 250}.{number // 250 + 1}",
+        )  # fmt: skip
+        board.digest = board.confirmed = digest(runs, cls)[:32]
+        if number % 20 == 2:
+            board.digest = board.confirmed = digest(3, cls)[:32]
+            board.seq = board.high = 3
+            board.reason, board.trace = "exception", TRACE
+        elif number % 50 == 3:
+            board.state, board.crashes = "crashing", 3
+            board.reason, board.trace = "exception", TRACE
+        elif number % 400 == 4:
+            board.state, board.reason, board.crashes = "recovery", "crashes", 5
+        elif number % 40 == 5:
+            board.last_seen = now - 3 * DAY - number
+        elif number % 30 == 6:
+            board.last_seen, board.up = now - 3000, 7
+        elif number % 25 == 7:
+            board.state, board.progress = "installing", "3/9"
+        elif number % 33 == 8:
+            board.paused = True
+        elif number % 60 == 10:
+            board.jobs = '{"publish": [12, 3]}'
+            board.reason, board.trace = "job", "publish\n" + TRACE
+        elif number % 70 == 11:
+            board.last_seen, board.digest, board.confirmed, board.high = None, "", "", 0
+        yield board
