@@ -44,23 +44,23 @@ def reset(by_person=False):
 def install():
     """Leave the app and let the boot stage install what the server offers; not during a trial."""
     if not ota.trial:
-        ota.leave(rtc.INSTALL)
+        ota.exit(rtc.INSTALL)
 
 
 def rollback():
     """Leave the app and go back to the other slot, if that verifies and the floor allows."""
-    ota.leave(rtc.ROLLBACK)
+    ota.exit(rtc.ROLLBACK)
 
 
 def recover():
     """Leave the app for recovery."""
-    ota.leave(rtc.RECOVER)
+    ota.exit(rtc.RECOVER)
 
 
 def portal():
     """Leave the app for a round of the portal; not during a trial."""
     if not ota.trial:
-        ota.leave(rtc.PORTAL)
+        ota.exit(rtc.PORTAL)
 
 
 def unlock(order):
@@ -72,7 +72,7 @@ def unlock(order):
         finally:
             f.close()
         ota.mark(rtc.ROUNDS, 255)
-        ota.leave(rtc.RECOVER)
+        ota.exit(rtc.RECOVER)
 
 
 def webrepl(entry):

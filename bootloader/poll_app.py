@@ -62,7 +62,7 @@ def poll(b):
         # Half an hour, the longer the more often the portal was of no use.
         late = ota.ticks > _HOUR // 2 << min(ota.portal_rounds, 5)
         if late and not ota.trial and not ota.stage("wifi").connected():
-            ota.leave(_PORTAL)
+            ota.exit(_PORTAL)
         return pause
     talk.close()
     ota.poll_failures = 0
@@ -71,7 +71,7 @@ def poll(b):
     ota.poll_extra.pop("unk", None)
     for order in reply.get("do", ()):
         if order == "rollback":
-            ota.leave(_ROLLBACK)
+            ota.exit(_ROLLBACK)
         elif order.startswith("retry "):
             if ota.rejection and order[6:] == hexa(ota.rejection[0]):
                 ota.retry(ota.rejection[0])
@@ -80,7 +80,7 @@ def poll(b):
         else:
             ota.poll_extra["unk"] = [order[:24]]
     if not ota.trial and (reply.get("m") or reply["trust"] > version) and not _early(reply):
-        ota.leave(_INSTALL)
+        ota.exit(_INSTALL)
     return min(max(reply["every"], 1), _DAY) * 2
 
 

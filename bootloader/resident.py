@@ -20,6 +20,7 @@ _ANSWERED = const(9)
 _POLL = const(4)
 # Ticks
 _HEARTBEAT = const(60)  # without feed() for so long an app hangs: 30 s
+_LATE = const(60)
 _DAY = const(172800)
 _NEVER = const(1 << 29)
 
@@ -51,7 +52,7 @@ def mark(i, value):
     rtc.memory(m)
 
 
-def leave(want):
+def exit(want):
     """Leave the app in good order, for what the boot stage shall do then (rtc.WANT).
 
     Takes no heap but for a few bytes: it is called when hardly any is left.
@@ -67,20 +68,19 @@ def tick(_):
     ticks += 1
     if wdt and (stopped or ticks - beat < _HEARTBEAT):
         wdt.feed()
-    # Where there is no heap for a mark, an alarm that resets does so all the same.
+    # Where there is no heap for a mark, which raises, the next tick tries again; after half a minute
+    # the reset comes without. No try: its frame would be on the heap, at each tick.
     if alarms and ticks >= alarms[0][0]:
-        _, i, value, reset = alarms[0]
-        try:
-            mark(i, value)
-        finally:
-            if reset:
-                machine.reset()
+        at, i, value, reset = alarms[0]
+        if reset and ticks > at + _LATE:
+            machine.reset()
+        mark(i, value)
+        if reset:
+            machine.reset()
         alarms.pop(0)
     if ticks >= rescue_at:
-        try:
-            mark(_WANT, _POLL)
-        finally:
-            machine.reset()
+        mark(_WANT, _POLL)
+        machine.reset()
 
 
 def feed():

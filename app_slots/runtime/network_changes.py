@@ -41,7 +41,7 @@ def down(wifi):
     if patience and wifi.down >= patience and not busy:
         log.warning("wifi: none for %d s, opening the portal", wifi.down)
         app.stop()
-        ota.leave(_PORTAL)
+        ota.exit(_PORTAL)
     step = wifi.down // _STEP
     if not step & (step + 1) or not step % _LONGEST:
         log.info("wifi: trying again")

@@ -68,7 +68,7 @@ def _obey(u, reply):
     u.unknown = []
     for order in reply.get("do", ()):
         if order == "rollback":
-            _leave(u, ota.leave, _ROLLBACK)
+            _leave(u, ota.exit, _ROLLBACK)
         elif order[:6] == "retry ":
             ota.retry(unhexlify(order[6:38]))
         elif order[:13] == "ota-unlock 1\n":
@@ -103,7 +103,7 @@ def _install(u, digest):
         if up - u.since < _BUSY:
             log.info("updater: the app is busy, an update waits")
             return
-    _leave(u, ota.leave, _INSTALL)
+    _leave(u, ota.exit, _INSTALL)
 
 
 def _early(up, wait):

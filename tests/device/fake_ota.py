@@ -64,7 +64,7 @@ def _leave(what):
     raise SystemExit(what)
 
 
-def leave(want):
+def exit(want):
     _leave({1: "install", 2: "rollback", 8: "portal"}[want])  # of rtc.WANT
 
 
