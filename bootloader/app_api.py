@@ -154,7 +154,8 @@ def crashed(e, entry):
     sys.print_exception(e)
     if entry.startswith("bootloader."):
         machine.reset()
-    ota.mark(rtc.END, rtc.EXCEPTION)
+    starts = machine.RTC().memory()[rtc.END] & rtc.STARTS
+    ota.mark(rtc.END, starts | rtc.EXCEPTION)
     try:
         from io import StringIO
 
