@@ -2,6 +2,7 @@
 
 import json
 import machine
+import network
 import os
 import sys
 from binascii import hexlify
@@ -45,6 +46,9 @@ def make(u, length):
         u.wifi.address(),
         ota.life_id,
     )
+    sta = network.WLAN(network.STA_IF)
+    if sta.isconnected():  # the server may be in reach by the access point alone
+        text += ',"rssi":%d' % sta.status("rssi")
     if u.index:
         text += ',"first":%s' % json.dumps(u.servers[0][:64])
     if ota.install_failures:

@@ -13,8 +13,26 @@ from pathlib import Path
 
 import pytest
 
+from mipy_ota.tools.sim.board import Chip
 from tests.support import apps, fleet
 from tests.support.apps import BEGIN, GOOD, HASTY, LOOP, story, with_runtime
+
+# --- what the server learns of the network --------------------------------------------------------
+
+
+@pytest.mark.parametrize("chip", ("esp8266", "esp32"))
+def test_how_strong_the_wifi_is(tmp_path: Path, chip: Chip) -> None:
+    """Told once a boot."""
+    app = with_runtime("pass\n")
+    with story(tmp_path, app, chip=chip, cls=f"{chip}-generic") as it:
+        for rssi in (-71, -40):
+            networks = {"home": {"password": fleet.WIFI["home"], "rssi": rssi}}
+            it.board.radio(networks=networks)
+            it.board.power_cut()
+            if not it.board.running:
+                it.board.start()
+            it.until(lambda record, rssi=rssi: record["rssi"] == rssi)
+
 
 # --- between board and server ---------------------------------------------------------------------
 
