@@ -90,12 +90,14 @@ def desk(
     speed: int = 10,
     runtime: bool = False,
     address: str = "",
+    silent: bool = False,
 ) -> Iterator[Desk]:
     """A running board with the app's first release.
 
     Args:
         dev: it carries the fleet's dev key.
         runtime: the app stands on the runtime, and consists of little else.
+        silent: the board says nothing when it resets, as chips do.
     """
     with serve.running(folder / "server") as server:
         surroundings = {
@@ -120,7 +122,7 @@ def desk(
             first = sign.sign_for_fleet(build.make(app, CLASS, build.minutes()))
             client.add_trust(keys.trust_files()[0])
             client.publish(first)
-            with Board(folder / "board", address=address, speed=speed) as board:
+            with Board(folder / "board", address=address, speed=speed, silent=silent) as board:
                 board.format(provision.board_files(who, keys.trust_files()[0], first, WIFI))
                 board.radio(networks=WIFI)
                 port = Port(board)

@@ -29,6 +29,7 @@ from typing import IO, Any, Literal
 from ..console import Failure
 from ..flash import image
 from . import interpreter
+from .air import Air
 from .clock import Keeper, Loan
 from .page import COUNTERS, Page
 
@@ -144,6 +145,8 @@ class VirtualBoard:
         speed: how many times as long as on this host computing takes in its time (integer); with
             the wall's clock, how many times faster than real all its time passes.
         clock: "own" or the "wall"'s (sim/clock.py).
+        silent: when it resets or loses its power, who talks to its WebREPL hears nothing, as with a
+            chip (sim/air.py), and no FIN, as the operating system sends it.
         storage: "littlefs", or "model": files whose rewriting is not atomic (chip/_model.py).
         heap: bytes of heap; None takes the chip's.
         blocks: 4 KB blocks of flash; None takes the stock file system of a 4 MB chip.
@@ -161,10 +164,12 @@ class VirtualBoard:
         blocks: int | None = None,
         heap_profile: bool = False,
         clock: Clock = "wall",
+        silent: bool = False,
     ) -> None:
         self.folder = Path(folder).resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.folder)
+        self._silence = Air(address) if silent else None
         self.chip: Chip = chip
         self.address = address
         self.speed = speed
@@ -202,6 +207,8 @@ class VirtualBoard:
     def close(self) -> None:
         """Stop it and let go of its memory; the folder stays."""
         self.stop()
+        if self._silence:
+            self._silence.close()
         self._page.close()
         self._lock.close()
 
@@ -590,6 +597,7 @@ class VirtualBoard:
             "SIM_TORN": "1" if torn else "0",
             "SIM_STAY": "1" if stay else "0",
             "SIM_PROFILE": "1" if self.heap_profile else "0",
+            "SIM_SILENT": "1" if self._silence else "0",
             "SIM_PARENT": str(os.getpid()),
         }
         process = subprocess.Popen(

@@ -1,11 +1,10 @@
-"""Commands on a board that falls silent when it resets, as chips do (tests/support/silent.py)."""
+"""Commands on a board that falls silent when it resets, as chips do (tools/sim/air.py)."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,14 @@ import pytest
 from mipy_ota.tools.board import bridge, fs, push, run, session, settings, target, terminal, wifi
 from mipy_ota.tools.board.repl import Repl
 from mipy_ota.tools.console import Failure
-from tests.support import loopback, silent, workbench
-
-HERE = loopback.address()
+from tests.support import workbench
 
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[workbench.Desk]:
-    """A dev board that its owner reaches through such air."""
-    with workbench.desk(tmp_path_factory.mktemp("desk")) as made:
-        at_home = target.find(workbench.NAME)
-        found = replace(at_home, host=HERE, typed=True)
-        with silent.air(HERE, at_home.host), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(target, "find", lambda board: found)
-            yield made
+    """A dev board."""
+    with workbench.desk(tmp_path_factory.mktemp("desk"), silent=True) as made:
+        yield made
 
 
 @pytest.fixture
@@ -92,6 +85,24 @@ def test_push(desk: workbench.Desk) -> None:
     with pytest.raises(Failure, match="went back"):
         push.Push(found, desk.app).run()
     assert desk.runs("pushed")
+
+
+def test_watch(desk: workbench.Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It pushes once, and again what is saved."""
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if len(said) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(push.console, "say", say)
+    monkeypatch.setattr(push.console, "note", lambda text: desk.edit("'saved'"))
+    desk.edit("'watched'")
+    with pytest.raises(KeyboardInterrupt):
+        push.watch(workbench.NAME, desk.app)
+    assert all("confirmed after" in text for text in said)
+    assert desk.runs("saved")
 
 
 def test_logs_notice_a_reset_within_seconds(
