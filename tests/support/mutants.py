@@ -142,8 +142,8 @@ MUTANTS = (
         ("whole",),
         (
             ("start.py", "want in (rtc.INSTALL, rtc.POLL) and not trial", "want == rtc.INSTALL"),
-            ("app_api.py", "    if not ota.trial:\n        ota.leave(rtc.INSTALL)",
-             "    ota.leave(rtc.INSTALL)"),
+            ("app_api.py", "    if not ota.trial:\n        ota.exit(rtc.INSTALL)",
+             "    ota.exit(rtc.INSTALL)"),
             ("install.py", '            raise Rejected("busy")\n', "            pass\n"),
         ),
     ),

@@ -230,7 +230,7 @@ def test_heap_at_its_peak(field: Field, figures: Figures) -> None:
     board = field.board(demo(FREE + "__import__('time').sleep(60)\n"))
     board.heap_profile = True
     board.life(until="free", timeout=60)
-    figures.check("peak heap of a normal boot", board.stats.peak, 12 * KB, today=17_500)
+    figures.check("peak heap of a normal boot", board.stats.peak, 12 * KB, today=17_900)
     board = field.board(plain())
     field.fleet.publish(fleet.release(plain("# new\n" + FREE), 1001))
     field.ask(board)
