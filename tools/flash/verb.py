@@ -128,6 +128,7 @@ def _flash(port: str, wishes: Wishes, done: Collection[str] = ()) -> Record | No
             chips.restart(port)
             return None
         record, plan, kept = _prepared(port, chip, wishes)
+    address.warn_of_silence(record.board.servers)
     # Kept before it is written: no board ever has a key that nobody knows.
     path = enrol.keep(record)
     enrolled = enrol.tell_server(path)
