@@ -68,8 +68,8 @@ def tick(_):
     ticks += 1
     if wdt and (stopped or ticks - beat < _HEARTBEAT):
         wdt.feed()
-    # Where there is no heap for a mark, which raises, the next tick tries again; after half a minute
-    # the reset comes without. No try: its frame would be on the heap, at each tick.
+    # Where there is no heap for a mark, which raises, the next tick tries again; after half a
+    # minute the reset comes without. No try: its frame would be on the heap, at each tick.
     if alarms and ticks >= alarms[0][0]:
         at, i, value, reset = alarms[0]
         if reset and ticks > at + _LATE:
