@@ -137,7 +137,8 @@ test-lowest: $(LOWEST) setup ## Test host and server on the lowest versions of e
 .PHONY: packages
 packages:
 	@scripts/apt-install.sh chromium=chromium chromedriver=chromium-driver npm=npm \
-	  /usr/sbin/mosquitto=mosquitto '/usr/lib/postgresql/*/bin/postgres=postgresql'
+	  /usr/sbin/mosquitto=mosquitto '/usr/lib/postgresql/*/bin/postgres=postgresql' \
+	  /usr/sbin/nginx=nginx-light systemd-analyze=systemd
 
 .PHONY: lint
 lint: $(READY) $(STUB_OTA) ## Check style, types and what a chip lacks.

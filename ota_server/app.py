@@ -15,8 +15,10 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount
+from starlette.types import ASGIApp
+from starlette.websockets import WebSocketClose
 from uvicorn import Config
 
 from .dashboard import board_page, first_run, fleet_page, release_pages, rollout_pages
@@ -31,7 +33,7 @@ from .storage.base import RETRY_SECONDS, Away, Storage, StorageError
 from .storage.rollout_clock import Clock
 from .storage.sqlite import FILE as SQLITE_FILE
 from .storage.sqlite import SqliteStorage
-from .web import flash_page
+from .web import flash_page, tls
 from .web.limits import IDLE_SECONDS, GuardedProtocol
 
 TOKEN_BYTES = 32
@@ -56,18 +58,37 @@ class Server:
         people: pages and API.
         devices: what boards ask.
         storage: what both stand on.
+        tls_port: where people come by TLS; 0: by a proxy in front. They may come in clear from this
+            computer alone then. None: from anywhere.
     """
 
     people: Starlette
     devices: DeviceApi
     storage: Storage
+    tls_port: int | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one connection's request."""
         if scope["type"] == "http" and scope["path"].startswith("/d/"):
             await self.devices(scope, receive, send)
+        elif self.tls_port is not None and scope["type"] != "lifespan" and self._in_clear(scope):
+            await self._to_tls(scope)(scope, receive, send)
         else:
             await self.people(scope, receive, send)
+
+    def _in_clear(self, scope: Any) -> bool:
+        return scope["path"] != "/healthz" and tls.in_clear(scope)
+
+    def _to_tls(self, scope: Any) -> ASGIApp:
+        """Where to come instead; what is sent in clear may be read on its way."""
+        if scope["type"] == "websocket":
+            return WebSocketClose(1008)
+        if scope["path"].startswith("/api/") or scope["method"] != "GET" or not self.tls_port:
+            text = "people come to this server by https"
+            return Problem(403, "tls", text, "use its https:// address").answer()
+        host = Request(scope).url.hostname
+        host = f"[{host}]" if ":" in (host or "") else host
+        return RedirectResponse(f"https://{host}:{self.tls_port}{scope['path']}")
 
 
 def make_app(

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from .. import console, places
+from .. import console, logs, places
 from ..files import failed
-from ..printable import printable
 
 if TYPE_CHECKING:
-    from uvicorn import Server
+    from ssl import SSLContext
+
+    from uvicorn import Config, Server
 
     from ...ota_server.app import Server as App
     from ...ota_server.mqtt.settings import BrokerSettings
@@ -65,6 +65,25 @@ def serve(
         bool,
         typer.Option("--tls", help="Also serve the page for the first flash by https."),
     ] = False,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Certificate (PEM): people come by https, boards as ever."
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its private key (PEM).")
+    ] = None,
+    tls_port: Annotated[int, typer.Option(min=0, max=65535, help="Port for https.")] = TLS_PORT,
+    proxy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IP", help="People come by https and this proxy (docs/operations.md)."
+        ),
+    ] = None,
+    log_format: Annotated[
+        Literal["text", "json"], typer.Option(help="How the log is written to standard error.")
+    ] = "text",
     moved: Annotated[
         str | None, typer.Option(metavar="URL", help="Send all boards on to this server.")
     ] = None,
@@ -78,8 +97,6 @@ def serve(
     Boards poll it, `mipy release` publishes to it, a browser shows the boards. It never holds a
     private key.
     """
-    from uvicorn import Server
-
     from ...ota_server.app import uvicorn_config
     from . import client
 
@@ -87,8 +104,11 @@ def serve(
     if database:
         _needs("psycopg", "PostgreSQL", "postgres")
     broker = broker_settings(mqtt) if mqtt else None
+    certified = _certified(tls_cert, tls_key)
     listener = _listen(host, client.served_port() if port is None else port)
+    secure = None
     try:
+        secure = _listen(host, tls_port) if certified else None
         if port:
             client.remember_port(port)
         port = listener.getsockname()[1]
@@ -103,29 +123,64 @@ def serve(
             broker,
             database,
         )
-        url = f"http://{_reachable(host)}:{port}"
-        console.say(f"serving {url}")
+        console.say(f"serving http://{_reachable(host)}:{port}")
         console.say(f"the fleet is '{places.fleet()}'; the token to log in with is in {token_file}")
-        if tls:
-            console.say(f"the first flash from other computers: {flash_page(host)}")
+        if secure:
+            app = replace(app, tls_port=secure.getsockname()[1])
+            console.say(f"people come to https://{_reachable(host)}:{app.tls_port}")
+        elif proxy:
+            app = replace(app, tls_port=0)
+        elif calls:
+            console.warn(
+                "from other computers, tokens cross the network in clear: --tls-cert, or a proxy "
+                "(docs/operations.md)"
+            )
+        if tls and not secure:
+            console.say(f"the first flash from other computers: {flash_page(host, tls_port)}")
         console.note("Ctrl-C stops the server")
         _allow_many_connections()
-        logging.basicConfig(handlers=[_log_handler()], level=logging.WARNING)
-        Server(uvicorn_config(app)).run([listener])
+        logs.to_stderr(log_format)
+        config = uvicorn_config(app)
+        if proxy:
+            config.proxy_headers, config.forwarded_allow_ips = True, proxy
+        _server(config, secure, certified).run([listener])
     finally:
         listener.close()
+        if secure:
+            secure.close()
 
 
-def _log_handler() -> logging.Handler:
-    """To standard error, escaped: a message, or a traceback, may hold what a board has sent."""
+def _certified(certificate: Path | None, key: Path | None) -> SSLContext | None:
+    """What the server proves itself with, if it is to.
 
-    class Readable(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            return printable(super().format(record), "\n\t")
+    Raises:
+        Failure: the files cannot be used.
+    """
+    from ssl import SSLError
 
-    handler = logging.StreamHandler()
-    handler.setFormatter(Readable("%(levelname)s: %(message)s"))
-    return handler
+    from ...ota_server.web import tls
+
+    if not certificate and not key:
+        return None
+    if not (certificate and key):
+        raise console.Failure("a certificate and its key belong together", "name both")
+    try:
+        return tls.context(certificate, key)
+    except SSLError as problem:
+        raise console.Failure(
+            f"cannot use {certificate} with {key}: {problem.reason or problem}",
+            "both are PEM, the key is the certificate's and has no passphrase",
+        ) from problem
+    except OSError as problem:
+        raise failed(f"cannot read {certificate} or {key}", problem) from problem
+
+
+def _server(config: Config, secure: socket.socket | None, certified: SSLContext | None) -> Server:
+    from uvicorn import Server
+
+    from ...ota_server.web.tls import TlsServer
+
+    return TlsServer(config, secure, certified) if secure and certified else Server(config)
 
 
 def flash_page(host: str, port: int = TLS_PORT) -> str:
