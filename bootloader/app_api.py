@@ -115,14 +115,11 @@ def check():
     ota.confirm_if_due()
     if ota.ticks >= ota.poll_at:
         _wipe(12)
-        rescue_at = ota.rescue_at
         try:
             wait = ota.stage("poll_app").poll_running()
         except (MemoryError, OSError) as e:  # no crash of the app's; the flash may be full
             print("poll:", repr(e))
             wait = _RETRY
-            # An answer that the board has no room to follow puts the rescue off no further.
-            ota.rescue_at = rescue_at
             ota.rescue_in(_RESCUE)
         ota.poll_at = ota.ticks + wait
         ota.feed()
@@ -157,8 +154,7 @@ def crashed(e, entry):
     sys.print_exception(e)
     if entry.startswith("bootloader."):
         machine.reset()
-    starts = machine.RTC().memory()[rtc.END] & rtc.STARTS
-    ota.mark(rtc.END, starts | rtc.EXCEPTION)
+    ota.mark(rtc.END, rtc.EXCEPTION)
     try:
         from io import StringIO
 

@@ -25,7 +25,6 @@ _JOIN = const(20)  # s for a network to work
 _SETTLES = const(2)  # s in which the chip may still tell of the attempt before ...
 _STALE = const(10)  # ... or repeat what it said then (wifi.py)
 _LINGER = const(30)  # s in which the last page can be fetched
-_END = const(0)  # rtc.py
 _PRESSES = const(6)  # rtc.py
 _PORTALS = const(7)  # rtc.py
 _CLIENTS = const(3)  # an ESP8266 has five connections in all
@@ -69,8 +68,6 @@ def run():
     ssid = ("mipy-" + name)[:32]
     ap.config(ssid=ssid, key=b["portal"], security=3)
     print("portal:", ssid)
-    # This start has come to something: none is counted any more, rtc.STARTS.
-    ota.mark(_END, machine.RTC().memory()[_END] & 15)
     try:
         if Portal(sta, ap.ifconfig()[0], b, name).serve():
             ota.mark(_PORTALS, 0)

@@ -22,7 +22,7 @@ def run(life, end, want, ready):
     except OSError as e:
         print("portal:", e)
         return False
-    life[rtc.END] |= end
+    life[rtc.END] = end
     life[rtc.WANT] = want & ~rtc.PORTAL
     life[rtc.READY] |= ready | rtc.OFFLINE
     if not want & rtc.PORTAL:

@@ -47,7 +47,6 @@ def run():
             b = board.load()
             if ota.stage("wifi").connect():
                 if install.update(b, r, "recovery", slot, 1 - slot):
-                    ota.mark(rtc.WANT, 0)
                     break
                 pause = _PAUSE
             elif "portal" in b and (over or not ota.portal_rounds):
@@ -62,8 +61,6 @@ def run():
                 ota.mark(rtc.WANT, rtc.RECOVER)
                 break
         print("recovery: again in", pause, "s")
-        ota.mark(rtc.END, rtc.POWER)  # this start has come to something: rtc.STARTS
-        ota.mark(rtc.WANT, 0)
         # Jitter as poll_app.around() has it, which brings more than fits beside an open WebREPL.
         time.sleep(pause - pause // 4 + pause * os.urandom(1)[0] // 510)
         pause = min(pause * 2, 300)

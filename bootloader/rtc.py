@@ -9,7 +9,7 @@ import machine
 from micropython import const
 
 # Indices
-END = const(0)  # how the last life ended, one of the values below, and STARTS
+END = const(0)  # how the last life ended, one of the values below
 # Lives of a confirmed app in a row that crashed within ten minutes; from 16 on: that ended by deep
 # sleep without an answer of the server
 CRASHES = const(1)
@@ -41,10 +41,6 @@ TIMEOUT = const(8)
 
 # As RUNNING, after an answer of the server: start.py makes HEALTHY of it when the app then slept
 ANSWERED = const(9)
-
-# The upper four bits of END: starts in a row that have come neither to an app nor to a stage that
-# works. boot.py counts them, and pauses from the ninth on.
-STARTS = const(240)
 
 # WANT
 INSTALL = const(1)

@@ -18,7 +18,6 @@ _LASTS = const(120)  # so long a trial must have lasted: 60 s
 _LASTS_ALONE = const(1200)  # on a board that names no server: 10 minutes
 _DOUBLE = const(10)  # two presses of the reset button within five seconds
 _OPEN = const(224)  # bits of READY
-_UNSURE = const(80)  # of END: four starts in a row have failed
 _NEXT = const(30)  # a plain app polls again after that, and then as the server says
 
 
@@ -28,10 +27,8 @@ def run():
     end = _ended(life)
     want = life[rtc.WANT]
     ready = life[rtc.READY] & ~_OPEN
-    # Where portal or life before the app's do not come through, the app starts without.
-    unsure = life[rtc.END] >= _UNSURE
     # Whatever ends this life before the hand-over is neither the app's fault nor its merit.
-    life[rtc.END] &= rtc.STARTS  # rtc.POWER
+    life[rtc.END] = rtc.POWER
     life[rtc.WANT] = 0
     life[rtc.READY] &= _OPEN
     life[rtc.PRESSES] += machine.reset_cause() == 6  # ESP8266: the reset button
@@ -42,7 +39,7 @@ def run():
     if ready & rtc.OFFLINE:
         resident.portal_rounds = life[rtc.PORTALS]
         ready &= ~rtc.OFFLINE
-    elif not unsure and (want >= rtc.PORTAL or life[rtc.PRESSES] > 1 or pins.button):
+    elif want >= rtc.PORTAL or life[rtc.PRESSES] > 1 or pins.button:
         if _stage("portal_trigger").run(life, end, want, ready):
             timer(resident)
             _leave(sys.modules)
@@ -76,19 +73,16 @@ def run():
         resident.rejection = record.rejection(r)
         resident.install_failures = life[rtc.FAILS]
         resident.plain = "runtime" not in os.listdir(slots.path(slot))
-    if not m or want == rtc.RECOVER and not unsure:
-        # Asked for until it has come to something: the app may need what is damaged there, too.
-        life[rtc.WANT] = rtc.RECOVER
-        rtc.save(life)
+    if not m or want == rtc.RECOVER:
         entry = "/recovery"
     elif want in (rtc.INSTALL, rtc.POLL) and not trial:
         entry = "/install"
         resident.poll_at = want
-    elif (trial or resident.plain and not unsure) and not ready:
+    elif (trial or resident.plain) and not ready:
         entry = "/prepare"
     else:
         entry = m.entry
-        _hand_over(m, slots.path(slot), life, ready, unsure)
+        _hand_over(m, slots.path(slot), life, ready)
     if life[rtc.READY] or "open" in os.listdir("/"):
         resident.poll_extra = {"open": 0}
     print("ota:", resident.slot, resident.seq, entry)
@@ -143,7 +137,7 @@ def _stage(name):
 
 def _ended(life):
     """How the last life ended. A sleep and a press on the button leave RUNNING behind as well."""
-    end = life[rtc.END] & ~rtc.STARTS
+    end = life[rtc.END]
     if end in (rtc.RUNNING, rtc.ANSWERED):
         cause = machine.reset_cause()
         if cause == machine.DEEPSLEEP_RESET:
@@ -154,7 +148,7 @@ def _ended(life):
     return end
 
 
-def _hand_over(m, root, life, ready, unsure):
+def _hand_over(m, root, life, ready):
     """What happens last, and what will happen by the tick of resident.py."""
     resident.server_seen_at = int(ready & rtc.HEARD > 0)
     resident.has_server = ready & rtc.NAMED > 0 or not ready
@@ -166,15 +160,12 @@ def _hand_over(m, root, life, ready, unsure):
             (_DOUBLE, rtc.PRESSES, 0, False),
             (_CALM, rtc.CRASHES, 0, False),
         ]
-        if unsure:
-            resident.alarms.append((_CALM, rtc.END, rtc.RUNNING, False))
         resident.rescue_in(_DAY)
     if resident.plain:
         resident.poll_at = _NEXT if resident.server_seen_at else 0
     # An app with the runtime asks by itself: until it has, the boot stage's answer proves nothing.
     known = resident.plain and resident.server_seen_at or not resident.has_server
-    # A start that took none of the short cuts has come to something.
-    life[rtc.END] = life[rtc.END] * unsure | (rtc.ANSWERED if known else rtc.RUNNING)
+    life[rtc.END] = rtc.ANSWERED if known else rtc.RUNNING
     rtc.save(life)
     resident.in_app = True
     if not resident.plain:

@@ -79,7 +79,6 @@ class Board:
         retired: when people took it out of use; it is answered, and offered nothing.
         peer: where its last poll that counted came from.
         offered: the release named in the last reply, its whole digest.
-        rssi: how strong its Wi-Fi was at its last start, in dBm; 0: not known.
         open: for how many seconds its WebREPL was open then, 0 without end, None when closed.
         wrong: wrong passwords there since its start.
         life: what it calls its life since then.
@@ -114,7 +113,6 @@ class Board:
     mpy: str = ""
     trust: int = 0
     address: str = ""
-    rssi: int = 0
     reason: str = ""
     trace: str = ""
     life: str = ""

@@ -2,7 +2,6 @@
 
 import json
 import machine
-import network
 import os
 import sys
 from binascii import hexlify
@@ -46,9 +45,6 @@ def make(u, length):
         u.wifi.address(),
         ota.life_id,
     )
-    sta = network.WLAN(network.STA_IF)
-    if sta.isconnected():  # the server may be in reach by the access point alone
-        text += ',"rssi":%d' % sta.status("rssi")
     if u.index:
         text += ',"first":%s' % json.dumps(u.servers[0][:64])
     if ota.install_failures:

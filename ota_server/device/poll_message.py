@@ -34,7 +34,6 @@ _FACTS = (
     ("trust", "trust", int),
     ("addr", "address", str),
 )
-_WEAKEST = -127  # dBm
 
 
 class BadPoll(Exception):
@@ -86,8 +85,6 @@ def report(message: dict[str, Any]) -> Report:
         for key, name, kind in _FACTS
         if key in message
     }
-    if "rssi" in message:
-        facts["rssi"] = _signal(message["rssi"])
     if "life" in message:
         facts["life"] = _matching(message, "life", _NONCE)
     return Report(
@@ -201,12 +198,6 @@ def _number(message: dict[str, Any], key: str) -> int:
     if not is_number(value):
         raise BadPoll(key)
     return value
-
-
-def _signal(value: Any) -> int:
-    """dBm; 0 where it is none, like the 31 that an ESP8266 gives when it does not know."""
-    known = isinstance(value, int) and not isinstance(value, bool) and _WEAKEST <= value < 0
-    return value if known else 0
 
 
 def _text(message: dict[str, Any], key: str, most: int) -> str:

@@ -100,7 +100,6 @@ boards = Table(
     _number("wrong"),
     _text("offered"),
     _number("crashes"),
-    _number("rssi"),
     # What it may put into its next message that counts; in memory where one process serves.
     _text("ticket"),
     _text("carried"),

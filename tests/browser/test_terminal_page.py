@@ -392,7 +392,7 @@ class Page:
         driver.execute_cdp_cmd("Browser.grantPermissions", allowed)
         driver.get(url + "/login")
         driver.find_element("id", "token").send_keys(server.token + "\n")
-        self.waits(lambda: driver.find_elements("tag name", "article"))
+        self.waits(lambda: driver.find_elements("css selector", "a[href^='/boards/']"))
         # What the page of the test before said when its server ended is not this one's.
         browser.complaints(driver)
         browser.opened(driver, f"{url}/boards/{name}/terminal")
@@ -400,7 +400,7 @@ class Page:
     def waits(self, until: Callable[[], Any]) -> None:
         end = time.monotonic() + SECONDS
         while not until():
-            assert time.monotonic() < end, (self.state, self.screen)
+            assert time.monotonic() < end, self.driver.find_element("tag name", "body").text
             time.sleep(0.05)
 
     @property

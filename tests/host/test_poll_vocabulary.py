@@ -21,9 +21,9 @@ BAD = {"m": "ab" * 16, "why": "exception", "soft": 0, "trace": ""}
 MESSAGE: dict[str, Any] = {
     "id": "b1", "n": "0" * 16, "k": "", "seq": 1, "m": "ab" * 16, "state": "ok", "heap": 1, "up": 1,
     "proto": 1, "app": "demo", "class": "esp32-generic", "chip": "esp32", "boot": 1, "fw": "1.26.1",
-    "mpy": "6.3", "trust": 1, "addr": "192.0.2.1", "rssi": -60, "bad": BAD, "prog": [1, 2],
-    "unk": [], "held": 1, "push": 1, "jobs": {}, "life": "0" * 16, "open": 1, "fail": "space",
-    "wrong": 1, "first": "http://192.0.2.7:8266", "crash": {"n": 1, "trace": ""}, "job": "",
+    "mpy": "6.3", "trust": 1, "addr": "192.0.2.1", "bad": BAD, "prog": [1, 2], "unk": [],
+    "held": 1, "push": 1, "jobs": {}, "life": "0" * 16, "open": 1, "fail": "space", "wrong": 1,
+    "first": "http://192.0.2.7:8266", "crash": {"n": 1, "trace": ""}, "job": "",
 }  # fmt: skip
 UNREAD = {"proto"}
 """For servers of later years: there is one protocol so far."""

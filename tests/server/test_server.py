@@ -111,17 +111,6 @@ def test_wrong_mac_unknown_board_and_nonsense_learn_nothing(server: Running, boa
     stranger.close()
 
 
-@pytest.mark.parametrize(
-    ("told", "known"),
-    [(-67, -67), (-127, -127), (-1, -1), (31, 0), (0, 0), (-128, 0), (True, 0), ("-67", 0)],
-)
-def test_wifi_signal(people: client.Client, board: FakeBoard, told: object, known: int):
-    """What is no signal is not known, and costs a board nothing else."""
-    board.poll(rssi=-50)
-    board.poll(rssi=told)
-    assert people.board("sim-01")["rssi"] == known
-
-
 def test_replayed_poll_is_not_counted(people: client.Client, board: FakeBoard):
     genuine = board.message(heap=1000)
     board.accept(board.send(genuine))

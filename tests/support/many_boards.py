@@ -98,7 +98,7 @@ def _boards(count: int, name: str, now: float) -> Iterator[Board]:
             channel="beta" if number % 10 == 9 else "stable", last_seen=now - number % 290,
             peer="127.0.0.1", seq=runs, high=runs, state="ok", heap=21480 + number % 977,
             up=3600 + number % 9000, chip=cls.split("-")[0], boot=1, fw="1.26.1", mpy="6.3",
-            trust=1, address=f"127.0.{number % 250}.{number // 250 + 1}",
+            trust=1, address=f"10.0.{number % 250}.{number // 250 + 1}",
         )  # fmt: skip
         board.digest = board.confirmed = digest(runs, cls)[:32]
         if number % 20 == 2:

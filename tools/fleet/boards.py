@@ -58,14 +58,13 @@ def boards(
     releases, rollouts = server.releases(), server.rollouts(ROLLOUTS_LOOKED_AT)
     console.table(
         "",
-        ("board", "class", "state", "release", "signal", "seen", "last setback"),
+        ("board", "class", "state", "release", "seen", "last setback"),
         [
             (
                 one["name"] or one["id"],
                 one["class"],
                 state(one),
                 called(one, releases, rollouts),
-                signal(one),
                 age(one["last_seen"]),
                 one["reason"],
             )
@@ -194,11 +193,6 @@ def _not_yet(board: Mapping[str, Any], rollout: Mapping[str, Any] | None) -> str
     return turn if wave > rollout["wave"] else ""
 
 
-def signal(board: Mapping[str, Any]) -> str:
-    """How strong a board's Wi-Fi was at its last start."""
-    return f"{board['rssi']} dBm" if board["rssi"] else ""
-
-
 def age(then: float | None) -> str:
     """How long ago a time (seconds since 1970) was."""
     if then is None:
@@ -228,11 +222,7 @@ def _show_board(board: Mapping[str, Any], events: list[dict[str, Any]]) -> None:
     shown = ("id", "name", "app", "class", "state", "seq", "digest", "chip", "fw", "mpy", "boot")
     console.show(
         {name: board[name] for name in (*shown, "trust", "address", "heap", "up", "crashes")}
-        | {
-            "signal": signal(board),
-            "seen": age(board["last_seen"]),
-            "orders": ", ".join(board["orders"]) or "none",
-        },
+        | {"seen": age(board["last_seen"]), "orders": ", ".join(board["orders"]) or "none"},
         as_json=False,
     )
     if board["reason"]:

@@ -143,18 +143,6 @@ def test_a_heap_too_full_for_a_poll(tmp_path: Path, kind: str) -> None:
         assert max(int(tick) for tick in _TICK.findall(it.board.console)) < 2 * 60 * 30
 
 
-@pytest.mark.parametrize("taken", (10_000, 12_000))
-def test_a_heap_with_room_for_a_poll_and_for_no_more(tmp_path: Path, taken: int) -> None:
-    """The answer names a release. The board follows it, or the boot stage asks once more."""
-    app = BEGIN + f"taken = bytearray({taken})\n" + LOOP
-    with story(tmp_path, app, blocks=128) as it:
-        it.board.start()
-        it.polls(3)
-        began = it.board.age
-        it.confirmed(it.publish(GOOD))
-        assert it.board.age - began < 3600
-
-
 BRIM = """\
 def fill():
     size = 4096

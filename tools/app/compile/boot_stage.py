@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Iterable, Mapping
 from functools import cache
-from hashlib import sha256
 
 from ....signing.manifest import stem
 from ... import places
 from . import bytecode, cached, names
 
 SOURCE_FILES = ("boot.py", "main.py")
-"""Run by the firmware by name, as source."""
-CHECKS = ("damage.py", "pins.py")
-"""Source as well, with short names: they run before the check of the others (damage.py).
-
-Damaged source raises an exception. Damaged bytecode can hang the chip while it is loaded.
-"""
-_HASH = 16
-"""Hex digits of a SHA-256 in `sums` (bootloader/damage.py)."""
+"""Run by the firmware by name, as source; everything else of the boot stage is bytecode."""
 
 
 @cache
@@ -57,30 +48,8 @@ def short(texts: Mapping[str, str], beside: Iterable[bytes] = ()) -> dict[str, s
 def compiled(texts: Mapping[str, str], beside: Iterable[bytes] = ()) -> dict[str, bytes]:
     """The boot stage made of `texts`, as it lies on the flash; see `short`."""
     modules = short(texts, beside)
-    source = {f"/{name}": texts[name].encode() for name in SOURCE_FILES}
-    source |= {f"/bootloader/{name}": _bare(modules.pop(f"bootloader/{name}")) for name in CHECKS}
-    found = {
-        f"/{stem(file)}.mpy": bytecode.compiled(text.encode(), file)
-        for file, text in sorted(modules.items())
-    }
-    return source | found | {"/bootloader/sums": _sums(found)}
-
-
-def _bare(text: str) -> bytes:
-    """A module's text without docstrings and comments, which a chip would read at each start."""
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.FunctionDef) and ast.get_docstring(node):
-            del node.body[0]
-    return ast.unparse(tree).encode() + b"\n"
-
-
-def _sums(found: Mapping[str, bytes]) -> bytes:
-    """The hash of each file of bytecode, and at the end of the list itself (damage.py)."""
-    lines = [f"{path.rpartition('/')[2]} {_hash(content)}\n" for path, content in found.items()]
-    text = "".join(lines).encode()
-    return text + _hash(text).encode()
-
-
-def _hash(content: bytes) -> str:
-    return sha256(content).hexdigest()[:_HASH]
+    return {
+        **{f"/{name}": texts[name].encode() for name in SOURCE_FILES},
+        **{f"/{stem(file)}.mpy": bytecode.compiled(text.encode(), file)
+           for file, text in sorted(modules.items())},
+    }  # fmt: skip

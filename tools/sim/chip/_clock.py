@@ -19,7 +19,7 @@ _kill = libc.func("i", "kill", "ii")
 _second = 1000 * SPEED
 _add = array("l", [0, 0])  # ms, us
 _dog = array("l", [0, 0])  # ms that the watchdog waits, 0: there is none; when it bites
-_start = [utime.ticks_ms()]
+_start = utime.ticks_ms()
 
 
 def _reading():
@@ -65,7 +65,7 @@ def _own_us():
 
 # Counted from the start, so that the products stay small integers for long.
 def _wall():
-    return (((utime.ticks_ms() - _start[0]) & MASK) * SPEED) & MASK
+    return (((utime.ticks_ms() - _start) & MASK) * SPEED) & MASK
 
 
 def _wall_us():
@@ -74,8 +74,10 @@ def _wall_us():
 
 if OWN:
     ticks_ms, ticks_us = _own, _own_us
-else:
+elif SPEED > 1:
     ticks_ms, ticks_us = _wall, _wall_us
+else:
+    ticks_ms, ticks_us = utime.ticks_ms, utime.ticks_us
 
 
 # --- the watchdog
@@ -104,7 +106,6 @@ def begin():
     """The board starts: what the simulator has done so far took no time."""
     if OWN:
         put(0)
-    _start[0] = utime.ticks_ms()
     _up[2] = ticks_ms()
 
 

@@ -227,11 +227,7 @@ class WLAN:
 
     def status(self, what=None):
         if what == "rssi":
-            if self.isconnected():
-                return _network()["rssi"]
-            if ESP32:
-                raise OSError("Wifi Not Connected")
-            return 31  # what the SDK has for it
+            return (_network() or {}).get("rssi", 0)
         if what == "stations":
             return [(_MAC, "192.168.4.%d" % (n + 2)) for n in range(_air()["clients"])]
         if self._ap:
