@@ -199,9 +199,10 @@ def test_beside_a_sensor(tmp_path: Path, broker: Broker, watcher: Client, part: 
 
 
 @mqtt
+@pytest.mark.timeout(1200)  # where a poll finds no room, some more have their turn
 def test_weather(tmp_path: Path, broker: Broker, watcher: Client) -> None:
     """A BME280, reduced to sea level, on an ESP8266, which takes a new release."""
-    made = files(tmp_path, "weather", broker.port, BME, EVERY=2, ALTITUDE=100)
+    made = files(tmp_path, "weather", broker.port, BME, EVERY=10, ALTITUDE=100)
     with story(tmp_path, made, speed=2, heap=HEAP + STAND_IN) as it:
         board = started(it)
         assert wait(lambda: watcher.payloads("mipy/b1/pressure")), board.console
