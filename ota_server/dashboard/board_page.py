@@ -16,9 +16,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from ..people.access import Who
-from ..people.api_v1 import change_board
+from ..people.api_v1 import NAME, change_board
 from ..people.problem import Problem
-from ..policy import LISTENING_STATES, Known, interval
+from ..policy import LISTENING_STATES, Known
 from ..storage import queries
 from ..storage.base import Storage
 from ..why import Why, newest_for, why
@@ -28,7 +28,6 @@ from .site import Site, back, form, number
 
 EVENTS_A_PAGE = 25
 JOBS_LISTED = 20
-NAME = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 DONE = {
     "update": "The board is offered the newest release when it reports next.",
     "rollback": "The board rolls back when it reports next.",
@@ -39,21 +38,14 @@ DONE = {
     "retire": "Retired: the board is answered, and offered nothing.",
     "reuse": "The board is in use again.",
 }
+# What is not here is said as it is called.
 EVENTS = {
-    "enrolled": "Enrolled",
-    "confirmed": "Confirmed",
-    "installing": "Installing",
     "trial": "On trial",
     "recovery": "In recovery",
     "ok": "Runs",
-    "rolled-back": "Rolled back",
     "refused": "Refused a release",
-    "crashed": "Crashed",
-    "ordered": "Ordered",
-    "order-ended": "Order ended",
-    "hold": "Paused",
+    "hold": "Paused",  # as it was called before
     "follow": "Resumed",
-    "retired": "Retired",
     "in-use": "In use again",
     "name": "Renamed",
     "channel": "Channel changed",
@@ -129,7 +121,6 @@ def _shown(storage: Storage, db: Connection, known: Known, request: Request) -> 
         "jobs": jobs[:JOBS_LISTED],
         "orders": [order.title for order in known.orders],
         "rejected": list(reversed(known.rejected.values())),
-        "every": interval(board.dev, None, 0.5),
         "history": history,
         "names": EVENTS,
         "total": total,
@@ -251,7 +242,7 @@ def _standing(storage: Storage, known: Known) -> Why:
 def _ask_rename(_: Storage, known: Known) -> dict[str, Any]:
     field = {
         "name": "name", "label": "New name", "value": known.board.name, "most": 32,
-        "needed": True, "pattern": NAME.pattern, "hint": "Letters, digits, “.”, “_” and “-”.",
+        "needed": True, "pattern": NAME, "hint": "Letters, digits, “.”, “_” and “-”.",
     }  # fmt: skip
     text = f"Its id stays {known.board.id}."
     return _asks("Rename {}", text, "Rename", fields=[field])(_, known)
@@ -259,7 +250,7 @@ def _ask_rename(_: Storage, known: Known) -> dict[str, Any]:
 
 async def _rename(site: Site, who: Who, known: Known, fields: dict[str, str]) -> None:
     name = fields.get("name", "")
-    if not NAME.fullmatch(name):
+    if not re.fullmatch(NAME, name):
         hint = "letters, digits, '.', '_' and '-', at most 32"
         raise Problem(422, "name", "that is no name for a board", hint)
     await change_board(site.storage, who, known.board, {"name": name})
@@ -275,7 +266,7 @@ _ACTIONS: dict[str, Action] = {
     "pause": Action(
         _asks("Pause {}?", "It keeps what it runs until you resume it; it goes on reporting.",
               "Pause"),
-        _orders("hold"),
+        _orders("pause"),
     ),
     "resume": Action(
         _asks("Resume {}?", "It is offered the newest release of its channel again.", "Resume"),

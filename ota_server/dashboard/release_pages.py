@@ -28,20 +28,14 @@ def routes(site: Site) -> list[BaseRoute]:
     async def listed(request: Request) -> Response:
         offset = number(request, "offset")
 
-        def make(db: Connection) -> dict[str, Any]:
-            return _listed(db, storage, offset)
-
-        return await site.show(request, "releases.html", make)
+        return await site.show(request, "releases.html", lambda db: _listed(db, storage, offset))
 
     async def one(request: Request) -> Response:
         release = storage.release(request.path_params["digest"])
         if release is None:
             raise Problem(404, "release", "there is no such release", "see the list of releases")
 
-        def make(db: Connection) -> dict[str, Any]:
-            return _one(db, storage, release)
-
-        return await site.show(request, "release.html", make)
+        return await site.show(request, "release.html", lambda db: _one(db, storage, release))
 
     return [site.page("/releases", listed), site.page("/releases/{digest}", one)]
 

@@ -109,10 +109,7 @@ def routes(site: Site) -> list[BaseRoute]:
     async def listed(request: Request) -> Response:
         offset = number(request, "offset")
 
-        def make(db: Connection) -> dict[str, Any]:
-            return _listed(db, storage, offset)
-
-        return await site.show(request, "rollouts.html", make)
+        return await site.show(request, "rollouts.html", lambda db: _listed(db, storage, offset))
 
     async def one(request: Request) -> Response:
         n, offset = request.path_params["number"], number(request, "offset")

@@ -92,7 +92,6 @@ class PeopleApi:
         filters["iso"] = _iso
         filters["merge"] = _merged
         filters["sentence"] = _sentence
-        filters["span"] = _span
         filters["last_line"] = _last_line
         filters["upper_first"] = _upper_first
         filters["is_rollback"] = _is_rollback
@@ -748,12 +747,4 @@ def _merged(one: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def _age(then: float | None, now: float) -> str:
-    return "never" if then is None else f"{_span(now - then)} ago"
-
-
-def _span(seconds: float) -> str:
-    seconds = max(0, int(seconds))
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
+    return "never" if then is None else f"{words.duration(now - then)} ago"

@@ -22,7 +22,9 @@ from .access import Who
 from .api import JSON_BYTES, PeopleApi, Problem, board_json
 
 Tag = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,31}$")]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,32}$")]
+NAME = r"[A-Za-z0-9_.-]{1,32}"
+"""What people may call a board."""
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 
 
 class Boards(BaseModel):

@@ -11,11 +11,11 @@ import pytest
 
 from mipy_ota.tools.fleet.client import Client
 from mipy_ota.tools.fleet.serve import Running, running
-from tests.server.test_rollouts_live import Fleet
 from tests.server.test_server import SEQ, release
 from tests.support import browser, vectors
 from tests.support.browser import complaints
 from tests.support.fake_board import FakeBoard
+from tests.support.live_fleet import Fleet
 
 SECONDS = 60
 pytestmark = browser.needed

@@ -13,6 +13,7 @@ from mipy_ota.ota_server.storage.sqlite import SqliteStorage
 from mipy_ota.tools.fleet import client
 from mipy_ota.tools.fleet.serve import Running, running
 from tests.support import vectors
+from tests.support.live_fleet import Fleet
 from tests.support.postgres import Postgres
 
 Make = Callable[[], MemoryStorage]
@@ -41,3 +42,19 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], MemoryS
     postgres: Postgres = request.getfixturevalue("postgres")
     url = postgres.schema()
     return lambda: PostgresStorage(tmp_path, url)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def five(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
+    """Five boards; the clock ticks only when a test has it tick."""
+    monkeypatch.setattr("mipy_ota.ota_server.storage.rollout_clock.TICK_SECONDS", 3600.0)
+    with running(data, interval=2) as server:
+        fleet = Fleet(server, 5)
+        yield fleet
+        for board in fleet.boards.values():
+            board.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from mipy_ota.ota_server.storage import model, rollouts
 from mipy_ota.ota_server.storage.rollouts import Start
 from mipy_ota.tools.fleet.serve import Running, running
 from tests.server.test_people import added
-from tests.server.test_rollouts_live import TRACE, Fleet
 from tests.server.test_server import SEQ, release
 from tests.support import vectors
+from tests.support.live_fleet import TRACE, Fleet
 
 PAGE_BYTES = 100_000
 EVIL = "<script>alert('x')</script>\"&"
@@ -50,22 +49,6 @@ class Reader:
         return self.session.post(
             self.url + path, data=said, headers=headers, timeout=30, allow_redirects=False
         )
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def five(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
-    """Five boards; the clock ticks only when a test has it tick."""
-    monkeypatch.setattr("mipy_ota.ota_server.storage.rollout_clock.TICK_SECONDS", 3600.0)
-    with running(data, interval=2) as server:
-        fleet = Fleet(server, 5)
-        yield fleet
-        for board in fleet.boards.values():
-            board.close()
 
 
 @pytest.fixture
