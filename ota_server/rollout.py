@@ -55,6 +55,8 @@ WAVES = (5, 25, 100)
 SOAK_S = 600
 AWAY_S = 900.0
 """A board that has not polled for so long is not waited for before the next wave."""
+SLEEPER_UP_S = 120
+"""A board in deep sleep polls once in a life, this long after its start at most."""
 SILENCE_S = 3600
 QUARANTINE_AFTER = 3
 """Releases that one board failed in a row before it is left alone."""

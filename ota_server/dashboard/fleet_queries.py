@@ -20,13 +20,11 @@ from sqlalchemy import (
 )
 
 from ..policy import CRASHING
-from ..rollout import AWAY_S
+from ..rollout import AWAY_S, SLEEPER_UP_S
 from ..storage.model import boards, events, rejections, tags
 
 ASLEEP_S = 86400.0
 """A board that sleeps may be silent for so long before it counts as offline."""
-AWAKE_S = 60
-"""A board that sleeps reports soon after it wakes, so it has been up for less than this."""
 RECENT_S = 7 * 86400.0
 """Failures that are older are history."""
 PLACES_LISTED = 12
@@ -41,14 +39,15 @@ CONDITIONS = (
 def condition(now: float) -> ColumnElement[str]:
     """How a board is, as one word of `CONDITIONS`; every page says it by this.
 
-    "waiting" is a board that sleeps, as far as a server can know: its last report came within a
-    minute of its start, and not longer ago than a board sleeps.
+    "waiting" is a board that sleeps, as far as a server can know: its last report came within
+    `SLEEPER_UP_S` of its start, and not longer ago than a board sleeps.
     """
     b = boards.c
     quiet = b.last_seen < now - AWAY_S
+    sleeps = and_(b.up < SLEEPER_UP_S, b.state == "ok", b.last_seen > now - ASLEEP_S)
     return case(
         (b.last_seen.is_(None), "never seen"),
-        (and_(quiet, b.up < AWAKE_S, b.state == "ok", b.last_seen > now - ASLEEP_S), "waiting"),
+        (and_(quiet, sleeps), "waiting"),
         (quiet, "offline"),
         (b.state == "recovery", "recovery"),
         (b.state == CRASHING, "crashing"),
@@ -92,7 +91,7 @@ class Filter:
         if self.search:
             part = self.search
             tagged = select(tags.c.board).where(tags.c.tag == part)
-            like = [one.contains(part, autoescape=True) for one in (b.id, b.name)]
+            like = [one.icontains(part, autoescape=True) for one in (b.id, b.name)]
             found.append(or_(*like, b.id.in_(tagged)))
         return found
 

@@ -27,7 +27,6 @@ def routes(site: Site) -> list[BaseRoute]:
 
     async def listed(request: Request) -> Response:
         offset = number(request, "offset")
-
         return await site.show(request, "releases.html", lambda db: _listed(db, storage, offset))
 
     async def one(request: Request) -> Response:

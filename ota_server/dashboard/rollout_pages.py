@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute
 
 from .. import rollout as rules
 from ..people.problem import Problem
-from ..people.rollouts_api import Steer, steered
+from ..people.rollouts_api import Steer, no_rollout, steered
 from ..rollout import Counts, Live, Rollout
 from ..storage import release_queries, rollout_listing, rollout_queries
 from ..storage import rollouts as stored
@@ -108,7 +108,6 @@ def routes(site: Site) -> list[BaseRoute]:
 
     async def listed(request: Request) -> Response:
         offset = number(request, "offset")
-
         return await site.show(request, "rollouts.html", lambda db: _listed(db, storage, offset))
 
     async def one(request: Request) -> Response:
@@ -128,7 +127,7 @@ def routes(site: Site) -> list[BaseRoute]:
         action, board = _action(name), request.query_params.get("board", "")
         row = await storage.read(rollout_listing.row, n)
         if row is None:
-            raise _none(n)
+            raise no_rollout(n)
         reason = {
             "name": "reason", "label": "Reason", "value": "", "most": REASON_CHARS, "needed": True,
             "pattern": "", "hint": "The rollout's page and the audit show it.",
@@ -185,10 +184,6 @@ def _action(name: str) -> Action:
     return found
 
 
-def _none(n: int) -> Problem:
-    return Problem(404, "rollout", f"there is no rollout {n}", "see the list of rollouts")
-
-
 def _listed(db: Connection, storage: Storage, offset: int) -> dict[str, Any]:
     total, rows = rollout_queries.listed(db, [], ROWS_A_PAGE, offset)
     found = [(row, stored.live_of(row)) for row in rows]
@@ -211,7 +206,7 @@ def _one(
 ) -> dict[str, Any]:
     row, now = rollout_listing.row(db, n), time.time()
     if row is None:
-        raise _none(n)
+        raise no_rollout(n)
     live = stored.live_of(row)
     rollout = live.rollout
     line = [one for one in alive if one.line == live.line]

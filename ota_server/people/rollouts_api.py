@@ -183,7 +183,7 @@ async def steered(storage: Storage, find: Find, number: int, said: Steer, who: W
         hint = f"see `mipy rollout show {number}`"
         raise Problem(409, "state", str(problem), hint) from problem
     if found is None:
-        raise _none(number)
+        raise no_rollout(number)
 
 
 async def _check_other(storage: Storage, number: int, said: Steer, who: Who) -> None:
@@ -196,7 +196,8 @@ async def _check_other(storage: Storage, number: int, said: Steer, who: Who) -> 
         raise Problem(403, "approval", text, "ask somebody with the role operate or admin")
 
 
-def _none(number: int) -> Problem:
+def no_rollout(number: int) -> Problem:
+    """Nothing has this number."""
     return Problem(404, "rollout", f"there is no rollout {number}", "see `mipy rollout show`")
 
 
@@ -241,7 +242,7 @@ async def _retried(storage: Storage, number: int, board: str | None, now: float)
     found = await storage.read(rollout_queries.ended_badly, number, board)
     live = next((one for one in storage.rollouts() if one.rollout.id == number), None)
     if live is None:
-        raise _none(number)
+        raise no_rollout(number)
     if not found:
         raise Problem(409, "nothing", "no board has failed it", f"see `mipy rollout show {number}`")
     short = live.rollout.digest[:32]
@@ -259,7 +260,7 @@ async def _retried(storage: Storage, number: int, board: str | None, now: float)
 async def _shown(storage: Storage, number: int) -> dict[str, Any]:
     found = await storage.read(rollout_queries.show, number)
     if found is None:
-        raise _none(number)
+        raise no_rollout(number)
     live = rollouts.live_of(found["row"])
     release = storage.release(live.rollout.digest)
     shown = as_json(live, release) | {"boards": found["boards"]}

@@ -52,8 +52,8 @@ def enrolled(server: Running, name: str = "kitchen", **more: Any) -> FakeBoard:
 CONDITIONS = {
     "ok": {},
     "never seen": {"last_seen": None},
-    "offline": {"last_seen": NOW - 1000, "up": 5000},
-    "waiting": {"last_seen": NOW - 1000, "up": 5},
+    "offline": {"last_seen": NOW - 1000, "up": 120},
+    "waiting": {"last_seen": NOW - 1000, "up": 119},
     "recovery": {"state": "recovery"},
     "crashing": {"state": "crashing"},
     "updating": {"state": "installing"},

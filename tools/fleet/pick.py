@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...ota_server.policy import ROLLBACK_REASONS
-from ...ota_server.rollout import AWAY_S
+from ...ota_server.rollout import AWAY_S, SLEEPER_UP_S
 from ..console import Failure
 
-SLEEPER_UP_S = 120
-"""A board in deep sleep polls once in a life, this long after its start at most."""
 ROLLOUTS_LOOKED_AT = 200
 """As many as the server lists at once; older ones say nothing of what boards may get."""
 _NAMED = 6
