@@ -230,7 +230,7 @@ def test_heap_at_its_peak(field: Field, figures: Figures) -> None:
     board = field.board(demo(FREE + "__import__('time').sleep(60)\n"))
     board.heap_profile = True
     board.life(until="free", timeout=60)
-    figures.check("peak heap of a normal boot", board.stats.peak, 12 * KB, today=17_900)
+    figures.check("peak heap of a normal boot", board.stats.peak, 12 * KB, today=17_500)
     board = field.board(plain())
     field.fleet.publish(fleet.release(plain("# new\n" + FREE), 1001))
     field.ask(board)
@@ -239,7 +239,7 @@ def test_heap_at_its_peak(field: Field, figures: Figures) -> None:
     files = {path: board.read(path) for path in ("/state/0/r", "/state/1/r")}
     record = powercut.newest_record(files)
     assert record and record.trial == 1, board.console
-    figures.check("peak heap of an install", board.stats.peak, 16 * KB, today=29_200)
+    figures.check("peak heap of an install", board.stats.peak, 16 * KB, today=29_000)
 
 
 def test_heap_of_an_update(field: Field, figures: Figures) -> None:
