@@ -22,7 +22,7 @@ def bring(url, b, r, state, slot, active, own, of):
     The rest is as in install.update(). Raises OSError, and Rejected for content that is not listed.
     """
     http = ota.stage("http_download")
-    fetch = own and _own(active) or http.fetch
+    fetch = own and _own() or http.fetch
     connection = http.Downloads(url)
     count = loaded = 0
     try:
@@ -46,10 +46,9 @@ def bring(url, b, r, state, slot, active, own, of):
     slots.check_files(slot, _INCOMING)
 
 
-def _own(active):
+def _own():
     """The fetch of the active release, or None when it brings none."""
-    root = slots.path(active)
-    sys.path.insert(0, root)
+    sys.path.insert(0, ota.root)
     try:
         from runtime.installer import fetch
 
@@ -57,7 +56,7 @@ def _own(active):
     except ImportError:
         return None
     finally:
-        sys.path.remove(root)
+        sys.path.pop(0)
 
 
 def make_folders(name):

@@ -49,6 +49,7 @@ class Manifest:
 
     def __init__(self, f):
         self._f = f
+        self.image = None  # slots.check_confirmed() has found it
         self.app = self.cls = self.mpy = self.arch = self.entry = ""
         self.seq = self.floor = self.total = 0
         while True:

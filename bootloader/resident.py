@@ -37,6 +37,8 @@ raise_to = (0, 0)  # seq and floor that a confirmation raises the record to
 wdt = None
 end_if_stopped = 3  # what Ctrl-C leaves in rtc.END: rtc.STOPPED
 slot = "a"
+home = "/"  # below it lies the boot stage's folder
+root = ""  # and here the app's modules, where a slot runs
 seq = 0
 digest16 = rejection = None
 alarms = []  # (tick, RTC byte, value, reset the board), soonest first
@@ -132,7 +134,7 @@ def stage(name):
     """
     gc.collect()  # what is loaded shall lie close together
     had = list(sys.modules)
-    sys.path.insert(0, "/")
+    sys.path.insert(0, home)
     whole = False
     try:
         __import__("bootloader." + name)

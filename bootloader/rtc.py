@@ -47,6 +47,7 @@ INSTALL = const(1)
 ROLLBACK = const(2)
 RECOVER = const(3)
 POLL = const(4)  # connect and ask the server in the app's stead
+IMAGE = const(5)  # nothing: the images were made just now, and where one is not right, files do
 PORTAL = const(8)  # a bit beside the others: before anything else
 
 

@@ -4,7 +4,7 @@ import os
 from hashlib import sha256
 from micropython import const
 
-from bootloader import record
+from bootloader import in_place, record
 from bootloader.manifest import PREFIX, Manifest, Rejected, hexa, signed
 
 _DIR = const(0x4000)
@@ -111,14 +111,22 @@ def digest16(slot):
 
 
 def check_confirmed(r, slot):
-    """Return the Manifest of a slot recorded confirmed whose content is what was confirmed.
+    """Return the Manifest of a slot whose content is what the record has for it.
 
-    Returns None otherwise, with a line on the console. Neither signature nor floor is asked:
-    what a board once confirmed it can boot, also when the key was revoked since.
+    Its `image` is what the slot executes in place from, where there is one; its files have to be
+    whole where there is none. Returns None otherwise, with a line on the console. Neither signature
+    nor floor is asked: what a board once confirmed it can boot, also when the key was revoked since.
     """
-    if r.digests[slot] == record.ZERO or digest16(slot) != r.digests[slot]:
+    digest = r.digests[slot]
+    if digest == record.ZERO or digest16(slot) != digest:
         return None
     try:
+        image = in_place.image_of(slot, digest)
+        if image:
+            with open(manifest_path(slot), "rb") as f:
+                m = Manifest(f)
+            m.image = image
+            return m
         return check_files(slot, manifest_path(slot))
     except (OSError, Rejected) as e:
         print("slot", "ab"[slot], repr(e))

@@ -6,7 +6,7 @@ import os
 import sys
 from micropython import const
 
-from bootloader import pins, record, resident, rtc, slots
+from bootloader import in_place, pins, record, resident, rtc, slots
 
 _CRASHES = const(5)  # lives of less than ten minutes each
 _SLEEPS = const(16)  # from here on lives are counted that slept unanswered ...
@@ -27,6 +27,7 @@ def run():
     end = _ended(life)
     want = life[rtc.WANT]
     ready = life[rtc.READY] & ~_OPEN
+    kept = life[rtc.READY]
     # Whatever ends this life before the hand-over is neither the app's fault nor its merit.
     life[rtc.END] = rtc.POWER
     life[rtc.WANT] = 0
@@ -57,7 +58,9 @@ def run():
         if not m and _stage("rollback").from_damaged(r):
             machine.reset()
     elif ready:
-        m = slots.check_files(slot, slots.manifest_path(slot))
+        m = slots.check_confirmed(r, slot)
+        if not m:
+            machine.reset()
     else:
         life[rtc.CRASHES] = life[rtc.ROUNDS] = 0
         m = _stage("trial_boot").next_try(r, end, want)
@@ -66,6 +69,8 @@ def run():
     rtc.save(life)
     resident.end_if_stopped = rtc.STOPPED
     resident.slot = None
+    if "/boot" in sys.path:  # boot.py has found its image
+        resident.home = "/boot"
     if m:
         resident.slot = "ab"[slot]
         resident.seq = m.seq
@@ -73,6 +78,7 @@ def run():
         resident.rejection = record.rejection(r)
         resident.install_failures = life[rtc.FAILS]
         resident.plain = "runtime" not in os.listdir(slots.path(slot))
+        resident.root = _mount(m) if m.image else slots.path(slot)
     if not m or want == rtc.RECOVER:
         entry = "/recovery"
     elif want in (rtc.INSTALL, rtc.POLL) and not trial:
@@ -81,8 +87,10 @@ def run():
     elif (trial or resident.plain) and not ready:
         entry = "/prepare"
     else:
+        if want != rtc.IMAGE:
+            _make_images(life, kept, slot, not m.image)
         entry = m.entry
-        _hand_over(m, slots.path(slot), life, ready)
+        _hand_over(m, life, ready)
     if life[rtc.READY] or "open" in os.listdir("/"):
         resident.poll_extra = {"open": 0}
     print("ota:", resident.slot, resident.seq, entry)
@@ -148,7 +156,34 @@ def _ended(life):
     return end
 
 
-def _hand_over(m, root, life, ready):
+def _mount(m):
+    """Mount the image of the slot with the Manifest `m`; return where."""
+    import vfs
+
+    vfs.mount(vfs.VfsRom(m.image), "/rom")
+    return "/rom"
+
+
+def _make_images(life, ready, slot, app):
+    """Make what does not execute in place do so from the next life on, where firmware can."""
+    stage = resident.home == "/"
+    if not (stage or app) or in_place.segment() is None:
+        return
+    try:
+        if app:
+            _stage("image").make_slot(slot, slots.digest16(slot))
+        if stage:
+            _stage("image").make_stage()
+    except (OSError, MemoryError) as e:
+        print("image:", repr(e))
+    # As if this life had not been; should an image be wrong, the next one runs from the files.
+    life[rtc.READY] = ready
+    life[rtc.WANT] = rtc.IMAGE
+    rtc.save(life)
+    machine.reset()
+
+
+def _hand_over(m, life, ready):
     """What happens last, and what will happen by the tick of resident.py."""
     resident.server_seen_at = int(ready & rtc.HEARD > 0)
     resident.has_server = ready & rtc.NAMED > 0 or not ready
@@ -173,7 +208,7 @@ def _hand_over(m, root, life, ready):
         # and never stops: hence the tick of half a second, which feeds it on the loop's behalf. On
         # an ESP32 no tick comes while a name is looked up, half a minute where DNS is dead.
         resident.wdt = machine.WDT(timeout=5000 if sys.platform == "esp8266" else 60000)
-    sys.path[:] = [root, root + "/lib", ".frozen"]
+    sys.path[:] = [resident.root, resident.root + "/lib", ".frozen"]
     try:
         os.chdir("/data")
     except OSError:  # the app may have removed it, and filled the flash

@@ -36,12 +36,14 @@ from .page import COUNTERS, Page
 Chip = Literal["esp8266", "esp32"]
 Storage = Literal["littlefs", "model"]
 Clock = Literal["own", "wall"]
+Map = Literal["reset", "live"]
 Cause = Literal["reset", "deepsleep", "watchdog", "soft reset", "cut", "repl", "killed", "crash"]
 Until = Callable[["VirtualBoard"], bool] | str
 
 # Heap and file system of the stock images for 4 MB of flash.
 _HEAP = {"esp8266": 38912, "esp32": 112 * 1024}
 _BLOCKS = {"esp8266": 763, "esp32": 512}
+_SEGMENT = 0x50000
 # Exit codes as in chip/_page.py.
 _CAUSES: dict[int, Cause] = {
     40: "reset",
@@ -104,6 +106,7 @@ class Snapshot:
     """Flash and memory of a board that is off, to return to; `clock` is in ms."""
 
     flash: Mapping[str, bytes]
+    segment: bytes
     memory: bytes
     clock: int
     event: int
@@ -151,6 +154,10 @@ class VirtualBoard:
         heap: bytes of heap; None takes the chip's.
         blocks: 4 KB blocks of flash; None takes the stock file system of a 4 MB chip.
         heap_profile: collect often and sample the heap, for `stats.peak`; slow.
+        romfs: whether the firmware has a ROMFS segment; None: as `mipy flash` would choose it, so
+            an ESP8266's has.
+        flash_map: what the segment's map into memory shows of what this life has written: the
+            content of the last "reset", or the "live" one (chip/_segment.py).
     """
 
     def __init__(
@@ -165,6 +172,8 @@ class VirtualBoard:
         heap_profile: bool = False,
         clock: Clock = "wall",
         silent: bool = False,
+        romfs: bool | None = None,
+        flash_map: Map = "reset",
     ) -> None:
         self.folder = Path(folder).resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -177,6 +186,8 @@ class VirtualBoard:
         self.heap = heap or _HEAP[chip]
         self.blocks = blocks or _BLOCKS[chip]
         self.heap_profile = heap_profile
+        self.romfs = chip == "esp8266" if romfs is None else romfs
+        self.flash_map: Map = flash_map
         self.lives: list[Life] = []
         self.clock: Clock = clock
         self._page = Page(self.folder / "memory")
@@ -218,6 +229,26 @@ class VirtualBoard:
     def _image(self) -> Path:
         return self.folder / ("disk" if self.storage == "model" else "flash.img")
 
+    @property
+    def _segment(self) -> Path:
+        return self.folder / "segment.img"
+
+    def _make_segment(self) -> None:
+        if not self._segment.exists():  # a board of before there was one
+            self._segment.write_bytes(b"\xff" * _SEGMENT)
+
+    @property
+    def segment(self) -> bytes:
+        """The raw flash of the ROMFS segment, 320 KB."""
+        self._check_off()
+        self._make_segment()
+        return self._segment.read_bytes()
+
+    @segment.setter
+    def segment(self, content: bytes) -> None:
+        self._check_off()
+        self._segment.write_bytes(content)
+
     def format(self, files: Mapping[str, bytes]) -> None:
         """A new chip, flashed with `files` (absolute paths): nothing of its former life is left."""
         self._check_off()
@@ -228,6 +259,7 @@ class VirtualBoard:
                 self.write(path, data)
         else:
             self._image.write_bytes(image.build(files, self.blocks))
+        self._segment.write_bytes(b"\xff" * _SEGMENT)
         self._page.forget_rtc()
         self._page.set("started", 0)
         self._event = _POWER_ON
@@ -281,7 +313,7 @@ class VirtualBoard:
             flash |= image.from_folder(self._image)
         else:
             flash = {"": self._image.read_bytes()}
-        return Snapshot(flash, self._page.dump(), self._clock, self._event)
+        return Snapshot(flash, self.segment, self._page.dump(), self._clock, self._event)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Back to a snapshot; the sums in `stats` go on."""
@@ -296,6 +328,7 @@ class VirtualBoard:
                     self.write(path, data)
         else:
             self._image.write_bytes(snapshot.flash[""])
+        self.segment = snapshot.segment
         self._page.load(snapshot.memory)
         self._clock = snapshot.clock
         self._event = snapshot.event
@@ -579,6 +612,7 @@ class VirtualBoard:
     def _spawn(self, cut: int | None, torn: bool, stay: bool) -> _Process:
         if not self._image.exists():
             self.format({})
+        self._make_segment()
         heap = interpreter.heap(self.heap)
         told, tell = os.pipe()
         environment = {
@@ -597,6 +631,8 @@ class VirtualBoard:
             "SIM_TORN": "1" if torn else "0",
             "SIM_STAY": "1" if stay else "0",
             "SIM_PROFILE": "1" if self.heap_profile else "0",
+            "SIM_SEGMENT": str(self._segment) if self.romfs else "",
+            "SIM_MAP": self.flash_map,
             "SIM_SILENT": "1" if self._silence else "0",
             "SIM_PARENT": str(os.getpid()),
         }

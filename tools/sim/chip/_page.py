@@ -11,6 +11,7 @@ SPEED = int(uos.getenv("SIM_SPEED"))
 OWN = uos.getenv("SIM_CLOCK") == "own"  # a clock of its own, not the wall's
 HEAP = int(uos.getenv("SIM_HEAP"))
 PROFILE = uos.getenv("SIM_PROFILE") == "1"
+ROMFS = bool(uos.getenv("SIM_SEGMENT"))  # the firmware is the variant with a ROMFS segment
 SILENT = uos.getenv("SIM_SILENT") == "1"
 
 # Exit codes of the process; board.py has the same.

@@ -33,9 +33,13 @@ _FREE = int(uos.getenv("SIM_FREE"))  # bytes that a chip's heap has free before 
 _USED = int(uos.getenv("SIM_USED"))
 _FILLINGS = [None] * 4096
 _FROZEN = []  # the heap that frozen modules take
+_ROM_PATH = []
 _OURS = []  # modules that a soft reset leaves: the simulator's
 if _STORAGE == "model":
     from _model import Model
+if _page.ROMFS:
+    import _segment
+    import _vfs
 if _page.OWN or _page.SPEED > 1:
     import _aio
 
@@ -156,6 +160,7 @@ def _scrub(deep):
 
 def _mount():
     vfs.umount("/")
+    _mount_segment()
     if _STORAGE == "model":
         vfs.mount(Model(_IMAGE), "/")
     else:
@@ -163,8 +168,26 @@ def _mount():
     uos.chdir("/")
 
 
+def _mount_segment():
+    # As the firmware does before anything of Python runs; it looks at the first bytes alone.
+    del _ROM_PATH[:]
+    if not _page.ROMFS:
+        return
+    for place in ("/rom", "/boot"):
+        try:
+            vfs.umount(place)
+        except OSError as problem:
+            del problem  # not mounted: this is no soft reset
+    try:
+        vfs.mount(vfs.VfsRom(_segment.mapped), "/rom")
+        _ROM_PATH.extend(("/rom", "/rom/lib"))
+    except OSError as problem:
+        del problem  # there is no image
+
+
 def _set_path():
-    usys.path[:] = ["", ".frozen", "/lib"] if _page.ESP32 else ["", ".frozen", "/lib", "/"]
+    end = ["/lib"] if _page.ESP32 else ["/lib", "/"]
+    usys.path[:] = ["", ".frozen"] + _ROM_PATH + end
 
 
 def _run(name, names):
@@ -195,6 +218,7 @@ def _restart(names):
         if name != "__name__":
             del names[name]
     uos.chdir("/")
+    _mount_segment()
     _set_path()
     gc.collect()
     _run("/boot.py", names)

@@ -4,7 +4,11 @@ from collections import namedtuple
 
 import usys
 import _term
-from _page import CHIP, ESP32
+from _page import CHIP, ESP32, ROMFS
+
+_BUILD = "ESP32_GENERIC" if ESP32 else "ESP8266_GENERIC"
+if ROMFS:
+    _BUILD += "-FLASH_2M_ROMFS"
 
 
 class _Sys:
@@ -12,12 +16,13 @@ class _Sys:
     stdin = _term.stdin
     stdout = _term.stdout
     print_exception = staticmethod(_term.print_exception)
-    implementation = namedtuple("implementation", ("name", "version", "_machine", "_mpy"))(
+    implementation = namedtuple("implementation", ("name", "version", "_machine", "_mpy", "_build"))(
         "micropython",
         usys.implementation.version,
         "virtual " + CHIP,
         # bytecode version of this interpreter, native architecture of the chip (xtensawin, xtensa)
         (usys.implementation._mpy & 0x3FF) | (0x2800 if ESP32 else 0x2400),
+        _BUILD,
     )
 
     def __getattr__(self, name):

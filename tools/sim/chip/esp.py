@@ -1,6 +1,9 @@
 import gc
 
-from _page import ESP32
+from _page import ESP32, ROMFS
+
+if ROMFS:
+    from _segment import flash_erase, flash_read, flash_write  # noqa: F401
 
 _SIZE = 4 * 1024 * 1024
 

@@ -1,0 +1,61 @@
+"""Where a slot executes in place: a ROMFS image of its files in raw flash, beside the heap.
+
+The firmware variant with a ROMFS segment maps it into memory, and modules run from there. The
+slot's files on LittleFS stay the release; its image is a copy of them that is hashed before each
+mount, and made anew by image.py when it is not right: lost is nothing that the files do not have.
+"""
+
+from hashlib import sha256
+from micropython import const
+
+STAGE = const(0)  # offsets in the segment: of the boot stage's image,
+_SLOT = const(0x14000)  # of slot a's, and how long it may be; slot b's lies behind it
+_LENGTH = const(0x1E000)
+
+
+def segment():
+    """The segment as it is mapped, a memoryview; None where the firmware has none."""
+    try:
+        import vfs
+
+        m = vfs.rom_ioctl(2, 0)
+        return m if len(m) >= _SLOT + 2 * _LENGTH else None
+    except (ImportError, AttributeError, TypeError):
+        return None
+
+
+def region(slot):
+    """Offset and length of what `slot` has of the segment."""
+    return _SLOT + slot * _LENGTH, _LENGTH
+
+
+def note(slot):
+    """Path of the file that says what image was made: manifest's digest, its half, and hash.
+
+    16 bytes of the one, the image's length in four, 32 of the other.
+    """
+    return "/state/image_" + "ab"[slot]
+
+
+def image_of(slot, digest16):
+    """Return the image of `slot`, if it is right and of the manifest with that digest; else None.
+
+    A memoryview of mapped flash; all of it has been hashed.
+    """
+    m = segment()
+    if m is None:
+        return None
+    try:
+        f = open(note(slot), "rb")
+    except OSError:
+        return None
+    try:
+        noted = f.read(52)
+    finally:
+        f.close()
+    length = int.from_bytes(noted[16:20], "little")
+    if noted[:16] != digest16 or not 0 < length <= _LENGTH:
+        return None
+    at = region(slot)[0]
+    m = m[at : at + length]
+    return m if sha256(m).digest() == noted[20:] else None
