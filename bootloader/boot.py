@@ -15,7 +15,7 @@ try:
             n = int.from_bytes(f.read(4), "little")
             rom = vfs.rom_ioctl(2, 0)[:n]
             if sha256(rom).digest() == f.read():
-                vfs.mount(vfs.VfsRom(rom), "/boot")
+                vfs.mount(vfs.VfsRom(rom), "/boot")  # pyright: ignore
                 sys.path.insert(0, "/boot")
         del f, n, rom
     except (ImportError, OSError) as e:

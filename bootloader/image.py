@@ -7,7 +7,6 @@ in its cache. Format: docs of MicroPython, "The ROMFS filesystem format" (extmod
 
 import esp
 import os
-import vfs
 from hashlib import sha256
 from micropython import const
 

@@ -114,8 +114,9 @@ def check_confirmed(r, slot):
     """Return the Manifest of a slot whose content is what the record has for it.
 
     Its `image` is what the slot executes in place from, where there is one; its files have to be
-    whole where there is none. Returns None otherwise, with a line on the console. Neither signature
-    nor floor is asked: what a board once confirmed it can boot, also when the key was revoked since.
+    whole where there is none. Returns None otherwise, with a line on the console. Neither
+    signature nor floor is asked: what a board once confirmed it can boot, also when the key was
+    revoked since.
     """
     digest = r.digests[slot]
     if digest == record.ZERO or digest16(slot) != digest:

@@ -160,7 +160,7 @@ def _mount(m):
     """Mount the image of the slot with the Manifest `m`; return where."""
     import vfs
 
-    vfs.mount(vfs.VfsRom(m.image), "/rom")
+    vfs.mount(vfs.VfsRom(m.image), "/rom")  # pyright: ignore
     return "/rom"
 
 

@@ -9,6 +9,7 @@ from _page import CHIP, ESP32, ROMFS
 _BUILD = "ESP32_GENERIC" if ESP32 else "ESP8266_GENERIC"
 if ROMFS:
     _BUILD += "-FLASH_2M_ROMFS"
+_Implementation = namedtuple("implementation", ("name", "version", "_machine", "_mpy", "_build"))
 
 
 class _Sys:
@@ -16,7 +17,7 @@ class _Sys:
     stdin = _term.stdin
     stdout = _term.stdout
     print_exception = staticmethod(_term.print_exception)
-    implementation = namedtuple("implementation", ("name", "version", "_machine", "_mpy", "_build"))(
+    implementation = _Implementation(
         "micropython",
         usys.implementation.version,
         "virtual " + CHIP,
