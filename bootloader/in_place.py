@@ -8,6 +8,11 @@ mount, and made anew by image.py when it is not right: lost is nothing that the 
 from hashlib import sha256
 from micropython import const
 
+try:
+    import vfs
+except ImportError:  # MicroPython 1.22
+    vfs = None
+
 STAGE = const(0)  # offsets in the segment: of the boot stage's image,
 _SLOT = const(0x14000)  # of slot a's, and how long it may be; slot b's lies behind it
 _LENGTH = const(0x1E000)
@@ -16,11 +21,9 @@ _LENGTH = const(0x1E000)
 def segment():
     """The segment as it is mapped, a memoryview; None where the firmware has none."""
     try:
-        import vfs
-
-        m = vfs.rom_ioctl(2, 0)
+        m = vfs.rom_ioctl(2, 0)  # pyright: ignore
         return m if len(m) >= _SLOT + 2 * _LENGTH else None
-    except (ImportError, AttributeError, TypeError):
+    except (AttributeError, TypeError):
         return None
 
 
@@ -59,3 +62,9 @@ def image_of(slot, digest16):
     at = region(slot)[0]
     m = m[at : at + length]
     return m if sha256(m).digest() == noted[20:] else None
+
+
+def mount(image):
+    """Mount what image_of() has found; return where."""
+    vfs.mount(vfs.VfsRom(image), "/rom")  # pyright: ignore
+    return "/rom"

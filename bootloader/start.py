@@ -78,7 +78,7 @@ def run():
         resident.rejection = record.rejection(r)
         resident.install_failures = life[rtc.FAILS]
         resident.plain = "runtime" not in os.listdir(slots.path(slot))
-        resident.root = _mount(m) if m.image else slots.path(slot)
+        resident.root = in_place.mount(m.image) if m.image else slots.path(slot)
     if not m or want == rtc.RECOVER:
         entry = "/recovery"
     elif want in (rtc.INSTALL, rtc.POLL) and not trial:
@@ -154,14 +154,6 @@ def _ended(life):
             return rtc.POWER
         return rtc.RUNNING
     return end
-
-
-def _mount(m):
-    """Mount the image of the slot with the Manifest `m`; return where."""
-    import vfs
-
-    vfs.mount(vfs.VfsRom(m.image), "/rom")  # pyright: ignore
-    return "/rom"
 
 
 def _make_images(life, ready, slot, app):

@@ -121,6 +121,13 @@ def test_clean_code_passes() -> None:
     assert lint_device.check(CLEAN, PATH, OWN) == []
 
 
+def test_an_import_that_may_fail_passes_where_that_is_caught() -> None:
+    guarded = "try:\n    import vfs\nexcept {}:\n    vfs = None\n"
+    assert check(guarded.format("ImportError"), Path("x.py")) == []
+    assert check(guarded.format("(OSError, ImportError)"), Path("x.py")) == []
+    assert check(guarded.format("OSError"), Path("x.py")) != []
+
+
 def test_line_is_that_of_the_construct() -> None:
     assert lint_device.check("a = 1\n\nb = a.center(3)\n", PATH)[0].line == 3
 

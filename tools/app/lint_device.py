@@ -171,7 +171,10 @@ RULES = (
 
 
 def _imports(tree: ast.AST, own: frozenset[str]) -> Iterator[tuple[int, str]]:
+    guarded = set(_guarded(tree))
     for node in ast.walk(tree):
+        if node in guarded:
+            continue
         if isinstance(node, ast.Import):
             for name in node.names:
                 yield from _module(node.lineno, name.name, own)
@@ -179,6 +182,18 @@ def _imports(tree: ast.AST, own: frozenset[str]) -> Iterator[tuple[int, str]]:
             yield from _module(node.lineno, node.module, own)
             for name in node.names:
                 yield from _attribute(node.lineno, node.module, name.name)
+
+
+def _guarded(tree: ast.AST) -> Iterator[ast.AST]:
+    """Imports that may fail: an `except ImportError` says what is done then."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Try) and any(
+            isinstance(name, ast.Name) and name.id == "ImportError"
+            for handler in node.handlers
+            if handler.type
+            for name in ast.walk(handler.type)
+        ):
+            yield from node.body
 
 
 def _module(line: int, dotted: str, own: frozenset[str]) -> Iterator[tuple[int, str]]:
