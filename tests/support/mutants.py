@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mipy_ota.tools.sim.board import Storage
-from tests.support.powercut import Edits
+from tests.support.powercut import Edits, Storage
 
 _INSTALL = "install, trial, confirm"
 _BAD = "install, three tries, rollback"

@@ -14,6 +14,10 @@ implementation of LittleFS and held against the invariants:
     whole     a slot with a manifest holds exactly its files; the record names such slots alone
     trust     one copy of the trust file is whole, in the end both are; its version never falls
     settings  a setting is the old value or the new one, and a failed trial of it ends
+    in place  with a ROMFS segment, a steady board runs app and boot stage from it
+    note      an image that is noted is in the segment, whole, and of the files it was made of
+    first     what begins like an image is a whole one
+    erased    no life erases or writes flash that it has mounted
 
 `python -m tests.support.powercut` cuts everywhere;
 `test_power_cut.py` takes a sample.
@@ -38,6 +42,9 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, Literal
+
+from mpremote.romfs import VfsRomWriter  # type: ignore[import-untyped]
 
 from mipy_ota.signing import board_file, bundle, trust
 from mipy_ota.signing.rsa import PublicKey
@@ -45,9 +52,22 @@ from mipy_ota.tools import places
 from mipy_ota.tools.app.compile import boot_stage
 from mipy_ota.tools.flash import provision
 from mipy_ota.tools.fleet.serve import running
-from mipy_ota.tools.sim.board import Snapshot, Storage, VirtualBoard
+from mipy_ota.tools.sim.board import Snapshot, VirtualBoard
 from tests.support import fleet
 from tests.support.boards import Board
+
+Storage = Literal["littlefs", "model", "in place", "in place, live"]
+_OPTIONS: Mapping[Storage, Mapping[str, Any]] = {
+    "littlefs": {"romfs": False},
+    "model": {"storage": "model", "romfs": False},
+    "in place": {"romfs": True, "flash_map": "reset"},
+    "in place, live": {"romfs": True, "flash_map": "live"},
+}
+"""What a slot is stored in, as a board takes it. In place it is on LittleFS as well; the map into
+memory shows what was there at the last reset, or what is there now (tools/sim/chip/_segment.py)."""
+STORAGES = tuple(_OPTIONS)
+ON_FILES: tuple[Storage, ...] = ("littlefs", "model")
+IN_PLACE: tuple[Storage, ...] = ("in place", "in place, live")
 
 SPEED = 20
 BLOCKS = 160
@@ -72,10 +92,12 @@ from binascii import hexlify
 def walk(path, h, buf):
     for name in sorted(os.listdir(path)):
         name = path + "/" + name
+        if name[len(ota.root):] == "/manifest":
+            continue
         if os.stat(name)[0] & 0x4000:
             walk(name, h, buf)
             continue
-        h.update(name[13:].encode())
+        h.update(name[len(ota.root) + 1:].encode())
         with open(name, "rb") as f:
             while True:
                 n = f.readinto(buf)
@@ -84,10 +106,10 @@ def walk(path, h, buf):
                 h.update(memoryview(buf)[:n])
 
 h = sha256()
-walk("/app_slots/" + ota.slot, h, bytearray(256))
-print("app", SEQ, int(ota.trial), hexlify(h.digest()).decode())
+walk(ota.root, h, bytearray(256))
+print("app", SEQ, int(ota.trial), hexlify(h.digest()).decode(), ota.root, ota.home)
 del walk, h, sha256, hexlify
-if "runtime" in os.listdir("/app_slots/" + ota.slot):
+if "runtime" in os.listdir(ota.root):
     import network
     network.WLAN(0).active(True)
     ota.stage("wifi").start()
@@ -161,11 +183,31 @@ class Release:
 
     @property
     def tree(self) -> str:
-        return _tree({**self.files, "manifest": self.manifest})
+        return _tree(self.files)
 
     @property
     def line(self) -> tuple[int, int]:
         return self.seq, self.floor
+
+
+def rom_image(files: Mapping[str, bytes]) -> bytes:
+    """The ROMFS image of `files`, as mpremote makes it."""
+    rom = VfsRomWriter()
+
+    def fill(inside: str) -> None:
+        left = sorted(name.removeprefix(inside) for name in files if name.startswith(inside))
+        for entry in dict.fromkeys(name.split("/")[0] for name in left):
+            if inside + entry in files:
+                rom.mkfile(entry, files[inside + entry])
+            else:
+                rom.opendir(entry)
+                fill(f"{inside}{entry}/")
+                rom.closedir()
+
+    fill("")
+    image = rom.finalise()
+    # It makes its length even, by a byte in front of a number.
+    return image.replace(b"\x31\x80", b"\x31", 1) if image[3] == 0x80 else image
 
 
 def _tree(files: Mapping[str, bytes]) -> str:
@@ -268,6 +310,42 @@ def newest_record(files: Mapping[str, bytes]) -> Record | None:
     return max(found, key=lambda r: r.number, default=None)
 
 
+# --- the segment -----------------------------------------------------------------------------------
+
+NOTES = ("/state/image_a", "/state/image_b")
+STAGE_NOTE = "/bootloader/image"
+_NOTE_PATHS: Mapping[int | None, str] = {0: NOTES[0], 1: NOTES[1], None: STAGE_NOTE}
+_NOTED = 36  # bytes of a length and a SHA-256
+_MAGIC = b"\xd2\xcd\x31"
+
+
+def region(slot: int | None) -> tuple[int, int]:
+    """Offset and length of what `slot` has of the segment; None: the boot stage."""
+    return (0, 0x14000) if slot is None else (0x14000 + slot * 0x1E000, 0x1E000)
+
+
+def _part(segment: bytes, slot: int | None) -> bytes:
+    at, length = region(slot)
+    return segment[at : at + length]
+
+
+def noted(note: bytes, segment: bytes, slot: int | None) -> bytes | None:
+    """The image that a whole `note` names, if it is in the segment."""
+    at = region(slot)[0]
+    length = int.from_bytes(note[-_NOTED:-32], "little")
+    image = segment[at : at + length]
+    return image if image and sha256(image).digest() == note[-32:] else None
+
+
+def stage_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Of the files on a flash, those that are the boot stage's, as its image has them."""
+    return {
+        path[1:]: data
+        for path, data in files.items()
+        if path.startswith("/bootloader/") and path.endswith(".mpy")
+    }
+
+
 # --- scenarios ------------------------------------------------------------------------------------
 
 
@@ -290,6 +368,7 @@ class Scenario:
         lives: limit of lives after a cut.
         gone: also take the network away in the life after a cut, at some of the operations.
         cut: cut the power; False: only run it.
+        storages: where it is run.
     """
 
     name: str
@@ -307,6 +386,7 @@ class Scenario:
     lives: int = LIVES
     gone: bool = True
     cut: bool = True
+    storages: tuple[Storage, ...] = STORAGES
 
 
 @cache
@@ -358,9 +438,15 @@ def _scenarios() -> dict[str, Scenario]:
         Scenario("confirmed is damaged", pair, (), old, (home.line,), _flip("a"), strange="a"),
         Scenario("file too many", pair, (), home, (home.line,),
                  lambda board: board.write("/app_slots/a/lib/extra.py", b"x"), strange="a"),
+        Scenario("first boot in place", pair, (), home, (home.line,), _wipe, storages=IN_PLACE),
+        Scenario("image is damaged", pair, (), home, (home.line,), _rot_image(0),
+                 storages=IN_PLACE),
+        Scenario("boot stage's image is damaged", pair, (), home, (home.line,), _rot_image(None),
+                 storages=IN_PLACE),
         Scenario("installer that errs", (erring, old), (new,), new, (erring.line, new.line),
                  ends="steady 1002", cut=False),
-        *(Scenario(f"record rots at byte {n}", pair, (), home, (home.line,), _rot(n), cut=False)
+        *(Scenario(f"record rots at byte {n}", pair, (), home, (home.line,), _rot(n), cut=False,
+                   storages=ON_FILES[:1])
           for n in range(_RECORD.size + 4)),
     ]  # fmt: skip
     return {scenario.name: scenario for scenario in found}
@@ -411,8 +497,29 @@ def _flip(*slots: str) -> Callable[[VirtualBoard], None]:
             raw = bytearray(board.read(path))
             raw[4500] ^= 1
             board.write(path, bytes(raw))
+            if board.romfs:
+                _rot_image("ab".index(slot))(board)
 
     return tamper
+
+
+def _rot_image(slot: int | None) -> Callable[[VirtualBoard], None]:
+    """A bit of the slot's image, or of the boot stage's, changes."""
+
+    def tamper(board: VirtualBoard) -> None:
+        raw = bytearray(board.segment)
+        raw[region(slot)[0] + 1500] ^= 1
+        board.segment = bytes(raw)
+
+    return tamper
+
+
+def _wipe(board: VirtualBoard) -> None:
+    """As a board is that never had a segment."""
+    board.segment = b"\xff" * len(board.segment)
+    for name in (*NOTES, STAGE_NOTE):
+        if name in board.files():
+            board.remove(name)
 
 
 def _both(*parts: Callable[[VirtualBoard], None]) -> Callable[[VirtualBoard], None]:
@@ -467,9 +574,12 @@ class Watch:
 
     def __init__(self, scenario: Scenario, storage: Storage, again: bool = False) -> None:
         self._scenario = scenario
-        self._atomic = storage == "littlefs"
+        self._atomic = storage != "model"
+        self._in_place = storage in IN_PLACE
+        self._root = self._home = ""  # where the app that ran last, and the boot stage, ran from
         slots = scenario.slots[:1] if scenario.forged else scenario.slots
         self._releases = {r.seq: r for r in (*slots, *scenario.offered)}
+        self._images = {r.seq: rom_image(r.files) for r in self._releases.values()}
         self._again = again
         self.ran: set[int] = set()
         self._tries: Counter[int] = Counter()
@@ -483,11 +593,13 @@ class Watch:
         self._record: Record | None = None
         # What was broken before the course is the board's to find out.
         self._strange: dict[str, bytes | None] = {}
+        self._rotten: dict[int | None, tuple[bytes, bytes]] = {}
 
     def aim(self, scenario: Scenario) -> None:
         """From now on it is to end so; what was seen stays seen."""
         self._scenario = scenario
         self._releases |= {r.seq: r for r in scenario.offered}
+        self._images |= {r.seq: rom_image(r.files) for r in scenario.offered}
 
     @property
     def postponed(self) -> bool:
@@ -495,24 +607,31 @@ class Watch:
         record, final = self._record, self._scenario.final
         return bool(self._again and record and record.bad == final.digest and not record.hard)
 
-    def start(self, files: Mapping[str, bytes]) -> None:
+    def start(self, files: Mapping[str, bytes], segment: bytes) -> None:
         """The flash as the course finds it."""
+        for slot, path in _NOTE_PATHS.items():
+            self._rotten[slot] = files.get(path, b""), _part(segment, slot)
         for slot in self._scenario.strange:
             self._strange[slot] = files.get(f"/app_slots/{slot}/manifest")
-        self.see("", files)
+        self.see("", files, None)
 
-    def see(self, console: str, files: Mapping[str, bytes]) -> None:
+    def see(self, console: str, files: Mapping[str, bytes], segment: bytes | None) -> None:
         """One life: what it printed and what it left behind. Raises Violated."""
         for line in console.splitlines():
             words = line.split()
-            if len(words) == 4 and words[0] == "app":
+            if len(words) == 6 and words[0] == "app":
                 self._see_app(int(words[1]), words[2] == "1", words[3])
+                self._root, self._home = words[4:]
             elif len(words) == 3 and words[0] == "set":
                 self._see_setting(words[1], words[2] == "1")
         self._see_record(newest_record(files))
         for slot in "ab":
             self._see_slot(slot, files)
         self._see_trust(files)
+        if "chip: mounted flash changes" in console:
+            raise Violated("erased", "a life wrote to flash that it had mounted")
+        if segment and self._in_place:
+            self._see_images(files, segment)
 
     def end(self) -> None:
         """The board is steady. Raises Violated."""
@@ -527,6 +646,8 @@ class Watch:
             raise Violated("converge", f"steady, but the record says {record}")
         if self._whole != [scenario.trusts] * 2:
             raise Violated("trust", f"steady with versions {self._whole}")
+        if self._in_place and (self._root, self._home) != ("/rom", "/boot"):
+            raise Violated("in place", f"app runs from {self._root}, boot stage: {self._home}")
         if scenario.setting and self._setting not in scenario.setting:
             raise Violated("settings", f"ends as {self._setting}")
 
@@ -602,6 +723,24 @@ class Watch:
                     raise Violated("whole", f"slot {slot} is not what the record confirmed")
                 return
         raise Violated("whole", f"slot {slot} has a manifest that nobody released")
+
+    def _see_images(self, files: Mapping[str, bytes], segment: bytes) -> None:
+        stage = rom_image(stage_files(files))
+        for slot, path in _NOTE_PATHS.items():
+            note, part = files.get(path, b""), _part(segment, slot)
+            if self._rotten[slot] == (note, part):
+                continue
+            right = [stage] if slot is None else self._images.values()
+            if part.startswith(_MAGIC) and not any(part.startswith(image) for image in right):
+                raise Violated("first", f"where {path} is about, something begins like an image")
+            if len(note) < _NOTED:
+                continue
+            image = noted(note, segment, slot)
+            if image not in right:
+                raise Violated("note", f"{path} names what is not in the segment")
+            digests = [r.digest for r in self._releases.values() if self._images[r.seq] == image]
+            if slot is not None and note[:16] not in digests:
+                raise Violated("note", f"{path} names another release's image")
 
     def _see_trust(self, files: Mapping[str, bytes]) -> None:
         whole = [trusts().index(f) + 1 for c in "01" if (f := files.get(f"/trust/{c}/trust"))
@@ -697,7 +836,13 @@ class Bench:
         self._who = fleet.identity(self._name(), (server.url,))
         self._fleet.enrol(self._who)
         self._board = Board(
-            folder / "board", speed=SPEED, blocks=BLOCKS, storage=storage, heap=HEAP, clock="own"
+            folder / "board",
+            speed=SPEED,
+            blocks=BLOCKS,
+            heap=HEAP,
+            clock="own",
+            image_lives=True,
+            **_OPTIONS[storage],
         )
         self._stack.callback(self._board.close)
         self._board.radio(networks={**fleet.WIFI})
@@ -727,7 +872,7 @@ class Bench:
             self._board,
             Record(1, 0, _NONE, 0, *first.line, (first.digest, second.digest)),
         )
-        self._live_until_steady("app", 4)
+        self._live_until_steady("app ", 6)
         if self._scenario.tamper:
             self._scenario.tamper(self._board)
         for version in trusts()[1 : self._scenario.trusts]:
@@ -753,7 +898,7 @@ class Bench:
         self._board.restore(replace(start, flash=flash))
         self._fleet.enrol(new)
         if self._scenario.order:
-            self._live_until_steady("steady", 4)
+            self._live_until_steady("steady", 6)
             self._fleet.post(f"/api/boards/{new.id}/orders", json={"order": "rollback"})
         return new
 
@@ -778,7 +923,7 @@ class Bench:
         )
         self.tally.lives += 1
         self.tally.boots += "\napp " in "\n" + life.console
-        watch.see(life.console, board.files())
+        watch.see(life.console, board.files(), board.segment)
         if life.cause == "killed" and ends not in life.console:
             raise Violated("converge", f"hangs after {life.console[-200:]!r}")
         return life.cause, life.console
@@ -797,7 +942,7 @@ class Bench:
         self.tally.runs += 1
         who = self._begin(self._who, self._start)
         watch = Watch(self._scenario, self._storage)
-        watch.start(self._board.files())
+        watch.start(self._board.files(), self._board.segment)
         self.steps = []
         for _ in range(self._scenario.lives):
             start, before = self._board.save(), copy.deepcopy(watch)
@@ -849,7 +994,7 @@ class Bench:
         chance = random.Random(seed)
         self._begin(self._who, self._start)
         watch = Watch(self._scenario, self._storage, again=True)
-        watch.start(self._board.files())
+        watch.start(self._board.files(), self._board.segment)
         for n in range(chance.randint(2, 4)):
             former = self._scenario.final
             offered = release(1002 + n, 1001 + n, chance.choice((GOOD, GOOD, CRASHES)))
@@ -974,7 +1119,7 @@ def collect(done: Iterable[tuple[Job, Tally]]) -> Row:
 def table(rows: Row) -> str:
     """The counts for people, failures below."""
     head = ("scenario", "storage", "runs", "clean", "torn", "lives", "boots", "missed", "failures")
-    lines = ["{:41}{:9}{:>7}{:>7}{:>7}{:>8}{:>8}{:>8}{:>9}".format(*head)]
+    lines = ["{:41}{:15}{:>7}{:>7}{:>7}{:>8}{:>8}{:>8}{:>9}".format(*head)]
     total = Tally()
     for (name, storage), tally in sorted(rows.items()):
         lines.append(_line(name, storage, tally))
@@ -986,7 +1131,7 @@ def table(rows: Row) -> str:
 
 def _line(name: str, storage: str, t: Tally) -> str:
     return (
-        f"{name:41}{storage:9}{t.runs:7}{t.clean:7}{t.torn:7}{t.lives:8}{t.boots:8}"
+        f"{name:41}{storage:15}{t.runs:7}{t.clean:7}{t.torn:7}{t.lives:8}{t.boots:8}"
         f"{t.missed:8}{len(t.failures):9}"
     )
 
@@ -996,25 +1141,37 @@ _PARTS_EACH = 4
 _RANDOM_LIVES = 200
 
 
+def storages(name: str) -> tuple[Storage, ...]:
+    """Where the scenario of that name is run."""
+    its = scenario(name)
+    return its.storages if its.cut else its.storages[:1]
+
+
 def everything() -> list[Job]:
     """Every cut of every scenario on both storages, and random lives."""
     jobs = [
         Job(name, storage, part, parts)
         for name in names()
-        for storage in (STORAGES if scenario(name).cut else STORAGES[:1])
+        for storage in storages(name)
         for parts in (_PARTS_EACH if scenario(name).cut else 1,)
         for part in range(parts)
     ]
-    return jobs + [Job(RANDOM, STORAGES[seed % 2], seed=seed) for seed in range(_RANDOM_LIVES)]
+    return jobs + [Job(RANDOM, STORAGES[seed % len(STORAGES)], seed=seed) for seed in range(_RANDOM_LIVES)]
 
 
 def main(words: Sequence[str]) -> int:
     """Cut everywhere; 1 when an invariant failed."""
     parser = argparse.ArgumentParser(prog="powercut", description=main.__doc__)
     parser.add_argument("--scenario", action="append", help="only this one (several times)")
+    parser.add_argument("--storage", action="append", choices=STORAGES, help="likewise")
     parser.add_argument("--json", type=Path, help="also write the counts there")
     given = parser.parse_args(words)
-    jobs = [j for j in everything() if not given.scenario or j.scenario in given.scenario]
+    jobs = [
+        job
+        for job in everything()
+        if (not given.scenario or job.scenario in given.scenario)
+        and (not given.storage or job.storage in given.storage)
+    ]
     began = time.monotonic()
     done = []
     for n, (job, tally) in enumerate(run(jobs), 1):

@@ -24,10 +24,10 @@ def _sample() -> list[Job]:
         Job(name, storage, sample=SAMPLE, seed=SEED)
         for name in powercut.names()
         if powercut.scenario(name).cut
-        for storage in STORAGES
+        for storage in powercut.storages(name)
     ]
     jobs += [Job(name, "littlefs") for name in (*ROTTEN, "installer that errs")]
-    return jobs + [Job(RANDOM, STORAGES[n % 2], seed=1000 * SEED + n) for n in range(RANDOM_LIVES)]
+    return jobs + [Job(RANDOM, STORAGES[n % len(STORAGES)], seed=1000 * SEED + n) for n in range(RANDOM_LIVES)]
 
 
 @pytest.mark.timeout(600)

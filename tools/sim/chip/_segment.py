@@ -2,6 +2,7 @@
 # esp.flash_*, and the same flash as the chip maps it into memory, outside the heap.
 import uctypes
 import uos
+import vfs
 from _flash import counted, torn
 from _page import CUT, die, libc, page
 
@@ -36,6 +37,22 @@ def _map():
     return address
 
 
+_mounted = []  # beginnings and ends, as addresses, of what this life has mounted
+
+
+def VfsRom(content):
+    """The interpreter's own, noted: names and bytecode in it are used where they lie."""
+    at = uctypes.addressof(content)
+    _mounted.append((at, at + len(content)))
+    return vfs.VfsRom(content)
+
+
+def _changes(at, size):
+    for low, high in _mounted:
+        if low < _address + at + size and _address + at < high:
+            print("chip: mounted flash changes")  # it would not say so
+
+
 _address = _map()
 mapped = memoryview(uctypes.bytearray_at(_address, SIZE))
 
@@ -51,6 +68,8 @@ def flash_read(offset, buf):
         buf = bytearray(buf)
         flash_read(offset, buf)
         return buf
+    if len(buf) & 3:
+        raise OSError(5)  # the SDK reads words
     at = _at(offset, len(buf))
     memoryview(buf)[:] = memoryview(_cells)[at : at + len(buf)]
     return None
@@ -60,9 +79,11 @@ def flash_write(offset, buf):
     size = len(buf)
     if size & 3:
         raise ValueError("len must be multiple of 4")
-    if offset & 3 or _address <= uctypes.addressof(buf) < _address + SIZE:
+    source = uctypes.addressof(buf)
+    if (offset | source) & 3 or _address <= source < _address + SIZE:
         raise OSError(5)
     at = _at(offset, size)
+    _changes(at, size)
     cut = counted()
     if cut and not torn():
         die(CUT)
@@ -75,6 +96,7 @@ def flash_write(offset, buf):
 
 def flash_erase(sector):
     at = _at(sector * _SECTOR, _SECTOR)
+    _changes(at, _SECTOR)
     cut = counted()
     if cut and not torn():
         die(CUT)

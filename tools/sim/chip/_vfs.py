@@ -7,7 +7,7 @@ import vfs
 class _Vfs:
     VfsLfs2 = vfs.VfsLfs2
     VfsFat = vfs.VfsFat
-    VfsRom = vfs.VfsRom
+    VfsRom = staticmethod(_segment.VfsRom)
     mount = staticmethod(vfs.mount)
     umount = staticmethod(vfs.umount)
     rom_ioctl = staticmethod(_segment.rom_ioctl)
