@@ -75,7 +75,7 @@ class _Writer:
         while left:
             # Not through the map, which may show what was there before.
             buf = memoryview(self._buf)[: min(left, _PIECE)]
-            esp.flash_read(at, buf)
+            esp.flash_read(at, memoryview(self._buf)[: len(buf) + 3 & ~3])
             h.update(buf)
             at += len(buf)
             left -= len(buf)
@@ -90,9 +90,7 @@ def make_slot(slot, digest16):
         with open(slots.manifest_path(slot), "rb") as f:
             yield from Manifest(f).files()
 
-    noted = _make(in_place.region(slot), slots.path(slot) + "/", files)
-    if noted:
-        _store(in_place.note(slot), digest16 + noted)
+    _make(in_place.note(slot), digest16, in_place.region(slot), slots.path(slot) + "/", files)
 
 
 def make_stage():
@@ -104,9 +102,21 @@ def make_stage():
                 name = _STAGE[1:] + "/" + name
                 yield name, os.stat("/" + name)[6], None
 
-    noted = _make((in_place.STAGE, in_place.region(0)[0]), "/", files)
+    _make(in_place.STAGE_NOTE, b"", (in_place.STAGE, in_place.region(0)[0]), "/", files)
+
+
+def _make(path, key, region, root, files):
+    """Make an image, and note it in the file `path`, behind `key`.
+
+    Until it is right the note says how often that was tried: it never names what is not there, and
+    where it cannot be written, nothing is.
+    """
+    tries = in_place.tries(path, key)
+    if tries < 3:
+        _store(path, key + bytes((tries + 1,)))
+    noted = _write(region, root, files)
     if noted:
-        _store(_STAGE + "/image", noted)
+        _store(path, key + noted)
 
 
 def _store(name, noted):
@@ -117,7 +127,7 @@ def _store(name, noted):
         f.close()
 
 
-def _make(region, root, files):
+def _write(region, root, files):
     """Write the image of `files()` below `root`; return its length and hash, or None.
 
     `files()` yields (name, size, SHA-256 as hex or None), sorted by name.
@@ -197,10 +207,10 @@ def _copy(w, path, size, sha):
             n = f.readinto(buf)
             if not n:
                 return False
-            piece = memoryview(buf)[:n]
+            piece = memoryview(buf)[: min(n, size)]
             h.update(piece)
             w.write(piece)
-            size -= n
+            size -= len(piece)
     finally:
         f.close()
-    return size == 0 and (sha is None or hexa(h.digest()) == sha)
+    return not size and (sha is None or hexa(h.digest()) == sha)

@@ -77,8 +77,8 @@ def run():
         resident.digest16 = slots.digest16(slot)
         resident.rejection = record.rejection(r)
         resident.install_failures = life[rtc.FAILS]
-        resident.plain = "runtime" not in os.listdir(slots.path(slot))
         resident.root = in_place.mount(m.image) if m.image else slots.path(slot)
+        resident.plain = "runtime" not in os.listdir(resident.root)
     if not m or want == rtc.RECOVER:
         entry = "/recovery"
     elif want in (rtc.INSTALL, rtc.POLL) and not trial:
@@ -158,12 +158,15 @@ def _ended(life):
 
 def _make_images(life, ready, slot, app):
     """Make what does not execute in place do so from the next life on, where firmware can."""
-    stage = resident.home == "/"
-    if not (stage or app) or in_place.segment() is None:
+    if in_place.segment() is None:
+        return
+    app = app and in_place.is_due(in_place.note(slot), resident.digest16)
+    stage = resident.home == "/" and in_place.is_due(in_place.STAGE_NOTE, b"")
+    if not (stage or app):
         return
     try:
         if app:
-            _stage("image").make_slot(slot, slots.digest16(slot))
+            _stage("image").make_slot(slot, resident.digest16)
         if stage:
             _stage("image").make_stage()
     except (OSError, MemoryError) as e:

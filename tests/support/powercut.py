@@ -1156,7 +1156,9 @@ def everything() -> list[Job]:
         for parts in (_PARTS_EACH if scenario(name).cut else 1,)
         for part in range(parts)
     ]
-    return jobs + [Job(RANDOM, STORAGES[seed % len(STORAGES)], seed=seed) for seed in range(_RANDOM_LIVES)]
+    return jobs + [
+        Job(RANDOM, STORAGES[seed % len(STORAGES)], seed=seed) for seed in range(_RANDOM_LIVES)
+    ]
 
 
 def main(words: Sequence[str]) -> int:

@@ -158,6 +158,7 @@ class VirtualBoard:
             an ESP8266's has.
         flash_map: what the segment's map into memory shows of what this life has written: the
             content of the last "reset", or the "live" one (chip/_segment.py).
+        stuck: offset of a byte of the segment whose lowest bit stays 0.
     """
 
     def __init__(
@@ -174,6 +175,7 @@ class VirtualBoard:
         silent: bool = False,
         romfs: bool | None = None,
         flash_map: Map = "reset",
+        stuck: int | None = None,
     ) -> None:
         self.folder = Path(folder).resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -188,6 +190,7 @@ class VirtualBoard:
         self.heap_profile = heap_profile
         self.romfs = chip == "esp8266" if romfs is None else romfs
         self.flash_map: Map = flash_map
+        self.stuck = stuck
         self.lives: list[Life] = []
         self.clock: Clock = clock
         self._page = Page(self.folder / "memory")
@@ -633,6 +636,7 @@ class VirtualBoard:
             "SIM_PROFILE": "1" if self.heap_profile else "0",
             "SIM_SEGMENT": str(self._segment) if self.romfs else "",
             "SIM_MAP": self.flash_map,
+            "SIM_STUCK": str(-1 if self.stuck is None else self.stuck),
             "SIM_SILENT": "1" if self._silence else "0",
             "SIM_PARENT": str(os.getpid()),
         }

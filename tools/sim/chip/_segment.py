@@ -14,6 +14,7 @@ _EMPTY = b"\xff" * _SECTOR
 # the last reset (a cache that keeps it), or the new one at once. Device code must work on both.
 _LIVE = uos.getenv("SIM_MAP") == "live"
 _PATH = uos.getenv("SIM_SEGMENT")
+_STUCK = int(uos.getenv("SIM_STUCK"))  # of this byte the lowest bit stays 0
 _READ = 1
 _READ_WRITE = 3
 _SHARED = 1
@@ -89,9 +90,15 @@ def flash_write(offset, buf):
         die(CUT)
     for i in range(size // 2 if cut else size):
         _cells[at + i] &= buf[i]  # bits only fall
+    _stick()
     if cut:
         die(CUT)
     page.programmed += size
+
+
+def _stick():
+    if _STUCK >= 0:
+        _cells[_STUCK] &= 0xFE
 
 
 def flash_erase(sector):
@@ -102,6 +109,7 @@ def flash_erase(sector):
         die(CUT)
     size = _SECTOR // 2 if cut else _SECTOR
     memoryview(_cells)[at : at + size] = memoryview(_EMPTY)[:size]
+    _stick()
     if cut:
         die(CUT)
     page.erases += 1
