@@ -184,8 +184,8 @@ MUTANTS = (
             ("trial_boot.py",
              "        return slots.check_files(r.trial, slots.manifest_path(r.trial))",
              '        return Manifest(open(slots.manifest_path(r.trial), "rb"))'),
-            ("start.py", "        m = slots.check_files(slot, slots.manifest_path(slot))\n",
-             '        m = slots.Manifest(open(slots.manifest_path(slot), "rb"))\n'),
+            ("start.py", "    elif ready:\n        m = slots.check_confirmed(r, slot)\n",
+             '    elif ready:\n        m = slots.Manifest(open(slots.manifest_path(slot), "rb"))\n'),
         ),
     ),
     Mutant(
@@ -241,5 +241,110 @@ MUTANTS = (
         "littlefs",
         ("line",),
         (("record_rebuild.py", "        r.floor = max(r.floor, m.floor)\n", ""),),
+    ),
+    # --- in place
+    Mutant(
+        "a slot's image is mounted without its hash",
+        "image is damaged",
+        "in place",
+        ("mix",),
+        (("in_place.py", "    return m if sha256(m).digest() == noted[20:] else None\n",
+          "    return m\n"),),
+    ),
+    Mutant(
+        "an image's first word is written first",
+        "first boot in place",
+        "in place",
+        ("first",),
+        (("image.py", "            esp.flash_write(self._at + 4, buf[4:n])\n",
+          "            esp.flash_write(self._at, buf[:n])\n"),),
+    ),
+    Mutant(
+        "an image is noted before it is verified",
+        "first boot in place",
+        "in place",
+        ("note",),
+        (
+            ("image.py", "    noted = _write(region, root, files)\n",
+             "    noted = _write(region, root, files, path, key)\n"),
+            ("image.py", "def _write(region, root, files):\n",
+             "def _write(region, root, files, path, key):\n"),
+            ("image.py", "    digest = w.end()\n",
+             "    w._digest = w._hash.digest()\n"
+             '    _store(path, key + w.length.to_bytes(4, "little") + w._digest)\n'
+             "    digest = w.end()\n"),
+            ("image.py", "        digest = self._hash.digest()\n",
+             "        digest = self._digest\n"),
+        ),
+    ),
+    Mutant(
+        "the note of the former image stays while another is made",
+        "install asked for in a trial",
+        "in place",
+        ("note",),
+        (("image.py", "        _store(path, key + bytes((tries + 1,)))\n", "        pass\n"),),
+    ),
+    Mutant(
+        "an image is made over what runs",
+        "normal boot",
+        "in place, live",
+        ("erased",),
+        (("start.py", "_make_images(life, kept, slot, not m.image)",
+          "_make_images(life, kept, slot, True)"),),
+    ),
+    Mutant(
+        "an image is verified through the map",
+        "first boot in place",
+        "in place",
+        ("in place",),
+        (("image.py", "            esp.flash_read(at, memoryview(self._buf)[: len(buf) + 3 & ~3])\n",
+          "            at -= _START\n"
+          "            buf[:] = in_place.segment()[at : at + len(buf)]\n"
+          "            at += _START\n"),),
+    ),
+    Mutant(
+        "an image is mounted in the life that wrote it",
+        "first boot in place",
+        "in place",
+        ("in place",),
+        (
+            ("start.py", "            _make_images(life, kept, slot, not m.image)\n",
+             "            _make_images(life, kept, slot, not m.image)\n"
+             "            m = slots.check_confirmed(r, slot)\n"
+             "            resident.root = _mount(m) if m.image else slots.path(slot)\n"),
+            ("start.py", "    life[rtc.WANT] = rtc.IMAGE\n    rtc.save(life)\n"
+             "    machine.reset()\n", ""),
+        ),
+    ),
+    Mutant(
+        "the boot stage's image is chosen without its hash",
+        "boot stage's image is damaged",
+        "in place",
+        ("mounted", "converge"),
+        (("boot.py", "            if sha256(rom).digest() == f.read():\n", "            if n:\n"),),
+    ),
+    Mutant(
+        "something is imported before the firmware's mount is gone",
+        "somebody else's image",
+        "in place",
+        ("mix",),
+        (
+            ("boot.py", '        vfs.umount("/rom")\n        from hashlib import sha256\n',
+             '        from hashlib import sha256\n\n        vfs.umount("/rom")\n'),
+        ),
+    ),
+    Mutant(
+        "the firmware's own mount stays",
+        "somebody else's image",
+        "in place",
+        ("mix", "converge"),
+        (("boot.py", '        vfs.umount("/rom")\n', ""),),
+    ),
+    Mutant(
+        "the image of a slot's former release is mounted",
+        "install asked for in a trial",
+        "in place",
+        ("mix",),
+        (("in_place.py", "noted[:16] != digest16 or ", ""),),
     ),
 )  # fmt: skip

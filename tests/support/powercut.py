@@ -17,6 +17,7 @@ implementation of LittleFS and held against the invariants:
     in place  with a ROMFS segment, a steady board runs app and boot stage from it
     note      an image that is noted is in the segment, whole, and of the files it was made of
     first     what begins like an image is a whole one
+    mounted   the boot stage in place is the one on LittleFS
     erased    no life erases or writes flash that it has mounted
 
 `python -m tests.support.powercut` cuts everywhere;
@@ -107,7 +108,7 @@ def walk(path, h, buf):
 
 h = sha256()
 walk(ota.root, h, bytearray(256))
-print("app", SEQ, int(ota.trial), hexlify(h.digest()).decode(), ota.root, ota.home)
+print("app", SEQ, int(ota.trial), hexlify(h.digest()).decode(), ota.seq, ota.root, ota.home)
 del walk, h, sha256, hexlify
 if "runtime" in os.listdir(ota.root):
     import network
@@ -310,12 +311,13 @@ def newest_record(files: Mapping[str, bytes]) -> Record | None:
     return max(found, key=lambda r: r.number, default=None)
 
 
-# --- the segment -----------------------------------------------------------------------------------
+# --- the segment ----------------------------------------------------------------------------------
 
 NOTES = ("/state/image_a", "/state/image_b")
 STAGE_NOTE = "/bootloader/image"
 _NOTE_PATHS: Mapping[int | None, str] = {0: NOTES[0], 1: NOTES[1], None: STAGE_NOTE}
 _NOTED = 36  # bytes of a length and a SHA-256
+_SECTOR = 4096
 _MAGIC = b"\xd2\xcd\x31"
 
 
@@ -443,6 +445,8 @@ def _scenarios() -> dict[str, Scenario]:
                  storages=IN_PLACE),
         Scenario("boot stage's image is damaged", pair, (), home, (home.line,), _rot_image(None),
                  storages=IN_PLACE),
+        Scenario("somebody else's image", pair, (), home, (home.line,), _deploy,
+                 storages=IN_PLACE),
         Scenario("installer that errs", (erring, old), (new,), new, (erring.line, new.line),
                  ends="steady 1002", cut=False),
         *(Scenario(f"record rots at byte {n}", pair, (), home, (home.line,), _rot(n), cut=False,
@@ -512,6 +516,18 @@ def _rot_image(slot: int | None) -> Callable[[VirtualBoard], None]:
         board.segment = bytes(raw)
 
     return tamper
+
+
+STRANGE = "hijacked"
+
+
+def _deploy(board: VirtualBoard) -> None:
+    """As `mpremote romfs deploy` does, with modules of ours and of the firmware by name."""
+    names = ("hashlib", "os", "machine", "time", "ota", "main", "bootloader/pins")
+    image = rom_image({f"{name}.py": f"print('{STRANGE}')\n".encode() for name in names})
+    raw = bytearray(board.segment)
+    raw[:_SECTOR] = image.ljust(_SECTOR, b"\xff")
+    board.segment = bytes(raw)
 
 
 def _wipe(board: VirtualBoard) -> None:
@@ -619,19 +635,27 @@ class Watch:
         """One life: what it printed and what it left behind. Raises Violated."""
         for line in console.splitlines():
             words = line.split()
-            if len(words) == 6 and words[0] == "app":
+            if len(words) == 7 and words[0] == "app":
                 self._see_app(int(words[1]), words[2] == "1", words[3])
-                self._root, self._home = words[4:]
+                if words[4] != words[1]:
+                    raise Violated("mix", f"{words[1]} runs as {words[4]}")
+                self._root, self._home = words[5:]
             elif len(words) == 3 and words[0] == "set":
                 self._see_setting(words[1], words[2] == "1")
         self._see_record(newest_record(files))
         for slot in "ab":
             self._see_slot(slot, files)
         self._see_trust(files)
+        if STRANGE in console:
+            raise Violated("mix", "what runs is what somebody else wrote to the segment")
         if "chip: mounted flash changes" in console:
             raise Violated("erased", "a life wrote to flash that it had mounted")
         if segment and self._in_place:
             self._see_images(files, segment)
+            if "\napp " in console and self._home == "/boot":
+                stage = noted(files.get(STAGE_NOTE, b""), segment, None)
+                if stage != rom_image(stage_files(files)):
+                    raise Violated("mounted", "the boot stage ran from an image that is not right")
 
     def end(self) -> None:
         """The board is steady. Raises Violated."""
@@ -1139,6 +1163,11 @@ def _line(name: str, storage: str, t: Tally) -> str:
 STORAGES: tuple[Storage, ...] = ("littlefs", "model")
 _PARTS_EACH = 4
 _RANDOM_LIVES = 200
+
+
+def random_jobs(seeds: Iterable[int]) -> list[Job]:
+    """Random lives, on each storage in turn."""
+    return [Job(RANDOM, STORAGES[seed % len(STORAGES)], seed=seed) for seed in seeds]
 
 
 def storages(name: str) -> tuple[Storage, ...]:

@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 
-from mipy_ota.signing import bundle
 from mipy_ota.tools.app.compile import boot_stage
 from mipy_ota.tools.sim.board import VirtualBoard
 from tests.support import fleet

@@ -10,24 +10,25 @@ import os
 import pytest
 
 from tests.support import mutants, powercut
-from tests.support.powercut import RANDOM, STORAGES, Job
+from tests.support.powercut import IN_PLACE, STORAGES, Job
 
 SEED = int(os.environ.get("POWERCUT_SEED", "1"))
 SAMPLE = 6
 """Cuts in each scenario on each storage."""
-RANDOM_LIVES = 15
+IN_PLACE_SAMPLE = 3
+RANDOM_LIVES = 16
 ROTTEN = ("record rots at byte 8", "record rots at byte 70")
 
 
 def _sample() -> list[Job]:
     jobs = [
-        Job(name, storage, sample=SAMPLE, seed=SEED)
+        Job(name, storage, sample=IN_PLACE_SAMPLE if storage in IN_PLACE else SAMPLE, seed=SEED)
         for name in powercut.names()
         if powercut.scenario(name).cut
         for storage in powercut.storages(name)
     ]
     jobs += [Job(name, "littlefs") for name in (*ROTTEN, "installer that errs")]
-    return jobs + [Job(RANDOM, STORAGES[n % len(STORAGES)], seed=1000 * SEED + n) for n in range(RANDOM_LIVES)]
+    return jobs + powercut.random_jobs(range(1000 * SEED, 1000 * SEED + RANDOM_LIVES))
 
 
 @pytest.mark.timeout(600)
