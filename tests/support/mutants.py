@@ -311,7 +311,7 @@ MUTANTS = (
             ("start.py", "            _make_images(life, kept, slot, not m.image)\n",
              "            _make_images(life, kept, slot, not m.image)\n"
              "            m = slots.check_confirmed(r, slot)\n"
-             "            resident.root = _mount(m) if m.image else slots.path(slot)\n"),
+             "            resident.root = in_place.mount(m.image) if m.image else slots.path(slot)\n"),
             ("start.py", "    life[rtc.WANT] = rtc.IMAGE\n    rtc.save(life)\n"
              "    machine.reset()\n", ""),
         ),

@@ -4,7 +4,7 @@ import uctypes
 import uos
 import vfs
 from _flash import counted, torn
-from _page import CUT, die, libc, page
+from _page import CUT, check, die, libc, page
 
 START = 0xB0000
 SIZE = 0x50000
@@ -102,6 +102,7 @@ def _stick():
 
 
 def flash_erase(sector):
+    check()
     at = _at(sector * _SECTOR, _SECTOR)
     _changes(at, _SECTOR)
     cut = counted()
