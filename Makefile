@@ -158,6 +158,10 @@ format: $(READY) ## Sort imports and format the sources.
 sweep: setup ## Cut the power at every flash operation (takes long).
 	@$(BIN)/python -m tests.support.powercut $(ARGS)
 
+.PHONY: damage
+damage: setup ## Damage the flash of boards that execute in place, 3,000 times (takes long).
+	@DAMAGES=3000 $(BIN)/python -m pytest -q -s --timeout 36000 tests/board/boot/test_in_place.py -k damaged_board $(ARGS)
+
 .PHONY: sweep-adopt
 sweep-adopt: setup ## The same while a board is adopted and given back.
 	@MIPY_CUT_EVERY=1 $(BIN)/python -m pytest -q -s tests/board/remote/test_adopt.py -k power_cut $(ARGS)

@@ -185,7 +185,8 @@ MUTANTS = (
              "        return slots.check_files(r.trial, slots.manifest_path(r.trial))",
              '        return Manifest(open(slots.manifest_path(r.trial), "rb"))'),
             ("start.py", "    elif ready:\n        m = slots.check_confirmed(r, slot)\n",
-             '    elif ready:\n        m = slots.Manifest(open(slots.manifest_path(slot), "rb"))\n'),
+             "    elif ready:\n"
+             '        m = slots.Manifest(open(slots.manifest_path(slot), "rb"))\n'),
         ),
     ),
     Mutant(
@@ -297,7 +298,8 @@ MUTANTS = (
         "first boot in place",
         "in place",
         ("in place",),
-        (("image.py", "            esp.flash_read(at, memoryview(self._buf)[: len(buf) + 3 & ~3])\n",
+        (("image.py",
+          "            esp.flash_read(at, memoryview(self._buf)[: len(buf) + 3 & ~3])\n",
           "            at -= _START\n"
           "            buf[:] = in_place.segment()[at : at + len(buf)]\n"
           "            at += _START\n"),),
@@ -311,7 +313,8 @@ MUTANTS = (
             ("start.py", "            _make_images(life, kept, slot, not m.image)\n",
              "            _make_images(life, kept, slot, not m.image)\n"
              "            m = slots.check_confirmed(r, slot)\n"
-             "            resident.root = in_place.mount(m.image) if m.image else slots.path(slot)\n"),
+             "            if m.image:\n"
+             "                resident.root = in_place.mount(m.image)\n"),
             ("start.py", "    life[rtc.WANT] = rtc.IMAGE\n    rtc.save(life)\n"
              "    machine.reset()\n", ""),
         ),

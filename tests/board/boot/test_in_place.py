@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from littlefs import LittleFSError
 
 from mipy_ota.tools.app.compile import boot_stage
 from mipy_ota.tools.sim.board import VirtualBoard
@@ -461,22 +460,44 @@ def test_ctrl_c_while_an_image_is_made(tmp_path: Path) -> None:
         assert _is_in_place(board)
 
 
+_FILLS = """
+def fill(size=4096):
+    n = 0
+    while size > 16:
+        n += 1
+        try:
+            f = open("/state/junk%d" % n, "wb")
+        except OSError:
+            break
+        try:
+            f.write(bytes(size))
+        except OSError:
+            size //= 2
+        try:
+            f.close()
+        except OSError:
+            size //= 2
+        ota.feed()
+import os, ota
+if "fill" in os.listdir("/data"):
+    os.remove("/data/fill")
+    fill()
+"""
+
+
 def test_no_room_for_a_note(tmp_path: Path) -> None:
     """The app runs from the files, nothing is erased in vain; with room it is in place."""
-    with _board(tmp_path, romfs=False) as board:
+    with _board(tmp_path, _release(_FILLS + _APP), romfs=False) as board:
         _settle(board, _FILES)
-        count = 0
-        for size in (4096, 200, 100):
-            with pytest.raises(LittleFSError):
-                while True:
-                    board.write(f"/state/full{count}", bytes(size))
-                    count += 1
+        board.write("/data/fill", b"")
+        _settle(board, _FILES)
         board.romfs = True
         segment = board.segment
         for _ in range(5):
             _settle(board, "begin 1000 ", 2)
         assert NOTES[0] not in board.files() and board.segment == segment
-        for n in range(count):
-            board.remove(f"/state/full{n}")
+        for path in board.files():
+            if path.startswith("/state/junk"):
+                board.remove(path)
         _settle(board, _PLACE)
         assert _is_in_place(board)
