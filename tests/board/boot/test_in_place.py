@@ -72,7 +72,7 @@ for n in range(SETS):
                 for line in f:
                     name, size, sha = line.split()
                     yield name, int(size), sha
-        made = image._write((at, 0x8000), "/sets/%d/" % n, files)
+        made = image._write((at, 0x10000), "/sets/%d/" % n, files)
         print("made", n, int.from_bytes(made[:4], "little"), hexlify(made[4:]).decode())
         at += (int.from_bytes(made[:4], "little") + 4095) // 4096 * 4096
         continue
