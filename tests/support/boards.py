@@ -17,7 +17,7 @@ class Board(VirtualBoard):
     """A virtual board; without an `address` it gets one that nobody else has.
 
     Unless `image_lives` are asked for, those that do nothing but make images to execute in place
-    from (bootloader/image.py) are not seen by `life`: the next one is what a test asked for.
+    from (bootloader/image.py) are not seen by `life` and `lives`: the next one is what a test asked for.
     """
 
     def __init__(
@@ -33,12 +33,29 @@ class Board(VirtualBoard):
         self._image_lives = image_lives
 
     def life(self, *args: Any, **options: Any) -> Life:
-        life = super().life(*args, **options)
-        while not self._image_lives and life.console.startswith("image:"):
-            if life.cause != "reset":
-                break
-            life = super().life(*args, **options)
+        while self._only_images(life := super().life(*args, **options)):
+            pass
         return life
+
+    def _ended(self, *args: Any) -> Life:
+        life = super()._ended(*args)
+        if self._only_images(life):
+            self.lives.remove(life)
+        return life
+
+    def _only_images(self, life: Life) -> bool:
+        return (
+            not self._image_lives
+            and life.cause == "reset"
+            and life.console.startswith("image:")
+            and "\nota:" not in life.console
+        )
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write one file. The boot stage runs from it then, not from an image of the former one."""
+        super().write(path, data)
+        if path.startswith("/bootloader/") and "/bootloader/image" in self.files():
+            self.remove("/bootloader/image")
 
     def start(self, *args: Any, **options: Any) -> None:
         super().start(*args, **options)
