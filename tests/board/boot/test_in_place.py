@@ -133,6 +133,44 @@ def test_images_are_what_mpremote_makes_and_micropython_reads(
         print(f"\n{len(_SETS)} images, {len(read)} files, by length modulo 4: {dict(residues)}")
 
 
+_RAW = """
+import esp, vfs
+m = vfs.rom_ioctl(2, 0)
+def says(what, *arguments):
+    try:
+        print(what(*arguments))
+    except (OSError, ValueError) as e:
+        print(repr(e))
+buf = bytearray(8)
+says(esp.flash_erase, 0xB0)
+says(esp.flash_write, 0xB0000, b"\\xf0" * 4)
+says(esp.flash_write, 0xB0000, b"\\x3c" * 4)
+says(esp.flash_read, 0xB0000, buf)
+print(buf[:5], SHOWN)
+says(esp.flash_write, 0xB0000, m[4096:4100])
+says(esp.flash_write, 0xB0000, b"abc")
+says(esp.flash_write, 0xB0002, b"abcd")
+says(esp.flash_write, 0xB0000, memoryview(b"abcdefgh")[1:5])
+says(esp.flash_erase, 0xAF)
+says(esp.flash_erase, 0x100)
+"""
+
+
+@pytest.mark.parametrize("flash_map", ("reset", "live"))
+def test_the_chips_segment(tmp_path: Path, flash_map: str) -> None:
+    """Bits only fall; words from memory alone; the map shows the last reset's content, or not."""
+    shown = {"reset": "m[0] == 0xFF", "live": "m[0] == 0x30"}[flash_map]
+    script = _RAW.replace("SHOWN", shown).encode()
+    with Board(tmp_path / "board", romfs=True, flash_map=flash_map) as board:  # type: ignore[arg-type]
+        board.format({"/main.py": script})
+        said = board.life().console.splitlines()
+    eio = "OSError(5,)"
+    assert said == [
+        *["None"] * 4, "bytearray(b'0000\\xff') True",
+        eio, "ValueError('len must be multiple of 4',)", eio, eio, eio, eio,
+    ]  # fmt: skip
+
+
 # --- a board
 
 _APP = """

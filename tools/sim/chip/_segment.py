@@ -50,12 +50,13 @@ def VfsRom(content):
 
 def _changes(at, size):
     for low, high in _mounted:
-        if low < _address + at + size and _address + at < high:
+        if low < _low + at + size and _low + at < high:
             print("chip: mounted flash changes")  # it would not say so
 
 
 _address = _map()
 mapped = memoryview(uctypes.bytearray_at(_address, SIZE))
+_low = uctypes.addressof(mapped)  # an address of its kind: unsigned
 
 
 def _at(offset, size):
@@ -81,7 +82,7 @@ def flash_write(offset, buf):
     if size & 3:
         raise ValueError("len must be multiple of 4")
     source = uctypes.addressof(buf)
-    if (offset | source) & 3 or _address <= source < _address + SIZE:
+    if (offset | source) & 3 or _low <= source < _low + SIZE:
         raise OSError(5)
     at = _at(offset, size)
     _changes(at, size)
