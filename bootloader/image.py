@@ -21,6 +21,7 @@ _DATA = const(2)  # kinds of records
 _FOLDER = const(4)
 _FILE = const(5)
 _STAGE = "/bootloader"
+_TRIES = const(3)
 
 
 class _Writer:
@@ -83,40 +84,54 @@ class _Writer:
         return digest if h.digest() == digest else None
 
 
-def make_slot(slot, digest16):
-    """Make the image of `slot`, whose files are checked and whose manifest has that digest."""
+def make(slot, digest16, app, stage):
+    """Make the image of `slot` if `app`, and the boot stage's if `stage`, as far as one is due.
 
+    The files are checked, the slot's manifest has that digest, and the boot stage runs from
+    LittleFS. Return whether there was anything to do.
+    """
+    tried = app and _make_slot(slot, digest16)
+    return stage and _make_stage() or tried
+
+
+def _make_slot(slot, digest16):
     def files():
         with open(slots.manifest_path(slot), "rb") as f:
             yield from Manifest(f).files()
 
-    _make(in_place.note(slot), digest16, in_place.region(slot), slots.path(slot) + "/", files)
+    return _make(
+        in_place.note(slot), digest16, in_place.region(slot), slots.path(slot) + "/", files
+    )
 
 
-def make_stage():
-    """Make the image of the boot stage, which runs from LittleFS now."""
-
+def _make_stage():
     def files():
         for name in sorted(os.listdir(_STAGE)):
             if name[-4:] == ".mpy":
                 name = _STAGE[1:] + "/" + name
                 yield name, os.stat("/" + name)[6], None
 
-    _make(in_place.STAGE_NOTE, b"", (in_place.STAGE, in_place.region(0)[0]), "/", files)
+    return _make(in_place.STAGE_NOTE, b"", (in_place.STAGE, in_place.region(0)[0]), "/", files)
 
 
 def _make(path, key, region, root, files):
-    """Make an image, and note it in the file `path`, behind `key`.
+    """Make an image and note it in the file `path`, behind `key`; return whether it was due.
 
-    Until it is right the note says how often that was tried: it never names what is not there, and
-    where it cannot be written, nothing is.
+    Until it is right the note is the key and one byte, how often that was tried: it never names
+    what is not there, and where it cannot be written, nothing is. Flash that does not keep an image
+    is not to be worn out by a board that wakes each minute: three tries, and then one boot in 64.
     """
-    tries = in_place.tries(path, key)
-    if tries < 3:
+    n = len(key)
+    noted = in_place.read(path)
+    tries = noted[n] if len(noted) == n + 1 and noted[:n] == key else 0
+    if tries < _TRIES:
         _store(path, key + bytes((tries + 1,)))
+    elif os.urandom(1)[0] > 3:
+        return False
     noted = _write(region, root, files)
     if noted:
         _store(path, key + noted)
+    return True
 
 
 def _store(name, noted):

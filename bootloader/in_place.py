@@ -5,7 +5,6 @@ slot's files on LittleFS stay the release; its image is a copy of them that is h
 mount, and made anew by image.py when it is not right: lost is nothing that the files do not have.
 """
 
-import os
 import sys
 from hashlib import sha256
 from micropython import const
@@ -19,7 +18,6 @@ STAGE = const(0)  # offsets in the segment: of the boot stage's image,
 _SLOT = const(0x14000)  # of slot a's, and how long it may be; slot b's lies behind it
 _LENGTH = const(0x1E000)
 _SIZE = const(0x50000)  # of the segment; no other firmware has it where image.py writes
-_TRIES = const(3)
 STAGE_NOTE = "/bootloader/image"  # its image's length in four bytes, and its hash
 
 
@@ -47,25 +45,8 @@ def note(slot):
     return "/state/image_" + "ab"[slot]
 
 
-def tries(path, key):
-    """How often the image that the note `path` is for was begun, and not finished, with that key.
-
-    Such a note is the key and one byte; a slot's key is its manifest's digest, its half.
-    """
-    noted = _read(path)
-    n = len(key)
-    return noted[n] if len(noted) == n + 1 and noted[:n] == key else 0
-
-
-def is_due(path, key):
-    """Whether to try to make that image: three times, and then at one boot in 64.
-
-    Flash that does not keep it is not to be worn out by a board that wakes each minute.
-    """
-    return tries(path, key) < _TRIES or os.urandom(1)[0] < 4
-
-
-def _read(path):
+def read(path):
+    """Return a note, of at most 53 bytes; none where there is none."""
     try:
         f = open(path, "rb")
     except OSError:
@@ -84,7 +65,7 @@ def image_of(slot, digest16):
     m = segment()
     if m is None:
         return None
-    noted = _read(note(slot))
+    noted = read(note(slot))
     length = int.from_bytes(noted[16:20], "little")
     if noted[:16] != digest16 or not 0 < length <= _LENGTH:
         return None

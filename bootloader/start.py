@@ -158,17 +158,12 @@ def _ended(life):
 
 def _make_images(life, ready, slot, app):
     """Make what does not execute in place do so from the next life on, where firmware can."""
-    if in_place.segment() is None:
-        return
-    app = app and in_place.is_due(in_place.note(slot), resident.digest16)
-    stage = resident.home == "/" and in_place.is_due(in_place.STAGE_NOTE, b"")
-    if not (stage or app):
+    stage = resident.home == "/"
+    if not (stage or app) or not in_place.segment():
         return
     try:
-        if app:
-            _stage("image").make_slot(slot, resident.digest16)
-        if stage:
-            _stage("image").make_stage()
+        if not _stage("image").make(slot, resident.digest16, app, stage):
+            return
     except (OSError, MemoryError) as e:
         print("image:", repr(e))
     # As if this life had not been; should an image be wrong, the next one runs from the files.
