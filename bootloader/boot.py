@@ -18,7 +18,7 @@ try:
                 vfs.mount(vfs.VfsRom(rom), "/boot")  # pyright: ignore
                 sys.path.insert(0, "/boot")
         del f, n, rom
-    except Exception as e:
+    except (ImportError, OSError, OverflowError, MemoryError) as e:
         del e  # no such firmware, or no image yet: LittleFS has the boot stage as well
     from bootloader import pins
 

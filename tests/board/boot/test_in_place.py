@@ -333,7 +333,8 @@ def _damage_many(seeds: range) -> list[tuple[str, int, str]]:
 def test_a_damaged_board_runs_its_app_and_is_in_place_again(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    fleet.key("root"), fleet.key("release")
+    for name in ("root", "release"):
+        fleet.key(name)  # made once, before the processes part
     shares = [range(n, DAMAGES, 4) for n in range(4)]
     with multiprocessing.get_context("fork").Pool(4) as pool:
         done = [one for many in pool.map(_damage_many, shares) for one in many]
