@@ -24,7 +24,7 @@ from tests.support import fleet
 from tests.support.boards import Board
 from tests.support.powercut import NOTES, STAGE_NOTE, noted, region, rom_image, stage_files
 
-DAMAGES = int(os.environ.get("DAMAGES", "150"))
+DAMAGES = int(os.environ.get("DAMAGES", "40"))
 _SECTOR = 4096
 _ERASED = b"\xff" * _SECTOR
 
