@@ -10,8 +10,8 @@ from typing import Literal
 
 from ..signing.reasons import SENTENCES
 from .policy import Known, Release
-from .rollout import Live, Wait
-from .rollout_gate import latest, may_get, minute_of_day, turn
+from .rollout import Wait
+from .rollout_gate import Line, latest, may_get, minute_of_day, turn
 
 Kind = Literal["current", "coming", "own", "blocked"]
 
@@ -44,9 +44,7 @@ def newest_for(known: Known, releases: Sequence[Release]) -> Release | None:
     return next(meant, None)
 
 
-def why(
-    known: Known, releases: Sequence[Release], line: Sequence[Live], condition: str, now: float
-) -> Why:
+def why(known: Known, releases: Sequence[Release], line: Line, condition: str, now: float) -> Why:
     """How a board stands to the newest release of its channel.
 
     Args:
@@ -102,10 +100,10 @@ def _own(known: Known, newest: Release, now: float) -> Why | None:
     return None
 
 
-def _rollout(known: Known, newest: Release, line: Sequence[Live], minute: int) -> Why | None:
+def _rollout(known: Known, newest: Release, line: Line, minute: int) -> Why | None:
     """What the release's rollout says."""
     live = latest(line, newest.digest)
-    found = turn(live, line, known.board, known.targets, minute) if live else None
+    found = turn(live, line.lives, known.board, known.targets, minute) if live else None
     if not isinstance(found, Wait):
         return None
     kind: Kind = "own" if found.why in ("failed", "silent") else "blocked"

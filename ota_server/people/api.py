@@ -36,8 +36,9 @@ from .. import policy
 from ..device.api import DeviceApi
 from ..device.poll_message import is_object
 from ..policy import Board, Known, Release, Verdict
-from ..storage import queries
+from ..storage import queries, release_queries
 from ..storage.base import Storage
+from ..storage.rollouts import live_of
 from ..storage.statements import BOARD, Conflict
 from ..web import assets, metrics, words
 from ..web.limits import read_body
@@ -275,7 +276,8 @@ class PeopleApi:
 
     async def try_again(self, who: Who, board: Board, short: str) -> None:
         """Take back that the board failed its rollout, and with it a halt that it had caused."""
-        for live in self._storage.rollouts_of(board.app, board.cls, board.channel):
+        line = self._storage.rollouts_of(board.app, board.cls, board.channel)
+        for live in (*line.lives, *line.over.values()):
             if live.rollout.digest.startswith(short):
                 await retry_board(self._storage, live.rollout.id, board.id, who)
 
@@ -357,9 +359,9 @@ class PeopleApi:
             # Publishing again mends content that was lost or damaged.
             await run_in_threadpool(self._storage.keep, release.digest, raw, files)
         told = _release_json(release) | {"already": not fresh, "rollout": None}
-        for live in self._storage.rollouts():
-            if live.rollout.digest == release.digest:
-                told["rollout"] = as_json(live, release)
+        _, rows = await self._storage.read(release_queries.rollouts_of, release.digest, 1)
+        if rows:
+            told["rollout"] = as_json(live_of(rows[0]), release)
         return JSONResponse(told, 201 if fresh else 200)
 
     def _admit(self, found: Manifest) -> tuple[Release, bool]:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, func, select
 
 from ..policy import Bad, Board, Known, Order, Release, Target
-from ..rollout_gate import TARGETS_KEPT
+from ..rollout import TARGETS_KEPT
 from .base import REJECTIONS_KEPT, Catalog
 from .model import (
     boards,
