@@ -13,9 +13,9 @@ from tests.support import mutants, powercut
 from tests.support.powercut import RANDOM, STORAGES, Job
 
 SEED = int(os.environ.get("POWERCUT_SEED", "1"))
-SAMPLE = 6
+SAMPLE = 3
 """Cuts in each scenario on each storage."""
-RANDOM_LIVES = 15
+RANDOM_LIVES = 6
 ROTTEN = ("record rots at byte 8", "record rots at byte 70")
 
 
