@@ -187,7 +187,7 @@ bench: setup ## Measure: polls a second, rollouts, pages, push, first flash, the
 # --- the mipy command -----------------------------------------------------------------------------
 
 .PHONY: demo
-demo: setup ## Show the whole road on a virtual board, in two minutes.
+demo: setup ## Show the whole road on a virtual board, in half a minute.
 	@$(BIN)/python -m mipy_ota.tools.sim.demo $(ARGS)
 
 .PHONY: build
