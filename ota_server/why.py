@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..signing.reasons import SENTENCES
+from .condition import Condition
 from .policy import Known, Release
 from .rollout import Wait
 from .rollout_gate import Line, latest, may_get, minute_of_day, turn
@@ -44,13 +45,15 @@ def newest_for(known: Known, releases: Sequence[Release]) -> Release | None:
     return next(meant, None)
 
 
-def why(known: Known, releases: Sequence[Release], line: Line, condition: str, now: float) -> Why:
+def why(
+    known: Known, releases: Sequence[Release], line: Line, condition: Condition, now: float
+) -> Why:
     """How a board stands to the newest release of its channel.
 
     Args:
         releases: those of its app and class, newest first.
         line: the rollouts of its app, class and channel.
-        condition: see `fleet_queries.condition`.
+        condition: the board's, see `condition`.
         now: seconds since 1970.
     """
     board, newest = known.board, newest_for(known, releases)
@@ -110,7 +113,7 @@ def _rollout(known: Known, newest: Release, line: Line, minute: int) -> Why | No
     return Why(kind, found.text, newest)
 
 
-def _next_poll(known: Known, newest: Release, condition: str) -> str:
+def _next_poll(known: Known, newest: Release, condition: Condition) -> str:
     told = known.board.offered == newest.digest
     bad = known.rejected.get(newest.short)
     if bad is not None:

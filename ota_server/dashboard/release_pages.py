@@ -1,5 +1,6 @@
 """The pages of releases: all of them, and one with files, rollouts and what failed on it."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,7 +78,7 @@ def _one(db: Connection, storage: Storage, release: Release) -> dict[str, Any]:
         "files": files,
         "summary": release_view.summary(files),
         "signers": signers,
-        "runs": sorted(release_queries.where_it_runs(db, release.short).items()),
+        "runs": sorted(release_queries.where_it_runs(db, release.short, time.time()).items()),
         "rollouts": rollouts,
         "rollouts_in_all": total,
         "causes": causes[: release_view.CAUSES_SHOWN],

@@ -33,6 +33,7 @@ from ...signing import trust as trust_file
 from ...signing.manifest import Manifest
 from ...signing.reasons import SENTENCES, Refused
 from .. import policy
+from ..condition import condition
 from ..device.api import DeviceApi
 from ..device.poll_message import is_object
 from ..policy import Board, Known, Release, Verdict
@@ -177,7 +178,7 @@ class PeopleApi:
 
     async def status(self, _: Request) -> Response:
         """The server in a few numbers."""
-        states = await self._storage.read(queries.states)
+        states = await self._storage.read(queries.states, time.time())
         board, version = await self._storage.read(queries.newest_trust)
         trust = self._storage.catalog.trust_version
         return JSONResponse(
@@ -470,7 +471,7 @@ class PeopleApi:
 
     async def metrics(self, _: Request) -> Response:
         """Numbers for Prometheus."""
-        states = await self._storage.read(queries.states)
+        states = await self._storage.read(queries.states, time.time())
         devices, count = self._devices, len(self._storage.releases())
         body = metrics.text(devices.answers, devices.stale, states, count)
         return Response(body, headers={"content-type": metrics.CONTENT_TYPE})
@@ -680,6 +681,7 @@ def board_json(known: Known) -> dict[str, Any]:
     facts = {name: getattr(known.board, name) for name in BOARD}
     facts["class"] = facts.pop("cls")
     del facts["key"]
+    facts["condition"] = condition(known.board, time.time())
     facts["follow"] = not known.board.paused
     facts["jobs"] = json.loads(known.board.jobs or "{}")
     facts["rejected"] = [asdict(bad) for bad in known.rejected.values()]

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import requests
 
+from mipy_ota.ota_server.condition import CONDITIONS
 from mipy_ota.ota_server.dashboard import fleet_queries
 from mipy_ota.ota_server.dashboard.fleet_queries import Filter
 from mipy_ota.ota_server.policy import Bad, Board, Known, Order, Release
 from mipy_ota.ota_server.rollout_gate import Line
+from mipy_ota.ota_server.storage import queries
 from mipy_ota.ota_server.why import why
 from mipy_ota.tools.fleet.client import Client
 from mipy_ota.tools.fleet.serve import Running, running
@@ -50,7 +52,7 @@ def enrolled(server: Running, name: str = "kitchen", **more: Any) -> FakeBoard:
 # --- conditions ---
 
 
-CONDITIONS = {
+BY_CONDITION = {
     "ok": {},
     "never seen": {"last_seen": None},
     "offline": {"last_seen": NOW - 1000, "up": 120},
@@ -65,7 +67,7 @@ CONDITIONS = {
 @pytest.mark.parametrize(
     ("wanted", "changes"),
     [
-        *CONDITIONS.items(),
+        *BY_CONDITION.items(),
         ("ok", {"last_seen": NOW - 899, "up": 5000}),
         ("updating", {"state": "trial"}),
         # Who sleeps for longer than a day, or crashed before it fell silent, is not asleep.
@@ -80,10 +82,10 @@ def test_condition(tmp_path: Path, wanted: str, changes: dict[str, Any]) -> None
     with running(tmp_path) as server:
         server.do(server.storage.enrol(Board(**facts | changes)))
         read = server.storage.read
-        assert server.do(read(fleet_queries.condition_of, "b1", NOW)) == wanted
+        assert server.do(read(queries.states, NOW)) == {wanted: 1}
         found = server.do(read(fleet_queries.overview, {}, NOW))
         assert found.states == {wanted: 1}
-        for name in fleet_queries.CONDITIONS:
+        for name in CONDITIONS:
             total, _ = server.do(read(fleet_queries.rows, Filter(state=name), "state", 50, 0, NOW))
             assert total == (name == wanted)
 

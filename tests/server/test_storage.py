@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, replace
+from itertools import product
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, select
 
 from mipy_ota.ota_server import policy
 from mipy_ota.ota_server import rollout as rules
+from mipy_ota.ota_server.condition import CONDITIONS, condition
 from mipy_ota.ota_server.people import access
 from mipy_ota.ota_server.policy import Bad, Board, Event, Known, Move, Release, Verdict
 from mipy_ota.ota_server.rollout import Counts, Rollout
@@ -270,9 +272,38 @@ def test_change_and_its_audit_come_together(opened: Opened):
 
 
 def asked(db: Connection, wanted: queries.Wanted, sort: str = "id") -> list[str]:
-    total, found = queries.page(db, wanted, sort, 10, 0)
+    total, found = queries.page(db, wanted, sort, 10, 0, 10.0)
     assert total == len(found)
     return [known.board.id for known, _ in found]
+
+
+def test_condition_is_the_rule_in_the_database_too(opened: Opened):
+    """Every combination of what the rule looks at, on both sides of its limits and on them."""
+    now = 1_800_000_000.0
+    ages = (None, 0, 899, 900, 901, 86_399, 86_400, 86_401)
+    states = ("", "ok", "installing", "trial", "crashing", "recovery")
+    found = [
+        board(
+            f"b{number:03}", last_seen=None if age is None else now - age, up=up, state=state,
+            paused=paused,
+        )
+        for number, (age, up, state, paused) in enumerate(
+            product(ages, (119, 120), states, (False, True))
+        )
+    ]  # fmt: skip
+
+    def by_the_database(db: Connection) -> dict[str, str]:
+        db.execute(insert(model.boards), [asdict(one) for one in found])
+        rows = db.execute(select(model.boards.c.id, queries.condition(now)))
+        return {name: word for name, word in rows}
+
+    async def work() -> None:
+        async with opened() as storage:
+            by_the_rule = {one.id: condition(one, now) for one in found}
+            assert await storage.write(by_the_database) == by_the_rule
+            assert set(by_the_rule.values()) == set(CONDITIONS)
+
+    asyncio.run(work())
 
 
 def test_pages_are_filtered_and_sorted_alike(opened: Opened):
@@ -295,7 +326,7 @@ def test_pages_are_filtered_and_sorted_alike(opened: Opened):
             assert await page(search="KITCH") == ["b1"]
             assert await page(search="_") == []
             assert await page(retired=True) == []
-            assert await storage.read(queries.states) == {"ok": 2, "never seen": 1}
+            assert await storage.read(queries.states, 10.0) == {"ok": 2, "never seen": 1}
             assert await storage.read(queries.running) == {"d" * 32: 2, "": 1}
             assert await storage.read(queries.find, "attic") == "b2"
             assert await storage.read(queries.ids, "b1", 1) == ["b2"]
