@@ -174,6 +174,10 @@ soak: setup ## MQTT for long, with a broker that fails in every way (12 minutes)
 rollouts: setup ## Rollouts on the real database: 10,000 steps of boards, people, time and SIGKILL (6 minutes).
 	@$(BIN)/python -m tests.support.rollout_machine $(ARGS)
 
+.PHONY: pictures
+pictures: setup ## Take the pictures of the server's pages in docs/images anew.
+	@$(BIN)/python -m tests.support.pictures
+
 .PHONY: bench
 bench: setup ## Measure: polls a second, rollouts, pages, push, first flash, then every budget (bytes, heap, flash operations).
 	@scripts/apt-install.sh /usr/sbin/nginx=nginx-light
