@@ -17,7 +17,7 @@ from ..policy import Release
 from ..storage import queries, release_queries
 from ..storage.base import Storage
 from . import release_view
-from .site import ROWS_A_PAGE, Site, number
+from .site import ROWS_A_PAGE, Site
 
 ROLLOUTS_SHOWN = 10
 
@@ -26,9 +26,8 @@ def routes(site: Site) -> list[BaseRoute]:
     """Both pages."""
     storage = site.storage
 
-    async def listed(request: Request) -> Response:
-        offset = number(request, "offset")
-        return await site.show(request, "releases.html", lambda db: _listed(db, storage, offset))
+    def listed(db: Connection, offset: int) -> tuple[int, dict[str, Any]]:
+        return _listed(db, storage, offset)
 
     async def one(request: Request) -> Response:
         release = storage.release(request.path_params["digest"])
@@ -37,20 +36,14 @@ def routes(site: Site) -> list[BaseRoute]:
 
         return await site.show(request, "release.html", lambda db: _one(db, storage, release))
 
-    return [site.page("/releases", listed), site.page("/releases/{digest}", one)]
+    return [site.listing("releases", listed), site.page("/releases/{digest}", one)]
 
 
-def _listed(db: Connection, storage: Storage, offset: int) -> dict[str, Any]:
+def _listed(db: Connection, storage: Storage, offset: int) -> tuple[int, dict[str, Any]]:
     every = storage.releases()
     shown = every[offset : offset + ROWS_A_PAGE]
-    return {
-        "section": "releases",
-        "live": "/live",
-        "url": f"/releases?offset={offset}",
+    return len(every), {
         "releases": shown,
-        "total": len(every),
-        "offset": offset,
-        "most": ROWS_A_PAGE,
         "runs": queries.running(db),
         "rollouts": release_queries.newest_rollouts(db, [one.digest for one in shown]),
     }
