@@ -95,7 +95,8 @@ lock: $(READY) ## Pin the newest packages that pyproject.toml and *.in allow.
 
 # The tests wait more than they compute, hence more of them at a time than there are processors.
 WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
-PYTEST  := $(BIN)/python -m pytest
+# They start Python often, so what it compiles is kept, whatever the environment says.
+PYTEST  := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 .PHONY: test
 test: packages setup $(STUBS) ## Lint, type-check and test everything.
