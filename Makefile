@@ -95,7 +95,8 @@ lock: $(READY) ## Pin the newest packages that pyproject.toml and *.in allow.
 
 # The tests wait more than they compute, hence more of them at a time than there are processors.
 WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
-PYTEST  := $(BIN)/python -m pytest
+# They start Python often, so what it compiles is kept, whatever the environment says.
+PYTEST  := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 .PHONY: test
 test: packages setup $(STUBS) ## Lint, type-check and test everything.
@@ -178,6 +179,10 @@ soak: setup ## MQTT for long, with a broker that fails in every way (12 minutes)
 rollouts: setup ## Rollouts on the real database: 10,000 steps of boards, people, time and SIGKILL (6 minutes).
 	@$(BIN)/python -m tests.support.rollout_machine $(ARGS)
 
+.PHONY: pictures
+pictures: setup ## Take the pictures of the server's pages in docs/images anew.
+	@$(BIN)/python -m tests.support.pictures
+
 .PHONY: bench
 bench: setup ## Measure: polls a second, rollouts, pages, push, first flash, then every budget (bytes, heap, flash operations).
 	@scripts/apt-install.sh /usr/sbin/nginx=nginx-light
@@ -191,7 +196,7 @@ bench: setup ## Measure: polls a second, rollouts, pages, push, first flash, the
 # --- the mipy command -----------------------------------------------------------------------------
 
 .PHONY: demo
-demo: setup ## Show the whole road on a virtual board, in two minutes.
+demo: setup ## Show the whole road on a virtual board, in half a minute.
 	@$(BIN)/python -m mipy_ota.tools.sim.demo $(ARGS)
 
 .PHONY: build

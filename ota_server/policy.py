@@ -37,6 +37,7 @@ RELEASE_REASONS = frozenset("app class mpy arch seq same-seq floor floor-low nam
 # In these states a board looks at orders; in the others it would not and they would be lost.
 LISTENING_STATES = frozenset(("ok", "trial"))
 CRASHING = "crashing"
+UPDATING_STATES = ("installing", "trial")
 """The state of a board whose confirmed app has crashed, and has not lasted CALM_SECONDS since."""
 CALM_SECONDS = 600
 """A life as long as this is no crash to the board's own count (bootloader/start.py)."""

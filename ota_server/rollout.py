@@ -25,6 +25,7 @@ There is no HTTP, no SQL and no clock in here; the storage keeps what these func
    halted rollout accepts its failures so far: they count no more.
 8. Of the rollouts to the same boards only the newest goes on. One that is done has made its release
    the one that newcomers get.
+9. Of rollouts that are over only the last few still count late reports (`needed`).
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ SLEEPER_UP_S = 120
 SILENCE_S = 3600
 QUARANTINE_AFTER = 3
 """Releases that one board failed in a row before it is left alone."""
+TARGETS_KEPT = QUARANTINE_AFTER + 1
+"""Known of one board: those that quarantine looks at, and the one that is under way."""
 
 # A trial that ended for want of network or power says nothing of the release by itself, but a
 # release that takes the network away ends just so: a rollback counts, whatever its reason, except
@@ -395,6 +398,19 @@ def superseded(live: Live, others: Sequence[Live]) -> bool:
         and other.rollout.state not in ("draft", "cancelled")
         for other in others
     )
+
+
+def needed(line: Sequence[Live]) -> list[Live]:
+    """Those rollouts of one line that reports and the clock still look at.
+
+    These are all that are not over, and of the others the newest that were not cancelled: as many
+    as a board has targets. What came before those is superseded by them, for they stay as they are.
+    """
+    over = sorted(live.rollout.id for live in line if live.rollout.state in ("done", "superseded"))
+    gone = frozenset(over[:-TARGETS_KEPT])
+    return [
+        live for live in line if live.rollout.state != "cancelled" and live.rollout.id not in gone
+    ]
 
 
 def tick(

@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from . import policy
 from . import rollout as rules
 from .policy import Bad, Board, Known, Move, Release, Report, Target, Verdict
-from .rollout import Candidate, Live, Offer, Wait
+from .rollout import Candidate, Counts, Live, Offer, Rollout, Wait
 
 _COUNTING = frozenset(("running", "paused", "halted", "done"))
 """In these states a report changes the counts."""
 _PASSING = frozenset(("slots", "hours"))
 """These obstacles go without a change of the rollout."""
-TARGETS_KEPT = rules.QUARANTINE_AFTER + 1
-"""Known of one board: those that quarantine looks at, and the one that is under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The rollouts of one app, class and channel.
+
+    Attributes:
+        lives: those that reports and the clock look at, oldest first.
+        over: by digest, the newest one of each release whose rollouts are over; without its counts.
+    """
+
+    lives: Sequence[Live] = ()
+    over: Mapping[str, Live] = field(default_factory=dict[str, Live])
+
+
+def over(live: Live) -> Live:
+    """What has to be remembered of a rollout that is over: who may have its release."""
+    rollout, members = live.rollout, live.rollout.members
+    if members is not None:
+        members |= rollout.canary
+    short = Rollout(rollout.id, rollout.digest, rollout.state, members=members, why=rollout.why)
+    return replace(live, rollout=short, counts=Counts())
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +48,12 @@ class Gate:
         minute: of the day.
     """
 
-    line: Sequence[Live]
+    line: Line
     minute: int
 
     def judge(self, known: Known, report: Report, verdict: Verdict) -> None:
         """Add to the verdict what the report says of the board's targets."""
-        for live in self.line:
+        for live in self.line.lives:
             target = known.targets.get(live.rollout.id)
             if target is None or live.rollout.state not in _COUNTING:
                 continue
@@ -59,7 +79,7 @@ class Gate:
         if live is None:
             return True
         targets = moved(known.targets, verdict.moves, 0.0)
-        found = turn(live, self.line, known.board, targets, self.minute)
+        found = turn(live, self.line.lives, known.board, targets, self.minute)
         if isinstance(found, Wait):
             verdict.waits = verdict.waits or found.why in _PASSING
         elif found.new:
@@ -76,12 +96,14 @@ def _rejected(live: Live, bad: Bad | None) -> Bad | None:
     return None if bad.soft and not live.rollout.silence_s else bad
 
 
-def latest(line: Iterable[Live], digest: str) -> Live | None:
-    """The newest rollout of a release that was started; None: it is for everybody.
+def latest(line: Line, digest: str) -> Live | None:
+    """The newest rollout of a release; None: it has none and is for everybody.
 
     One that is a draft or was cancelled still stands for it: the release goes to nobody.
     """
-    found = [live for live in line if live.rollout.digest == digest]
+    found = [live for live in line.lives if live.rollout.digest == digest]
+    if digest in line.over:
+        found.append(line.over[digest])
     return max(found, key=lambda live: live.rollout.id, default=None)
 
 
@@ -129,7 +151,7 @@ def moved(targets: Mapping[int, Target], moves: Iterable[Move], now: float) -> d
             after[move.rollout] = replace(after[move.rollout], state=move.new)
         else:
             after[move.rollout] = Target(move.rollout, move.new, now)
-    for number in sorted(after)[:-TARGETS_KEPT]:
+    for number in sorted(after)[: -rules.TARGETS_KEPT]:
         del after[number]
     return after
 

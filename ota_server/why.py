@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..signing.reasons import SENTENCES
+from .condition import Condition
 from .policy import Known, Release
-from .rollout import Live, Wait
-from .rollout_gate import latest, may_get, minute_of_day, turn
+from .rollout import Wait
+from .rollout_gate import Line, latest, may_get, minute_of_day, turn
 
 Kind = Literal["current", "coming", "own", "blocked"]
 
@@ -45,14 +46,14 @@ def newest_for(known: Known, releases: Sequence[Release]) -> Release | None:
 
 
 def why(
-    known: Known, releases: Sequence[Release], line: Sequence[Live], condition: str, now: float
+    known: Known, releases: Sequence[Release], line: Line, condition: Condition, now: float
 ) -> Why:
     """How a board stands to the newest release of its channel.
 
     Args:
         releases: those of its app and class, newest first.
         line: the rollouts of its app, class and channel.
-        condition: see `fleet_queries.condition`.
+        condition: the board's, see `condition`.
         now: seconds since 1970.
     """
     board, newest = known.board, newest_for(known, releases)
@@ -102,17 +103,17 @@ def _own(known: Known, newest: Release, now: float) -> Why | None:
     return None
 
 
-def _rollout(known: Known, newest: Release, line: Sequence[Live], minute: int) -> Why | None:
+def _rollout(known: Known, newest: Release, line: Line, minute: int) -> Why | None:
     """What the release's rollout says."""
     live = latest(line, newest.digest)
-    found = turn(live, line, known.board, known.targets, minute) if live else None
+    found = turn(live, line.lives, known.board, known.targets, minute) if live else None
     if not isinstance(found, Wait):
         return None
     kind: Kind = "own" if found.why in ("failed", "silent") else "blocked"
     return Why(kind, found.text, newest)
 
 
-def _next_poll(known: Known, newest: Release, condition: str) -> str:
+def _next_poll(known: Known, newest: Release, condition: Condition) -> str:
     told = known.board.offered == newest.digest
     bad = known.rejected.get(newest.short)
     if bad is not None:

@@ -10,7 +10,7 @@ import pytest
 
 from mipy_ota.signing import rsa
 from mipy_ota.tools.sim import micropython
-from tests.support import testkeys
+from tests.support import order, testkeys
 from tests.support.broker import Broker, Client
 from tests.support.postgres import MISSING, Postgres, programs
 
@@ -18,6 +18,7 @@ from tests.support.postgres import MISSING, Postgres, programs
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 IN_CI = os.environ.get("CI") == "true"
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +54,12 @@ def fleet_keys() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rsa, "new_key", testkeys.pooled)
         yield
+
+
+@pytest.hookimpl(tryfirst=True)  # so that a random order is one
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if WORKERS > 1:
+        items[:] = order.longest_first(items, WORKERS)
 
 
 def _skipped(config: pytest.Config) -> int:

@@ -19,13 +19,14 @@ import typer
 
 from mipy_ota import __version__
 
+from ..ota_server.condition import ABSENT
 from ..ota_server.policy import CRASHING
+from ..ota_server.web.words import duration
 from . import console, options, places
 from .addresses import loopback
 from .board.target import is_address, is_port
 from .console import Failure
 from .fleet import address, enrol
-from .fleet.pick import away
 from .keys import backup
 from .keys import store as keys
 from .printable import printable
@@ -40,8 +41,6 @@ _SCARCE, _FULL = 500 * 1024**2, 50 * 1024**2
 _COMMAND_SECONDS = 10
 _CLOCK_SECONDS = 120
 """Server and this computer may differ by so much; releases are numbered by the minute."""
-_SILENT_POLLS = 3
-_POLL_SECONDS = 330
 
 
 @dataclass(frozen=True)
@@ -369,15 +368,13 @@ def _heard(board: dict[str, Any]) -> Finding:
             "the server has never heard of it",
             "has it Wi-Fi? Its portal gives it some; `mipy label` shows the password",
         )
-    silent = time.time() - board["last_seen"]
-    if silent > _SILENT_POLLS * _POLL_SECONDS:
-        return Finding(
-            "warn",
-            "board",
-            f"{away(board)} for {silent / 60:.0f} minutes",
-            "has it power, and is the Wi-Fi it knows in reach?",
-        )
-    return Finding("ok", "board", f"heard of {silent:.0f} s ago, state {board['state']}")
+    state, seen = board["condition"], f"{duration(time.time() - board['last_seen'])} ago"
+    if state not in ABSENT:
+        return Finding("ok", "board", f"heard of {seen}, state {state}")
+    hint = "has it power, and is the Wi-Fi it knows in reach?"
+    if state == "waiting":
+        hint = f"it seems to sleep; if it never does: {hint}"
+    return Finding("warn", "board", f"{state}, last heard of {seen}", hint)
 
 
 def _on_port(port: str) -> Iterator[Finding]:

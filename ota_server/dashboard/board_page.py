@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from ..condition import condition
 from ..people.access import Who
 from ..people.api_v1 import NAME, change_board
 from ..people.problem import Problem
@@ -102,19 +103,19 @@ def _shown(storage: Storage, db: Connection, known: Known, request: Request) -> 
     # From the database, like all else on the page: what is in memory goes on while this is made.
     known = queries.known(db, [known.board.id]).get(known.board.id, known)
     board = known.board
-    condition = fleet_queries.condition_of(db, board.id, now)
+    state = condition(board, now)
     releases = storage.releases_of(board.app, board.cls)
     line = storage.rollouts_of(board.app, board.cls, board.channel)
     offset = number(request, "offset")
     total, history = fleet_queries.board_events(db, board.id, EVENTS_A_PAGE, offset)
     jobs = sorted(json.loads(board.jobs or "{}").items())
-    found = why(known, releases, line, condition, now)
+    found = why(known, releases, line, state, now)
     return {
         "section": "fleet",
         "live": f"/live?board={board.id}",
         "done": DONE.get(request.query_params.get("done", "")),
         "board": board,
-        "condition": condition,
+        "condition": state,
         "tags": fleet_queries.board_tags(db, board.id),
         "why": found,
         "releases": by_short(storage),

@@ -9,11 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from ..condition import CONDITIONS
 from ..policy import Release
 from ..storage import queries
 from ..storage.base import Storage
 from . import first_run, fleet_queries
-from .fleet_queries import CONDITIONS, SORTS, Filter
+from .fleet_queries import SORTS, Filter
 from .site import ROWS_A_PAGE, Site, number
 
 SEARCH_CHARS = 64

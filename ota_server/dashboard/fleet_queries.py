@@ -1,4 +1,4 @@
-"""What the pages ask of the fleet: conditions of boards, counts, failures, one page of rows.
+"""What the pages ask of the fleet: boards by condition, counts, failures, one page of rows.
 
 All of it is aggregates and pages of rows in SQL: what comes back does not grow with the fleet.
 """
@@ -19,47 +19,15 @@ from sqlalchemy import (
     select,
 )
 
+from ..condition import CONDITIONS
 from ..policy import CRASHING
-from ..rollout import AWAY_S, SLEEPER_UP_S
 from ..storage.model import boards, events, rejections, tags
+from ..storage.queries import condition
 
-ASLEEP_S = 86400.0
-"""A board that sleeps may be silent for so long before it counts as offline."""
 RECENT_S = 7 * 86400.0
 """Failures that are older are history."""
 PLACES_LISTED = 12
 FAILURES_LISTED = 6
-
-CONDITIONS = (
-    "recovery", "crashing", "offline", "updating", "waiting", "paused", "never seen", "ok",
-)  # fmt: skip
-"""The worst first."""
-
-
-def condition(now: float) -> ColumnElement[str]:
-    """How a board is, as one word of `CONDITIONS`; every page says it by this.
-
-    "waiting" is a board that sleeps, as far as a server can know: its last report came within
-    `SLEEPER_UP_S` of its start, and not longer ago than a board sleeps.
-    """
-    b = boards.c
-    quiet = b.last_seen < now - AWAY_S
-    sleeps = and_(b.up < SLEEPER_UP_S, b.state == "ok", b.last_seen > now - ASLEEP_S)
-    return case(
-        (b.last_seen.is_(None), "never seen"),
-        (and_(quiet, sleeps), "waiting"),
-        (quiet, "offline"),
-        (b.state == "recovery", "recovery"),
-        (b.state == CRASHING, "crashing"),
-        (b.state.in_(("installing", "trial")), "updating"),
-        (b.paused, "paused"),
-        else_="ok",
-    )
-
-
-def condition_of(db: Connection, board_id: str, now: float) -> str:
-    """One board's condition."""
-    return db.execute(select(condition(now)).where(boards.c.id == board_id)).scalar() or ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """The pages of releases: all of them, and one with files, rollouts and what failed on it."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..policy import Release
 from ..storage import queries, release_queries
 from ..storage.base import Storage
 from . import release_view
-from .site import ROWS_A_PAGE, Site, number
+from .site import ROWS_A_PAGE, Site
 
 ROLLOUTS_SHOWN = 10
 
@@ -25,9 +26,8 @@ def routes(site: Site) -> list[BaseRoute]:
     """Both pages."""
     storage = site.storage
 
-    async def listed(request: Request) -> Response:
-        offset = number(request, "offset")
-        return await site.show(request, "releases.html", lambda db: _listed(db, storage, offset))
+    def listed(db: Connection, offset: int) -> tuple[int, dict[str, Any]]:
+        return _listed(db, storage, offset)
 
     async def one(request: Request) -> Response:
         release = storage.release(request.path_params["digest"])
@@ -36,20 +36,14 @@ def routes(site: Site) -> list[BaseRoute]:
 
         return await site.show(request, "release.html", lambda db: _one(db, storage, release))
 
-    return [site.page("/releases", listed), site.page("/releases/{digest}", one)]
+    return [site.listing("releases", listed), site.page("/releases/{digest}", one)]
 
 
-def _listed(db: Connection, storage: Storage, offset: int) -> dict[str, Any]:
+def _listed(db: Connection, storage: Storage, offset: int) -> tuple[int, dict[str, Any]]:
     every = storage.releases()
     shown = every[offset : offset + ROWS_A_PAGE]
-    return {
-        "section": "releases",
-        "live": "/live",
-        "url": f"/releases?offset={offset}",
+    return len(every), {
         "releases": shown,
-        "total": len(every),
-        "offset": offset,
-        "most": ROWS_A_PAGE,
         "runs": queries.running(db),
         "rollouts": release_queries.newest_rollouts(db, [one.digest for one in shown]),
     }
@@ -77,7 +71,7 @@ def _one(db: Connection, storage: Storage, release: Release) -> dict[str, Any]:
         "files": files,
         "summary": release_view.summary(files),
         "signers": signers,
-        "runs": sorted(release_queries.where_it_runs(db, release.short).items()),
+        "runs": sorted(release_queries.where_it_runs(db, release.short, time.time()).items()),
         "rollouts": rollouts,
         "rollouts_in_all": total,
         "causes": causes[: release_view.CAUSES_SHOWN],

@@ -106,9 +106,8 @@ def routes(site: Site) -> list[BaseRoute]:
     """The pages, and the forms' actions."""
     storage = site.storage
 
-    async def listed(request: Request) -> Response:
-        offset = number(request, "offset")
-        return await site.show(request, "rollouts.html", lambda db: _listed(db, storage, offset))
+    def listed(db: Connection, offset: int) -> tuple[int, dict[str, Any]]:
+        return _listed(db, storage, offset)
 
     async def one(request: Request) -> Response:
         n, offset = request.path_params["number"], number(request, "offset")
@@ -170,7 +169,7 @@ def routes(site: Site) -> list[BaseRoute]:
 
     path = "/rollouts/{number:int}"
     return [
-        site.page("/rollouts", listed),
+        site.listing("rollouts", listed),
         site.page(path, one),
         site.page(path + "/{action}", ask, "operate"),
         site.action(path + "/{action}", act, "operate"),
@@ -184,20 +183,14 @@ def _action(name: str) -> Action:
     return found
 
 
-def _listed(db: Connection, storage: Storage, offset: int) -> dict[str, Any]:
+def _listed(db: Connection, storage: Storage, offset: int) -> tuple[int, dict[str, Any]]:
     total, rows = rollout_queries.listed(db, [], ROWS_A_PAGE, offset)
     found = [(row, stored.live_of(row)) for row in rows]
-    return {
-        "section": "rollouts",
-        "live": "/live",
-        "url": f"/rollouts?offset={offset}",
+    return total, {
         "rollouts": [
             {"row": row, "live": live, "release": storage.release(live.rollout.digest)}
             for row, live in found
         ],
-        "total": total,
-        "offset": offset,
-        "most": ROWS_A_PAGE,
     }
 
 

@@ -68,6 +68,27 @@ class Site:
         """A page for people with this role; `request.state.who` says who asks."""
         return Route(path, self._admitted(endpoint, role), methods=["GET"])
 
+    def listing(
+        self, section: str, rows: Callable[[Connection, int], tuple[int, dict[str, Any]]]
+    ) -> Route:
+        """The page of a section that lists everything in it, `ROWS_A_PAGE` at a time.
+
+        Args:
+            section: its name, in the address and of the template too.
+            rows: (connection, offset) -> how many there are, and what the template shows of them.
+        """
+
+        def made(db: Connection, offset: int) -> dict[str, Any]:
+            total, values = rows(db, offset)
+            said = {"section": section, "live": "/live", "url": f"/{section}?offset={offset}"}
+            return said | {"total": total, "offset": offset, "most": ROWS_A_PAGE} | values
+
+        async def listed(request: Request) -> Response:
+            offset = number(request, "offset")
+            return await self.show(request, f"{section}.html", lambda db: made(db, offset))
+
+        return self.page(f"/{section}", listed)
+
     def action(self, path: str, endpoint: Endpoint, role: str = "operate") -> Route:
         """What a form of this server's own pages does, by people with this role."""
         return Route(path, own_pages_only(self._admitted(endpoint, role)), methods=["POST"])

@@ -33,11 +33,13 @@ from ...signing import trust as trust_file
 from ...signing.manifest import Manifest
 from ...signing.reasons import SENTENCES, Refused
 from .. import policy
+from ..condition import condition
 from ..device.api import DeviceApi
 from ..device.poll_message import is_object
 from ..policy import Board, Known, Release, Verdict
-from ..storage import queries
+from ..storage import queries, release_queries
 from ..storage.base import Storage
+from ..storage.rollouts import live_of
 from ..storage.statements import BOARD, Conflict
 from ..web import assets, metrics, words
 from ..web.limits import read_body
@@ -176,7 +178,7 @@ class PeopleApi:
 
     async def status(self, _: Request) -> Response:
         """The server in a few numbers."""
-        states = await self._storage.read(queries.states)
+        states = await self._storage.read(queries.states, time.time())
         board, version = await self._storage.read(queries.newest_trust)
         trust = self._storage.catalog.trust_version
         return JSONResponse(
@@ -275,7 +277,8 @@ class PeopleApi:
 
     async def try_again(self, who: Who, board: Board, short: str) -> None:
         """Take back that the board failed its rollout, and with it a halt that it had caused."""
-        for live in self._storage.rollouts_of(board.app, board.cls, board.channel):
+        line = self._storage.rollouts_of(board.app, board.cls, board.channel)
+        for live in (*line.lives, *line.over.values()):
             if live.rollout.digest.startswith(short):
                 await retry_board(self._storage, live.rollout.id, board.id, who)
 
@@ -357,9 +360,9 @@ class PeopleApi:
             # Publishing again mends content that was lost or damaged.
             await run_in_threadpool(self._storage.keep, release.digest, raw, files)
         told = _release_json(release) | {"already": not fresh, "rollout": None}
-        for live in self._storage.rollouts():
-            if live.rollout.digest == release.digest:
-                told["rollout"] = as_json(live, release)
+        _, rows = await self._storage.read(release_queries.rollouts_of, release.digest, 1)
+        if rows:
+            told["rollout"] = as_json(live_of(rows[0]), release)
         return JSONResponse(told, 201 if fresh else 200)
 
     def _admit(self, found: Manifest) -> tuple[Release, bool]:
@@ -468,7 +471,7 @@ class PeopleApi:
 
     async def metrics(self, _: Request) -> Response:
         """Numbers for Prometheus."""
-        states = await self._storage.read(queries.states)
+        states = await self._storage.read(queries.states, time.time())
         devices, count = self._devices, len(self._storage.releases())
         body = metrics.text(devices.answers, devices.stale, states, count)
         return Response(body, headers={"content-type": metrics.CONTENT_TYPE})
@@ -678,6 +681,7 @@ def board_json(known: Known) -> dict[str, Any]:
     facts = {name: getattr(known.board, name) for name in BOARD}
     facts["class"] = facts.pop("cls")
     del facts["key"]
+    facts["condition"] = condition(known.board, time.time())
     facts["follow"] = not known.board.paused
     facts["jobs"] = json.loads(known.board.jobs or "{}")
     facts["rejected"] = [asdict(bad) for bad in known.rejected.values()]

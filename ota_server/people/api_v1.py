@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from mipy_ota import __version__
 
+from ..condition import Condition
 from ..policy import Board, Event, Known, Verdict
 from ..storage import queries, statements
 from ..storage.base import Storage
@@ -72,7 +73,7 @@ def make(
     @api.get("/boards")
     async def boards(
         _: Who = reader,
-        state: str | None = None,
+        state: Condition | None = None,
         app: str | None = None,
         tag: str | None = None,
         search: Annotated[str | None, Query(max_length=64)] = None,
@@ -83,7 +84,7 @@ def make(
     ) -> Boards:
         """Boards that are meant by all of the filters; `search` is part of an id or name."""
         wanted = queries.Wanted(state, app, tag, search, retired)
-        total, found = await storage.read(queries.page, wanted, sort, limit, offset)
+        total, found = await storage.read(queries.page, wanted, sort, limit, offset, time.time())
         return Boards(total=total, boards=[board_json(known) | {"tags": t} for known, t in found])
 
     @api.patch("/boards/{board}")

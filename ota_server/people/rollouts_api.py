@@ -239,13 +239,13 @@ async def retry_board(storage: Storage, number: int, board: str, who: Who) -> No
 
 async def _retried(storage: Storage, number: int, board: str | None, now: float) -> list[Move]:
     """Moves that have boards offered a rollout's release again; they are told to forget theirs."""
-    found = await storage.read(rollout_queries.ended_badly, number, board)
-    live = next((one for one in storage.rollouts() if one.rollout.id == number), None)
-    if live is None:
+    digest = await storage.read(rollout_queries.digest_of, number)
+    if digest is None:
         raise no_rollout(number)
+    found = await storage.read(rollout_queries.ended_badly, number, board)
     if not found:
         raise Problem(409, "nothing", "no board has failed it", f"see `mipy rollout show {number}`")
-    short = live.rollout.digest[:32]
+    short = digest[:32]
 
     def forget(known: Known) -> Verdict:
         return policy.give(known, f"retry {short}")
@@ -267,7 +267,7 @@ async def _shown(storage: Storage, number: int) -> dict[str, Any]:
     shown |= {"started": found["row"].started, "operator": found["row"].operator}
     waiting: list[dict[str, Any]] = []
     if release is not None and live.rollout.state != "cancelled":
-        line = [replace(one) for one in storage.rollouts_of(*live.line)]
+        line = [replace(one) for one in storage.rollouts_of(*live.line).lives]
         releases = storage.releases_of(live.app, live.cls)
         question = rollout_queries.waiting
         waiting = await storage.read(question, live, line, release, releases, time.time())

@@ -27,7 +27,7 @@ from sqlalchemy import Connection
 
 from ..policy import Board, Event, Known, Move, Release, Verdict
 from ..rollout import Counts, Live, Rollout
-from ..rollout_gate import moved
+from ..rollout_gate import Line, moved
 from . import rollouts, statements
 from .content import Content
 from .rollouts import Start
@@ -148,12 +148,15 @@ class Storage(ABC):
         """Change a board as people want it; None when there is no such board."""
 
     @abstractmethod
-    def rollouts_of(self, app: str, cls: str, channel: str) -> Sequence[Live]:
-        """The rollouts of one app, class and channel, oldest first. Not to be changed."""
+    def rollouts_of(self, app: str, cls: str, channel: str) -> Line:
+        """The rollouts of one app, class and channel. Not to be changed."""
 
     @abstractmethod
     def rollouts(self) -> list[Live]:
-        """All rollouts, oldest first. Not to be changed."""
+        """Rollouts that are not over, and the last ones that are, oldest first.
+
+        Not to be changed. The database has them all.
+        """
 
     @abstractmethod
     async def steer(

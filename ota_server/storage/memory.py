@@ -27,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from .. import rollout as rules
 from ..policy import Known, Move, Tickets, Verdict
 from ..rollout import Counts, Live, Rollout
-from ..rollout_gate import moved
+from ..rollout_gate import Line, moved, over
 from . import batch as batches
 from . import queries, rollouts, statements
 from .base import FLUSH_SECONDS, Away, Catalog, Reading, Storage, StorageError, apply, new_ticket
@@ -37,6 +37,7 @@ from .statements import Audit
 T = TypeVar("T")
 FLUSH_BOARDS = 1000
 """Written in one transaction at most, so that none keeps what is urgent waiting for long."""
+_NO_LINE = Line()
 log = logging.getLogger(__name__)
 
 
@@ -67,7 +68,8 @@ class MemoryStorage(Storage):
         self._sql = sql
         self._boards: dict[str, Known] = {}
         self._lives: dict[int, Live] = {}
-        self._lines: dict[tuple[str, str, str], list[Live]] = {}
+        self._last_rollout = 0
+        self._lines: dict[tuple[str, str, str], Line] = {}
         self._last_order = 0
         self._lost: set[str] = set()  # boards to be read again
         self._lost_rollouts: set[int] = set()
@@ -114,7 +116,9 @@ class MemoryStorage(Storage):
         self._last_order = image.last_order
         self._lives = {}
         self._lost, self._lost_rollouts, self._dirty = set(), set(), {}
+        self._lines, self._last_rollout = {}, 0
         self._take_in(image.rollouts)
+        self._let_go()
 
     async def start(self) -> None:
         self._flushing = asyncio.create_task(self._flush_for_ever())
@@ -199,8 +203,8 @@ class MemoryStorage(Storage):
 
     # --- rollouts, in memory ---
 
-    def rollouts_of(self, app: str, cls: str, channel: str) -> Sequence[Live]:
-        return self._lines.get((app, cls, channel), ())
+    def rollouts_of(self, app: str, cls: str, channel: str) -> Line:
+        return self._lines.get((app, cls, channel), _NO_LINE)
 
     def rollouts(self) -> list[Live]:
         return list(self._lives.values())
@@ -216,7 +220,7 @@ class MemoryStorage(Storage):
         self._check()
         if self._lost_rollouts:
             await self._read_rollouts_again()
-        live = self._lives.get(number)
+        live = self._lives.get(number) or await self._fetched(number)
         if live is None:
             return None
         moves = [move for move in moves if self._holds(move)]
@@ -266,11 +270,40 @@ class MemoryStorage(Storage):
         """Have rollouts in memory, in order of their numbers."""
         every = self._lives | {live.rollout.id: live for live in found}
         self._lives = dict(sorted(every.items()))
+        self._last_rollout = max(self._last_rollout, *self._lives, 0)
         lines: dict[tuple[str, str, str], list[Live]] = defaultdict(list)
         for live in self._lives.values():
             lines[live.line].append(live)
-        self._lines = dict(lines)
+        every_line = {**self._lines, **lines}
+        self._lines = {
+            name: Line(lines.get(name, ()), self.rollouts_of(*name).over) for name in every_line
+        }
         self.epoch += 1
+
+    def _let_go(self) -> None:
+        """Keep of rollouts that are over what their releases' boards need, and no more.
+
+        Only with the turn: of what is being written nothing may go.
+        """
+        for name, line in self._lines.items():
+            kept = {live.rollout.id for live in rules.needed(line.lives)}
+            kept |= self._batch.rollouts.keys()
+            gone = [live for live in line.lives if live.rollout.id not in kept]
+            lives = [live for live in line.lives if live.rollout.id in kept]
+            newest = {live.rollout.digest: over(live) for live in gone}  # the oldest came first
+            for digest, live in line.over.items():
+                if digest in newest and newest[digest].rollout.id < live.rollout.id:
+                    newest[digest] = live
+            self._lines[name] = Line(lives, {**line.over, **newest})
+            for live in gone:
+                del self._lives[live.rollout.id]
+
+    async def _fetched(self, number: int) -> Live | None:
+        """A rollout that is over, from the database; for as long as somebody changes it."""
+        found = await self._in_writer(self._read_rollouts, [number])
+        if number not in self._lives:  # others may have had their turn
+            self._take_in(found)
+        return self._lives.get(number)
 
     async def _read_rollouts_again(self) -> None:
         lost = sorted(self._lost_rollouts)
@@ -421,21 +454,22 @@ class MemoryStorage(Storage):
     ) -> T:
         async with self._turn:
             await self._write_batch()
-            last = max(self._lives | dict.fromkeys(self._lost_rollouts), default=0)
+            last = self._last_rollout if catalog else None
             result, found, new, started = await self._in_writer(
-                self._change, change, args, audit, boards, last if catalog else None
+                self._change, change, args, audit, boards, last
             )
             for name in boards:
                 self._boards.pop(name, None)
                 self._dirty.pop(name, None)
             self._boards |= found
+            if new is not None:
+                # Rollouts first: a release without one is for everybody.
+                self._take_in(started)
+                self._let_go()
+                self.catalog = new
+                self.epoch += 1
         for name in boards:
             self.changed(name)
-        if new is not None:
-            # Rollouts first: a release without one is for everybody.
-            self._take_in(started)
-            self.catalog = new
-            self.epoch += 1
         return result
 
     def _change(

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, func, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, select
 
-from ..policy import Bad, Board, Known, Order, Release, Target
-from ..rollout_gate import TARGETS_KEPT
+from ..condition import ASLEEP_S
+from ..policy import CRASHING, UPDATING_STATES, Bad, Board, Known, Order, Release, Target
+from ..rollout import AWAY_S, SLEEPER_UP_S, TARGETS_KEPT
 from .base import REJECTIONS_KEPT, Catalog
 from .model import (
     boards,
@@ -92,9 +93,32 @@ def find(db: Connection, name: str) -> str | None:
     return named[0].id if len(named) == 1 else None
 
 
+def condition(now: float) -> ColumnElement[str]:
+    """The rule of `ota_server.condition` in SQL: one of `CONDITIONS` for each row of `boards`.
+
+    A test holds the two to each other for every combination of what they look at.
+
+    Args:
+        now: seconds since 1970.
+    """
+    b = boards.c
+    quiet = b.last_seen < now - AWAY_S
+    sleeps = and_(b.up < SLEEPER_UP_S, b.state == "ok", b.last_seen > now - ASLEEP_S)
+    return case(
+        (b.last_seen.is_(None), "never seen"),
+        (and_(quiet, sleeps), "waiting"),
+        (quiet, "offline"),
+        (b.state == "recovery", "recovery"),
+        (b.state == CRASHING, "crashing"),
+        (b.state.in_(UPDATING_STATES), "updating"),
+        (b.paused, "paused"),
+        else_="ok",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which boards: all that fulfil what is not None."""
+    """Which boards: all that fulfil what is not None; `state` is one of `CONDITIONS`."""
 
     state: str | None = None
     app: str | None = None
@@ -104,7 +128,7 @@ class Wanted:
 
 
 def page(
-    db: Connection, wanted: Wanted, sort: str, most: int, offset: int
+    db: Connection, wanted: Wanted, sort: str, most: int, offset: int, now: float
 ) -> tuple[int, list[tuple[Known, list[str]]]]:
     """How many boards are wanted, and some of them with their tags."""
     retired = boards.c.retired
@@ -112,7 +136,7 @@ def page(
         retired.is_not(None) if wanted.retired else retired.is_(None)
     ]
     if wanted.state is not None:
-        which.append(boards.c.state == ("" if wanted.state == "never seen" else wanted.state))
+        which.append(condition(now) == wanted.state)
     if wanted.app is not None:
         which.append(boards.c.app == wanted.app)
     if wanted.tag is not None:
@@ -150,11 +174,11 @@ def newest_trust(db: Connection) -> tuple[str, int]:
     return (row.id, row.trust) if row else ("", 0)
 
 
-def states(db: Connection) -> dict[str, int]:
-    """How many boards are in each state."""
-    state = boards.c.state
-    rows = db.execute(select(state, func.count()).where(boards.c.retired.is_(None)).group_by(state))
-    return {name or "never seen": count for name, count in rows}
+def states(db: Connection, now: float) -> dict[str, int]:
+    """How many boards in use are in each condition that some have."""
+    state = condition(now).label("condition")
+    counted = select(state, func.count()).where(boards.c.retired.is_(None))
+    return {name: count for name, count in db.execute(counted.group_by("condition"))}
 
 
 def running(db: Connection) -> dict[str, int]:

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from ..policy import Release
 from .model import boards, rejections, rollouts, targets
+from .queries import condition
 
 FAILURES_READ = 1000
 """Of one release at most, the newest ones: more say nothing new, and each may hold 1 KB."""
@@ -26,16 +27,16 @@ class Failure:
     at: float
 
 
-def where_it_runs(db: Connection, short: str) -> dict[str, int]:
-    """How many boards in use run a release, by their state.
+def where_it_runs(db: Connection, short: str, now: float) -> dict[str, int]:
+    """How many boards in use run a release, by their condition.
 
     Args:
         short: the first half of the release's digest.
     """
-    rows = select(boards.c.state, func.count()).where(
-        boards.c.digest == short, boards.c.retired.is_(None)
-    )
-    return {state: count for state, count in db.execute(rows.group_by(boards.c.state))}
+    state = condition(now).label("condition")
+    mine = boards.c.digest == short, boards.c.retired.is_(None)
+    counted = select(state, func.count()).where(*mine).group_by("condition")
+    return {name: count for name, count in db.execute(counted)}
 
 
 def failures(db: Connection, release: Release) -> list[Failure]:

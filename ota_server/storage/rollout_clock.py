@@ -67,7 +67,7 @@ class Clock:
         release = storage.release(live.rollout.digest)
         if release is None or release.withdrawn is not None:
             await self._end(live, "cancelled", "the release was withdrawn", now)
-        elif rules.superseded(live, storage.rollouts_of(*live.line)):
+        elif rules.superseded(live, storage.rollouts_of(*live.line).lives):
             await self._end(live, "superseded", "a newer release took its place", now)
         else:
             releases = storage.releases_of(live.app, live.cls)

@@ -127,6 +127,11 @@ def show(db: Connection, number: int) -> dict[str, Any] | None:
     return {"row": row, "boards": listed[:LISTED]}
 
 
+def digest_of(db: Connection, number: int) -> str | None:
+    """The digest of a rollout's release; None where there is no such rollout."""
+    return db.execute(select(rollouts.c.digest).where(rollouts.c.id == number)).scalar()
+
+
 def listed(db: Connection, states: Sequence[str], most: int, offset: int) -> tuple[int, list[Any]]:
     """How many rollouts are in these states (all if none is named), and some, newest first."""
     which = [rollouts.c.state.in_(states)] if states else []

@@ -31,7 +31,7 @@ class _Fleet(Collector):
         yield CounterMetricFamily(
             "mipy_stale_polls", "Polls that were not counted since the start.", self._stale
         )
-        boards = GaugeMetricFamily("mipy_boards", "Boards by their last state.", labels=["state"])
+        boards = GaugeMetricFamily("mipy_boards", "Boards in use by their state.", labels=["state"])
         for state, count in sorted(self._states.items()):
             boards.add_metric([state], count)
         yield boards
@@ -44,7 +44,7 @@ def text(answers: Mapping[int, int], stale: int, states: Mapping[str, int], rele
     Args:
         answers: to boards, by HTTP status.
         stale: polls without a good ticket.
-        states: boards by their last state.
+        states: boards in use by their condition.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Fleet(answers, stale, states, releases))

@@ -1,4 +1,4 @@
-"""The fleet's and a board's page in a real browser: desktop and phone, light and dark, by axe."""
+"""The pages in a real browser: desktop and phone, light and dark, by axe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 from mipy_ota.tools.fleet.client import Client
 from mipy_ota.tools.fleet.serve import Running, running
-from tests.support import browser, many_boards
+from tests.server.test_server import SEQ, release
+from tests.support import browser, many_boards, vectors
 from tests.support.browser import complaints
 from tests.support.fake_board import FakeBoard
 
@@ -19,14 +20,20 @@ SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 PAGES = (
     "/", "/?state=ok&search=zzz", "/boards/node-00002", "/boards/node-00010",
     "/boards/node-00002/rollback", "/boards/node-00002/rename", "/boards/nothing", "/flash",
+    "/first-run", "/login", "/releases", "/releases/WITHOUT-FILES",
+    "/releases/WITH-FILES", "/rollouts", "/rollouts/1", "/rollouts/2", "/rollouts/1?state=failed",
+    "/rollouts/1/resume",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("data")
-    many_boards.fill(folder, 200)
+    many_boards.fill(folder, 200, going_out=True)
     with running(folder) as one:
+        owner = Client(one.url, one.token)
+        owner.add_trust(vectors.first_trust())
+        owner.publish(release(SEQ)[1])  # the others' files are not there
         yield one
 
 
@@ -52,7 +59,11 @@ def until(driver: Any, script: str, *what: Any) -> Any:
 def test_pages_fit_and_axe_finds_nothing(driver, server: Running, size: str, scheme: str) -> None:
     width, height = SIZES[size]
     browser.shown_as(driver, width, height, scheme)
-    for path in PAGES:
+    known = Client(server.url, server.token).releases()
+    with_files = next(one["digest"] for one in known if one["seq"] == SEQ)
+    without = many_boards.digest(len(many_boards.NOTES), many_boards.CLASSES[0])
+    for page in PAGES:
+        path = page.replace("WITHOUT-FILES", without).replace("WITH-FILES", with_files)
         driver.get(server.url + path)
         assert browser.axe(driver) == [], path
         wide = driver.execute_script("return document.documentElement.scrollWidth")

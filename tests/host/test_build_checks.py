@@ -434,3 +434,13 @@ def test_what_packages_brought_is_readable_anyway(app):
 def test_every_text_is_looked_at_up_to_a_limit(app):
     app({"big.txt": "x\n" * leaks._LARGEST})
     build.make(app({}), CLS, 5)
+
+
+@pytest.mark.timeout(60)  # where each byte is a beginning, it takes minutes
+@pytest.mark.parametrize("name", ["big.txt", "www/big.js"])
+@pytest.mark.parametrize("part", ["0123456789abcdef", "a://b:c", "a.b-c=", "key :"])
+def test_a_line_as_long_as_a_file_is_looked_at(app, name, part):
+    line = part * (leaks._LARGEST // len(part) - 4)
+    build.make(app({name: line}), CLS, 5)
+    if name.endswith(".txt"):
+        assert "has a value" in refusal(app({name: f"{line}\ntoken=secret"})).text

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support import ROOT, loopback, testkeys
+import pytest
+
+from tests.support import ROOT, loopback, order, testkeys
 
 SOURCES = sorted((ROOT / "tests").rglob("*.py"))
 
@@ -62,3 +64,24 @@ def test_test_keys_are_the_same_everywhere_and_for_their_owner() -> None:
     assert int(said.stdout) == testkeys.key("release", 2048).private_numbers().d
     assert testkeys.FOLDER.stat().st_mode & 0o077 == 0
     assert all(path.stat().st_mode & 0o077 == 0 for path in testkeys.FOLDER.iterdir())
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4, 16])
+def test_every_worker_begins_with_long_tests(workers: int) -> None:
+    class Item:
+        def __init__(self, nodeid: str) -> None:
+            self.nodeid = nodeid
+
+    names = [f"tests/{n}.py::test" for n in range(960)]
+    names[::96] = [f"{long}::{n}" for n, long in enumerate((*order.LONGEST, *order.LONGEST[:2]))]
+    items = [Item(name) for name in names]
+    ordered = order.longest_first(items, workers)  # type: ignore[arg-type]
+    assert len(ordered) == len(items) and {*ordered} == {*items}
+    for n in range(min(workers, len(order.LONGEST))):
+        assert ordered[n * len(items) // workers].nodeid.startswith(order.LONGEST[n])
+
+
+def test_the_longest_are_there() -> None:
+    for long in order.LONGEST:
+        file, _, test = long.partition("::")
+        assert f"def {test}" in (ROOT / file).read_text("utf-8"), long

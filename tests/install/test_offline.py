@@ -45,6 +45,7 @@ def cut_off(home: Path) -> dict[str, str]:
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_INDEX_URL": NOWHERE,
         "PIP_RETRIES": "0",
+        "PIP_COMPILE": "0",  # most of what is installed is never run
         "npm_config_registry": NOWHERE,
         "http_proxy": NOWHERE,
         "https_proxy": NOWHERE,

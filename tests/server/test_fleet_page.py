@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import requests
 
+from mipy_ota.ota_server.condition import CONDITIONS
 from mipy_ota.ota_server.dashboard import fleet_queries
 from mipy_ota.ota_server.dashboard.fleet_queries import Filter
 from mipy_ota.ota_server.policy import Bad, Board, Known, Order, Release
+from mipy_ota.ota_server.rollout_gate import Line
+from mipy_ota.ota_server.storage import queries
 from mipy_ota.ota_server.why import why
 from mipy_ota.tools.fleet.client import Client
 from mipy_ota.tools.fleet.serve import Running, running
@@ -49,7 +52,7 @@ def enrolled(server: Running, name: str = "kitchen", **more: Any) -> FakeBoard:
 # --- conditions ---
 
 
-CONDITIONS = {
+BY_CONDITION = {
     "ok": {},
     "never seen": {"last_seen": None},
     "offline": {"last_seen": NOW - 1000, "up": 120},
@@ -64,7 +67,7 @@ CONDITIONS = {
 @pytest.mark.parametrize(
     ("wanted", "changes"),
     [
-        *CONDITIONS.items(),
+        *BY_CONDITION.items(),
         ("ok", {"last_seen": NOW - 899, "up": 5000}),
         ("updating", {"state": "trial"}),
         # Who sleeps for longer than a day, or crashed before it fell silent, is not asleep.
@@ -79,10 +82,10 @@ def test_condition(tmp_path: Path, wanted: str, changes: dict[str, Any]) -> None
     with running(tmp_path) as server:
         server.do(server.storage.enrol(Board(**facts | changes)))
         read = server.storage.read
-        assert server.do(read(fleet_queries.condition_of, "b1", NOW)) == wanted
+        assert server.do(read(queries.states, NOW)) == {wanted: 1}
         found = server.do(read(fleet_queries.overview, {}, NOW))
         assert found.states == {wanted: 1}
-        for name in fleet_queries.CONDITIONS:
+        for name in CONDITIONS:
             total, _ = server.do(read(fleet_queries.rows, Filter(state=name), "state", 50, 0, NOW))
             assert total == (name == wanted)
 
@@ -118,7 +121,7 @@ NEW = Release("b2" * 32, "a", "c", 2, 0, "New", 1, NOW - 50)
     ],
 )
 def test_why_not_updated(kind: str, words: str, changes: dict[str, Any]) -> None:
-    found = why(known(**changes), [NEW, OLD], [], "ok", NOW)
+    found = why(known(**changes), [NEW, OLD], Line(), "ok", NOW)
     assert (found.kind, words in found.text) == (kind, True), found
     assert found.text.endswith((".", "?"))
 
@@ -127,17 +130,17 @@ def test_why_not_updated_by_what_happened_to_it() -> None:
     bad = Bad(NEW.short, "exception", False, "ValueError: x")
     board = known()
     board.rejected[NEW.short] = bad
-    found = why(board, [NEW, OLD], [], "ok", NOW)
+    found = why(board, [NEW, OLD], Line(), "ok", NOW)
     assert (found.kind, found.text) == (
         "own", "It rejected the newest release: the app raised an exception.",
     )  # fmt: skip
     board.rejected[NEW.short] = Bad(NEW.short, "network", True, "")
-    assert "tries the newest release again by itself" in why(board, [NEW], [], "ok", NOW).text
+    assert "tries the newest release again by itself" in why(board, [NEW], Line(), "ok", NOW).text
     board = known()
-    assert "offline" in why(board, [NEW], [], "offline", NOW).text
-    assert "sleeps" in why(board, [NEW], [], "waiting", NOW).text
+    assert "offline" in why(board, [NEW], Line(), "offline", NOW).text
+    assert "sleeps" in why(board, [NEW], Line(), "waiting", NOW).text
     board.orders.append(Order(1, "rollback", OLD.short))
-    assert "roll back" in why(board, [NEW], [], "ok", NOW).text
+    assert "roll back" in why(board, [NEW], Line(), "ok", NOW).text
 
 
 # --- pages ---

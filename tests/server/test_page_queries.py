@@ -66,7 +66,7 @@ def test_where_a_release_runs(make: Make):
         board("b4", digest=NEW.short, state="trial"),
         board("b5", retired=NOW),
     )
-    found = asked(make, rows, release_queries.where_it_runs, OLD.short)
+    found = asked(make, rows, release_queries.where_it_runs, OLD.short, NOW)
     assert found == {"ok": 2, "crashing": 1}
 
 

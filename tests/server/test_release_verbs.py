@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from mipy_ota.ota_server.condition import condition
+from mipy_ota.ota_server.people.api import board_json
+from mipy_ota.ota_server.policy import Board, Known
 from mipy_ota.signing import bundle, manifest
 from mipy_ota.signing import trust as trust_file
 from mipy_ota.tools import console
@@ -528,24 +531,30 @@ def test_what_is_newer_goes_by_rejections_and_waves(
 
 
 @pytest.mark.parametrize(
-    ("state", "ago", "shown"),
+    ("changes", "shown"),
     [
-        ("ok", 60, "ok"),
-        ("ok", 4000, "silent"),
-        ("installing", 4000, "silent, was installing"),
-        ("", None, "never seen"),
+        ({}, "ok"),
+        ({"paused": True}, "paused"),
+        ({"up": 4}, "ok"),
+        ({"ago": 4000}, "offline"),
+        ({"ago": 4000, "up": 4}, "waiting"),
+        ({"ago": 4000, "up": 4, "paused": True}, "waiting, paused"),
+        ({"ago": 4000, "state": "installing"}, "offline, was installing"),
+        ({"ago": None, "state": ""}, "never seen"),
+        ({"state": "installing", "progress": "3/9"}, "updating: installing 3/9"),
+        ({"state": "trial"}, "updating: trial"),
+        ({"state": "crashing", "crashes": 3}, "crashing (3 crashes)"),
+        ({"state": "recovery", "crashes": 1, "paused": True}, "recovery (1 crash), paused"),
     ],
 )
-def test_a_board_that_is_off_is_not_ok(state: str, ago: float | None, shown: str):
-    facts = {"state": state, "progress": "", "crashes": 0, "follow": True, "open": None}
-    seen = None if ago is None else time.time() - ago
-    assert boards.state(facts | {"last_seen": seen, "up": 3600}) == shown
-
-
-def test_a_board_that_may_sleep_is_not_called_silent():
-    facts = {"state": "ok", "progress": "", "crashes": 0, "follow": False, "open": None, "up": 4}
-    assert boards.state(facts | {"last_seen": time.time() - 60}) == "ok, paused"
-    assert boards.state(facts | {"last_seen": time.time() - 4000}) == "asleep or off, paused"
+def test_a_boards_state_is_what_the_pages_call_it(changes: dict[str, Any], shown: str):
+    now, facts = time.time(), {"ago": 60, "up": 3600, "state": "ok"} | changes
+    ago = facts.pop("ago")
+    seen = None if ago is None else now - ago
+    board = Board("b1", "", "a", "c", bytes(32), False, now, last_seen=seen, **facts)
+    told = board_json(Known(board))
+    assert shown.startswith(told["condition"]) and told["condition"] == condition(board, now)
+    assert boards.state(told) == shown
 
 
 def test_who_follows_a_release_sees_for_how_long_and_for_what(monkeypatch: pytest.MonkeyPatch):

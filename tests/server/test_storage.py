@@ -3,15 +3,20 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import product
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, select
 
 from mipy_ota.ota_server import policy
+from mipy_ota.ota_server import rollout as rules
+from mipy_ota.ota_server.condition import CONDITIONS, condition
 from mipy_ota.ota_server.people import access
 from mipy_ota.ota_server.policy import Bad, Board, Event, Known, Move, Release, Verdict
+from mipy_ota.ota_server.rollout import Counts, Rollout
+from mipy_ota.ota_server.rollout_gate import Gate
 from mipy_ota.ota_server.storage import model, queries, rollout_queries, rollouts, statements
 from mipy_ota.ota_server.storage.base import REJECTIONS_KEPT, Storage, StorageError
 from mipy_ota.ota_server.storage.memory import MemoryStorage
@@ -267,9 +272,38 @@ def test_change_and_its_audit_come_together(opened: Opened):
 
 
 def asked(db: Connection, wanted: queries.Wanted, sort: str = "id") -> list[str]:
-    total, found = queries.page(db, wanted, sort, 10, 0)
+    total, found = queries.page(db, wanted, sort, 10, 0, 10.0)
     assert total == len(found)
     return [known.board.id for known, _ in found]
+
+
+def test_condition_is_the_rule_in_the_database_too(opened: Opened):
+    """Every combination of what the rule looks at, on both sides of its limits and on them."""
+    now = 1_800_000_000.0
+    ages = (None, 0, 899, 900, 901, 86_399, 86_400, 86_401)
+    states = ("", "ok", "installing", "trial", "crashing", "recovery")
+    found = [
+        board(
+            f"b{number:03}", last_seen=None if age is None else now - age, up=up, state=state,
+            paused=paused,
+        )
+        for number, (age, up, state, paused) in enumerate(
+            product(ages, (119, 120), states, (False, True))
+        )
+    ]  # fmt: skip
+
+    def by_the_database(db: Connection) -> dict[str, str]:
+        db.execute(insert(model.boards), [asdict(one) for one in found])
+        rows = db.execute(select(model.boards.c.id, queries.condition(now)))
+        return {name: word for name, word in rows}
+
+    async def work() -> None:
+        async with opened() as storage:
+            by_the_rule = {one.id: condition(one, now) for one in found}
+            assert await storage.write(by_the_database) == by_the_rule
+            assert set(by_the_rule.values()) == set(CONDITIONS)
+
+    asyncio.run(work())
 
 
 def test_pages_are_filtered_and_sorted_alike(opened: Opened):
@@ -292,7 +326,7 @@ def test_pages_are_filtered_and_sorted_alike(opened: Opened):
             assert await page(search="KITCH") == ["b1"]
             assert await page(search="_") == []
             assert await page(retired=True) == []
-            assert await storage.read(queries.states) == {"ok": 2, "never seen": 1}
+            assert await storage.read(queries.states, 10.0) == {"ok": 2, "never seen": 1}
             assert await storage.read(queries.running) == {"d" * 32: 2, "": 1}
             assert await storage.read(queries.find, "attic") == "b2"
             assert await storage.read(queries.ids, "b1", 1) == ["b2"]
@@ -354,6 +388,58 @@ def test_rollout_counts_and_halts_with_its_targets(opened: Opened):
         async with opened() as storage:
             assert storage.rollouts() == [live]
             assert (await known(storage)).targets[number].state == "failed"
+
+    asyncio.run(work())
+
+
+def test_memory_keeps_what_rollouts_that_are_over_forbid_and_lets_them_go(opened: Opened):
+    """Who may have their releases is what it was, after a restart as well."""
+
+    async def ended(storage: Storage, state: rules.State, seq: int, **more: Any) -> int:
+        new = release(seq, f"{seq:02x}")
+        number = await storage.write(
+            rollouts.publish, new, Start(soak_s=0, **more), 3.0, catalog=True
+        )
+        assert number is not None
+
+        def end(rollout: Rollout, counts: Counts) -> Rollout:
+            return replace(rollout, state=state)
+
+        assert await storage.steer(number, end, 4.0)
+        return number
+
+    def may_have(storage: Storage, seq: int, name: str) -> bool:
+        gate = Gate(storage.rollouts_of("app", "esp32", "stable"), 0)
+        return gate.admits(Known(board(name)), release(seq, f"{seq:02x}"), Verdict({}))
+
+    def check(storage: Storage) -> None:
+        held = len(storage.rollouts())
+        assert held <= rules.TARGETS_KEPT + 1, f"{held} rollouts in memory"
+        assert [may_have(storage, 1, name) for name in "bc"] == [False, False]
+        assert [may_have(storage, 2, name) for name in "bc"] == [True, False]
+        assert [may_have(storage, 3, name) for name in "bc"] == [True, True]
+        assert [may_have(storage, 4, name) for name in "bc"] == [False, False]
+
+    async def work() -> None:
+        async with opened() as storage:
+            for name in "bc":
+                await storage.enrol(board(name))
+            first = await ended(storage, "cancelled", 1)
+            await ended(storage, "done", 2, members=["b"])
+            await ended(storage, "done", 3)
+            await ended(storage, "superseded", 4)
+            for seq in range(5, 30):
+                await ended(storage, "done", seq)
+            check(storage)
+            # Whoever asks for one that was let go finds it, as it was.
+            with pytest.raises(rules.Forbidden, match="cancelled"):
+                await storage.steer(first, lambda a, b: rules.steered(a, b, "running"), 5.0)
+            assert await storage.steer(99, lambda rollout, _: rollout, 5.0) is None
+            await ended(storage, "done", 30)
+            check(storage)
+        async with opened() as storage:
+            check(storage)
+            assert await storage.read(rollout_queries.digest_of, first) == release(1, "01").digest
 
     asyncio.run(work())
 
@@ -541,7 +627,7 @@ def test_nothing_is_decided_on_what_was_lost_meanwhile(
         found = await known(storage)
         assert not lost
         assert found.targets[number].state == "offered"
-        (live,) = storage.rollouts_of("app", "esp32", "stable")
+        (live,) = storage.rollouts_of("app", "esp32", "stable").lives
         assert live.counts == before and live.counts.offered == 1
         await storage.close()
 

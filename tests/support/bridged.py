@@ -1,4 +1,4 @@
-"""mpremote, as it is, on a board behind `mipy bridge`: its `exec`, `fs cp` and `mip install`."""
+"""mpremote, as it is, on a board behind `mipy bridge`: `exec`, `fs cp`, `mip install`, `mount`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def index(folder: Path) -> Iterator[str]:
 
 
 def prove(found: target.Target, folder: Path) -> None:
-    """All three, in a process each as a person has them."""
+    """All but `mount` work, which is refused; in a process each as a person has them."""
     file, back = folder / "file.bin", folder / "back.bin"
     file.write_bytes(secrets.token_bytes(1500))
     over = threading.Event()
@@ -54,14 +54,16 @@ def prove(found: target.Target, folder: Path) -> None:
         thread = threading.Thread(target=pass_on)
         thread.start()
 
-        def mpremote(*words: str) -> str:
+        def mpremote(*words: str, code: int = 0) -> str:
             command = [sys.executable, "-m", "mpremote", "connect", made.path, *words]
             done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-            assert done.returncode == 0, done.stdout + done.stderr
-            return done.stdout
+            assert done.returncode == code, done.stdout + done.stderr
+            return done.stdout + done.stderr
 
         try:
             assert mpremote("exec", "print(6 * 7)") == "42\n"
+            refused = mpremote("mount", str(folder), code=1)
+            assert "OSError: `mipy bridge` cannot mount; `mipy watch` runs" in refused
             mpremote("fs", "cp", str(file), ":/data/file.bin")
             mpremote("fs", "cp", ":/data/file.bin", str(back))
             assert back.read_bytes() == file.read_bytes()

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, insert
 
+from mipy_ota.ota_server import rollout as rules
 from mipy_ota.ota_server.policy import Board, Release
-from mipy_ota.ota_server.storage import model, statements
+from mipy_ota.ota_server.rollout import Counts, Live, Rollout
+from mipy_ota.ota_server.storage import model, rollouts, statements
 from mipy_ota.ota_server.storage.sqlite import SqliteStorage
 
 APP = "weather"
@@ -33,18 +36,23 @@ def digest(number: int, cls: str) -> str:
     return hashlib.sha256(f"{number} {cls}".encode()).hexdigest()
 
 
-def fill(folder: Path, count: int, *, name: str = "", note: str = "") -> None:
+def fill(
+    folder: Path, count: int, *, name: str = "", note: str = "", going_out: bool = False
+) -> None:
     """Make a data folder with so many boards, in all states, and releases with history.
 
     Args:
         name: of every board, followed by its number; "" gives some of them a name.
         note: of every release; "" gives them different ones.
+        going_out: the newest release goes out to each class: one rollout runs, one has halted.
     """
 
     async def filled() -> None:
         storage = SqliteStorage(folder)
         await storage.start()
         await storage.write(_fill, count, name, note)
+        if going_out:
+            await storage.write(_going_out, count, name)
         await storage.close()
 
     asyncio.run(filled())
@@ -84,6 +92,49 @@ def _tables(count: int, name: str, now: float) -> dict[Any, list[dict[str, Any]]
             for step, (kind, of, reason, text) in enumerate(kinds)
         ]  # fmt: skip
     return found
+
+
+def _going_out(db: Connection, count: int, name: str) -> None:
+    """The rollouts of the newest release: to one class it runs, to the other it has halted."""
+    now = time.time()
+    for number, cls in enumerate(CLASSES, 1):
+        mine = [one for one in _boards(count, name, now) if one.cls == cls]
+        there = [one for one in mine if one.channel == "stable" and one.last_seen]
+        digest_now = digest(len(NOTES), cls)
+        rollout = Rollout(
+            number, digest_now, "running", canary=frozenset(one.id for one in there[:3]),
+            waves=rules.WAVES, wave=len(rules.WAVES),
+        )  # fmt: skip
+        ways = {one.id: _way(one, digest_now) for one in there}
+        some = [one for one in there if ways[one.id]]
+        some.sort(key=lambda one: rules.wave_of(rollout, one.id) or 0)
+        if "failed" in ways.values():
+            some = some[: len(some) // 2]  # it halts before all had their turn
+        targets: list[dict[str, Any]] = []
+        for step, one in enumerate(some):
+            way, at = ways[one.id], now - 6800 + step * 6000 / len(some)
+            told = {"reason": one.reason, "trace": one.trace} if way == "failed" else {}
+            ended = {"offered_at": at - 90, "ended_at": at}
+            targets.append(
+                {"rollout": number, "board": one.id, "wave": rules.wave_of(rollout, one.id),
+                 "state": way, "reason": "", "trace": ""} | told
+                | (ended if way != "offered" else {"offered_at": now - 40, "ended_at": None})
+            )  # fmt: skip
+        counts = Counts(**Counter(one["state"] for one in targets))
+        if why := rules.halting_rule(rollout, counts):
+            rollout = replace(rollout, state="halted", why=why)
+        row = rollouts.row_of(Live(rollout, counts, APP, cls, "stable"))
+        db.execute(insert(model.rollouts), row | {"started": now - 7200, "operator": "ann"})
+        db.execute(insert(model.targets), targets)
+
+
+def _way(board: Board, release: str) -> str:
+    """What came of the newest release on a board; "": it was not offered it yet."""
+    if board.digest == release[:32] and board.state == "ok":
+        return "confirmed"
+    if board.state == "installing":
+        return "offered"
+    return "failed" if board.reason == "exception" and not board.crashes else ""
 
 
 PLACES = ("kitchen", "cellar", "balcony", "attic", "garden", "hall", "garage", "study")

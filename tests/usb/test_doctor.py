@@ -166,9 +166,10 @@ def test_an_app_that_crashes(
     enrol.tell_server(enrol.keep(enrol.Record(made, "02:00:00:00:00:01", "esp8266")))
     facts = connect().board("b1")
     facts |= {"state": "crashing", "crashes": crashes, "reason": "exception", "last_seen": 1.0}
+    facts |= {"condition": "offline"}
     monkeypatch.setattr(Client, "board", lambda _, name: facts)
     away, crashing = found("board", "shed")[:2]
-    assert away.text.startswith("asleep or off for ")
+    assert away.text.startswith("offline, last heard of ")
     assert (crashing.level, said in crashing.text) == ("fail", True)
     assert "mipy boards shed" in crashing.hint and "mipy rollback shed" in crashing.hint
 

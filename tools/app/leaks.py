@@ -43,13 +43,15 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 _KEY_FILE = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY")
-_IN_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/:@\"'<>]*:([^\s/@\"'<>%{}]+)@", re.IGNORECASE)
+# A line may be as long as a file. So each pattern begins where it can begin only once in a word, or
+# a word of 64 KB would be gone through 64 K times.
+_IN_ADDRESS = re.compile(r"[a-z0-9+.-]://[^\s/:@\"'<>]*:([^\s/@\"'<>%{}]+)@", re.IGNORECASE)
 _PUBLIC = re.compile(r"#\s*public\b")
 # What holds settings, where `name = value` and `"name": value` mean what they say.
 _TABLES = frozenset(
     (".json", ".toml", ".ini", ".cfg", ".conf", ".txt", ".yaml", ".yml", ".properties")
 )
-_ENTRY = re.compile(r"""["']?([\w.-]+)["']?[ \t]*[:=][ \t]*["']?([^\s"',;{}\[\]]+)""")
+_ENTRY = re.compile(r"""(?<![\w.-])["']?([\w.-]++)["']?[ \t]*[:=][ \t]*["']?([^\s"',;{}\[\]]+)""")
 _NOTHING = frozenset(("null", "none", "true", "false", "~", "*", "**", "***", "..."))
 _LARGEST = 64 * 1024  # bytes of a file that is looked at
 _ASKED = (

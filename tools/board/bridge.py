@@ -1,13 +1,18 @@
 """`mipy bridge`: a pseudo-terminal with a board's console behind it, for tools that want a port.
 
-Bytes pass as they are, with one exception. A tool that begins with a soft reset (mpremote does)
-would end WebREPL, which lives in what is reset: the bridge answers in the board's place, and frees
-the memory of the app that was stopped.
+Bytes pass as they are, with two exceptions:
+
+1. A tool that begins with a soft reset (mpremote does) would end WebREPL, which lives in what is
+   reset: the bridge answers in the board's place, and frees the memory of the app that was stopped.
+2. `mpremote mount` makes the console a file server, which no terminal over the air can be: it is
+   refused. What it asks the board first gives it away; the board runs something else in that place,
+   of the same length because mpremote counts bytes, and the tool reads why.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import select
 import sys
 from typing import TYPE_CHECKING
@@ -24,6 +29,11 @@ if TYPE_CHECKING:
 
 _GREETING = b"raw REPL; CTRL-B to exit\r\n>"
 _SOFT_RESET = b"\x04"
+_MOUNT = b'"RemoteFS" in globals()'
+_NO_MOUNT = b"1/0".ljust(len(_MOUNT))
+_RAISED = re.compile(rb"ZeroDivisionError[^\r\n]*")
+_REFUSED = b"OSError: `mipy bridge` cannot mount; `mipy watch` runs a folder's app at each save"
+_END_OF_ANSWER = b"\x04>"
 _DONE = b"OK\r\nMPY: soft reboot\r\n" + _GREETING
 
 
@@ -57,6 +67,7 @@ class Bridge:
         self.path = os.ttyname(self._theirs)
         self._tail = b""
         self._used = False
+        self._held: bytes | None = None  # the answer to what was put in a mount's place, so far
 
     def turn(self, seconds: float) -> None:
         """Wait for bytes from either side, and pass them on.
@@ -77,7 +88,7 @@ class Bridge:
             console.note(f"{failure.text}; waiting for it")
             self._stream.close()
             self._stream = self._target.reopen()
-            self._used = False
+            self._used, self._held = False, None
             console.note("connected again")
 
     def _from_tool(self, data: bytes) -> None:
@@ -85,10 +96,17 @@ class Bridge:
         if data == _SOFT_RESET and self._tail == _GREETING:
             Repl(self._stream, self._target.name).run(session.DROP)
             self._from_board(_DONE)
-        else:
-            self._stream.write(data)
+            return
+        if _MOUNT in data:
+            data, self._held = data.replace(_MOUNT, _NO_MOUNT), b""
+        self._stream.write(data)
 
     def _from_board(self, data: bytes) -> None:
+        if self._held is not None:
+            self._held += data
+            if not self._held.endswith(_END_OF_ANSWER):
+                return
+            data, self._held = _RAISED.sub(_REFUSED, self._held), None
         self._tail = (self._tail + data)[-len(_GREETING) :]
         while data:
             data = data[os.write(self._ours, data) :]

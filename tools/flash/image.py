@@ -24,6 +24,9 @@ _GEOMETRY: dict[str, Any] = {
     "block_cycles": 100,
     "name_max": 255,
 }
+# Nothing on the flash tells the cache's size; it says how much is read at once.
+_WHOLE_BLOCKS = {**_GEOMETRY, "cache_size": BLOCK}
+_EMPTY = b"\xff" * BLOCK
 _DISK_VERSION = 0x00020000
 _MAGIC, _MAGIC_AT = b"littlefs", 8
 
@@ -39,13 +42,16 @@ def build(files: Mapping[str, bytes], blocks: int) -> bytes:
     Raises:
         littlefs.LittleFSError: they do not fit.
     """
-    system = LittleFS(**_GEOMETRY, block_count=blocks, disk_version=_DISK_VERSION, mount=False)
+    flash = _Memory(b"\xff" * BLOCK * blocks)
+    system = LittleFS(
+        flash, **_GEOMETRY, block_count=blocks, disk_version=_DISK_VERSION, mount=False
+    )
     system.format()
     system.mount()
     for path, data in sorted(files.items()):
         _put(system, path, data)
     system.unmount()
-    return bytes(system.context.buffer)  # pyright: ignore[reportAttributeAccessIssue]
+    return bytes(flash.buffer)
 
 
 def from_folder(folder: Path) -> dict[str, bytes]:
@@ -63,7 +69,7 @@ def read(image: bytes) -> dict[str, bytes]:
     Raises:
         littlefs.LittleFSError: the image does not mount, or a file cannot be read.
     """
-    system = _mount(image)
+    system = _mount(_Memory(image), _WHOLE_BLOCKS)
     return {path: _get(system, path) for path in _walk(system)}
 
 
@@ -97,6 +103,29 @@ def some(read: Callable[[int, int], bytes], prefixes: tuple[str, ...]) -> dict[s
     return found
 
 
+class _Memory(UserContext):
+    """An image in memory. The library's own formats a log line at every access, and is slower."""
+
+    def __init__(self, image: bytes) -> None:
+        super().__init__(0)
+        self.buffer = bytearray(image)
+
+    def read(self, cfg: Any, block: int, off: int, size: int) -> bytearray:
+        """See `UserContext`."""
+        at = block * BLOCK + off
+        return self.buffer[at : at + size]
+
+    def prog(self, cfg: Any, block: int, off: int, data: bytes) -> int:
+        """See `UserContext`."""
+        at = block * BLOCK + off
+        self.buffer[at : at + len(data)] = data
+        return 0
+
+    def erase(self, cfg: Any, block: int) -> int:
+        """See `UserContext`."""
+        return self.prog(cfg, block, 0, _EMPTY)
+
+
 class _Lazy(UserContext):
     """Blocks that are read when LittleFS asks for them; an exception would not get through it."""
 
@@ -118,10 +147,11 @@ class _Lazy(UserContext):
 @contextmanager
 def opened(path: Path) -> Iterator[LittleFS]:
     """The file system in the image file `path`, written back when the block ends well."""
-    system = _mount(path.read_bytes())
+    flash = _Memory(path.read_bytes())
+    system = _mount(flash)
     yield system
     system.unmount()
-    path.write_bytes(system.context.buffer)  # pyright: ignore[reportAttributeAccessIssue]
+    path.write_bytes(flash.buffer)
 
 
 def put(path: Path, files: Mapping[str, bytes]) -> None:
@@ -137,7 +167,7 @@ def get(path: Path, name: str) -> bytes:
     Raises:
         FileNotFoundError: there is none.
     """
-    return _get(_mount(path.read_bytes()), name)
+    return _get(_mount(_Memory(path.read_bytes()), _WHOLE_BLOCKS), name)
 
 
 def remove(path: Path, name: str) -> None:
@@ -150,9 +180,8 @@ def remove(path: Path, name: str) -> None:
         system.remove(name)
 
 
-def _mount(image: bytes) -> LittleFS:
-    system = LittleFS(**_GEOMETRY, block_count=len(image) // BLOCK, mount=False)
-    system.context.buffer[:] = image  # pyright: ignore[reportAttributeAccessIssue]
+def _mount(flash: _Memory, geometry: Mapping[str, Any] = _GEOMETRY) -> LittleFS:
+    system = LittleFS(flash, **geometry, block_count=len(flash.buffer) // BLOCK, mount=False)
     system.mount()
     return system
 

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from ...ota_server import rollout as rules
+from ...ota_server.condition import CONDITIONS
 from .. import console
 from ..files import failed
-from .pick import ROLLOUTS_LOOKED_AT, away, is_away, title
+from .pick import ROLLOUTS_LOOKED_AT, title
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -25,7 +26,7 @@ def boards(
         Path | None, typer.Option(metavar="FILE", help="Make a board known by its board file.")
     ] = None,
     state_is: Annotated[
-        str | None, typer.Option("--state", help="Those in this state, like ok or 'never seen'.")
+        str | None, typer.Option("--state", help=f"Those in this state: {', '.join(CONDITIONS)}.")
     ] = None,
     app: Annotated[str | None, typer.Option(help="Those of this app.")] = None,
     tag: Annotated[str | None, typer.Option(help="Those with this tag.")] = None,
@@ -107,15 +108,17 @@ def _trust(numbers: Mapping[str, Any]) -> str:
 
 
 def state(board: Mapping[str, Any]) -> str:
-    """A board's state in a few words."""
-    words = board["state"] or "never seen"
-    if is_away(board):
-        words = away(board) + ("" if words == "ok" else f", was {words}")
+    """A board's state in a few words; the first is its condition, as the pages show it."""
+    words = board["condition"]
+    if words == "updating":
+        words += f": {board['state']}"
+    elif words == "offline" and board["state"] != "ok":
+        words += f", was {board['state']}"
     if board["progress"]:
         words += f" {board['progress']}"
     if board["crashes"] and board["state"] in ("crashing", "recovery"):
         words += f" ({board['crashes']} crash{'es' if board['crashes'] > 1 else ''})"
-    if not board["follow"]:
+    if not board["follow"] and board["condition"] != "paused":
         words += ", paused"
     if board["open"]:
         left = board["last_seen"] + board["open"] - time.time()

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...ota_server.policy import ROLLBACK_REASONS
-from ...ota_server.rollout import AWAY_S, SLEEPER_UP_S
 from ..console import Failure
 
 ROLLOUTS_LOOKED_AT = 200
@@ -24,16 +23,6 @@ def title(release: Mapping[str, Any]) -> str:
     """What people know a release by: its note, and when it was published."""
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(release["published"]))
     return when if release["note"] in ("", "-") else f"{release['note']}, {when}"
-
-
-def is_away(board: Mapping[str, Any]) -> bool:
-    """Whether a board that was heard of once has said nothing for long."""
-    return board["last_seen"] is not None and time.time() - board["last_seen"] > AWAY_S
-
-
-def away(board: Mapping[str, Any]) -> str:
-    """What such a board is called. Who was last heard of right after its start may well sleep."""
-    return "asleep or off" if board["up"] < SLEEPER_UP_S else "silent"
 
 
 def chosen(known: Iterable[Mapping[str, Any]], wanted: str) -> list[Mapping[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ...ota_server.condition import ABSENT
 from ...ota_server.rollout import WITHOUT_CANARY
 from ...signing import bundle, manifest
 from ...signing import trust as trust_file
@@ -25,7 +26,7 @@ from ..keys import store as keys
 from ..keys.sign import in_words, sign_for_fleet
 from ..printable import printable
 from .client import Client, connect
-from .pick import ROLLOUTS_LOOKED_AT, Step, chosen, is_away, steps, title
+from .pick import ROLLOUTS_LOOKED_AT, Step, chosen, steps, title
 from .trust_upload import publish_trust
 
 WENT_BACK = 3
@@ -273,8 +274,8 @@ def _of(step: Step, boards: Iterable[Mapping[str, Any]]) -> list[Mapping[str, An
 def _show_step(step: Step, boards: Iterable[Mapping[str, Any]]) -> None:
     """Say what is left for what, and how many boards run either."""
     mine = _of(step, boards)
-    late = sum(1 for one in mine if is_away(one))
-    away = f", {late} of them off or asleep" if late else ""
+    absent = [one["condition"] for one in mine if one["condition"] in ABSENT]
+    away = "".join(f", {absent.count(name)} {name}" for name in ABSENT if name in absent)
     console.note(
         f"{step.leaving['app']} for {step.leaving['class']}: {len(mine)} {_boards(mine)}{away}"
     )

@@ -52,6 +52,7 @@ _MOST = 1 << 28  # ms that are lent at once, far below half the period
 _EVER = 1 << 40  # ms that nobody waits through
 _TOGETHER = 250  # ms by which a board may be ahead of another
 _CHILDREN_LAST = 0.1  # real seconds for which the list of processes is good
+_NUMBERS_LAST = 1.0  # real seconds in which no process gets the number of one that has ended
 _REST = 0.010  # real seconds for which nothing has run
 _LOOK = 0.0034  # real seconds between two looks at the world
 _LAZY = 0.02
@@ -68,6 +69,9 @@ class _World:
         """Threads that look after boards."""
         self._family: list[int] = []
         self._seen = 0.0
+        self._parents: dict[int, int] = {}
+        self._calm: dict[int, str] = {}
+        """Threads that did not sleep for a set time, with how often they had run by then."""
 
     def look(self) -> dict[int, str] | None:
         """How often each thread has run; None when one is about to act."""
@@ -78,40 +82,56 @@ class _World:
                 threads = os.listdir(folder)
             except OSError:
                 continue  # it has ended
-            for thread in threads:
-                if int(thread) in self.ours:
+            for name in threads:
+                thread = int(name)
+                if thread in self.ours:
                     continue
                 try:
-                    state = _text(f"{folder}{thread}/stat").rpartition(")")[2].split()[0]
+                    state = _text(f"{folder}{name}/stat").rpartition(")")[2].split()[0]
                     if state in _AHEAD:
                         return None
-                    if state == "S" and "nanosleep" in _text(f"{folder}{thread}/wchan"):
-                        return None
-                    runs[int(thread)] = _text(f"{folder}{thread}/schedstat").split()[2]
+                    runs[thread] = _text(f"{folder}{name}/schedstat").split()[2]
+                    # What has not run since then waits as it did.
+                    if state == "S" and runs[thread] != self._calm.get(thread):
+                        if "nanosleep" in _text(f"{folder}{name}/wchan"):
+                            return None
+                        self._calm[thread] = runs[thread]
                 except OSError:
                     return None  # it is just ending
+        self._calm = {thread: count for thread, count in self._calm.items() if thread in runs}
         return runs
 
     def _processes(self) -> list[int]:
         now = time.monotonic()
         if not self._family or now - self._seen > _CHILDREN_LAST:
+            if now - self._seen > _NUMBERS_LAST:
+                self._parents.clear()
+                self._calm.clear()
             self._family = self._descendants()
             self._seen = now
         return self._family
 
     def _descendants(self) -> list[int]:
+        known, self._parents = self._parents, {}
         children: dict[int, list[int]] = {}
         for name in os.listdir("/proc"):
             if name.isdigit():
+                process = int(name)
                 try:
-                    parent = int(_text(f"/proc/{name}/stat").rpartition(")")[2].split()[1])
+                    # It has this one for as long as the parent lives.
+                    parent = known.get(process) or _parent(process)
                 except OSError:
                     continue
-                children.setdefault(parent, []).append(int(name))
+                self._parents[process] = parent
+                children.setdefault(parent, []).append(process)
         found = [os.getpid()]
         for process in found:
             found += [pid for pid in children.get(process, ()) if pid not in self.boards]
         return found
+
+
+def _parent(process: int) -> int:
+    return int(_text(f"/proc/{process}/stat").rpartition(")")[2].split()[1])
 
 
 def _text(path: str) -> str:

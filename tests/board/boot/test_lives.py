@@ -23,8 +23,7 @@ def test_bad_release_on_trial(tmp_path: Path, name: str) -> None:
     """Three tries at most; the old release runs, the server knows why, the next one is taken."""
     bad = BAD[name]
     first = apps.TIDY if name == "fills" else GOOD
-    # What needs real time, for the watchdog or the flash, must not outlast a trial.
-    speed = 20 if name in ("hangs", "fills") else 100
+    speed = 20 if name == "fills" else 100  # filling the flash must not outlast a trial
     with story(tmp_path, first, speed=speed, blocks=128) as it:
         it.board.start()
         it.polls(1)
@@ -50,7 +49,8 @@ def test_confirmed_release_turns_bad(tmp_path: Path, name: str) -> None:
     """Five short lives, then the other slot, for good."""
     bad = BAD[name]
     first = apps.TIDY if name == "fills" else GOOD
-    with story(tmp_path, first, blocks=128) as it:
+    speed = 100 if name == "hangs" else 20
+    with story(tmp_path, first, speed=speed, blocks=128) as it:
         it.board.start()
         it.polls(1)
         source = apps.turning(bad.source)
@@ -74,7 +74,7 @@ def test_confirmed_release_turns_bad(tmp_path: Path, name: str) -> None:
 def test_bad_release_on_the_runtime(tmp_path: Path, name: str) -> None:
     """It ends on a confirmed release, and the server knows why."""
     bad = apps.BAD_ON_RUNTIME[name]
-    speed = 100 if name == "memory" else 20  # 15 minutes of a trial pass
+    speed = 100 if name in ("memory", "hangs") else 20  # 15 minutes of a trial pass
     with story(tmp_path, apps.TIDY, speed=speed, blocks=160) as it:
         it.boot(1000)
         digest = it.publish(with_runtime(bad.source))
@@ -203,7 +203,9 @@ def test_hang_without_a_watchdog(tmp_path: Path) -> None:
         digest = it.publish(BEGIN + "while True:\n    pass\n")
         it.install()
         it.board.radio(up=False)
+        it.board.speed = 1000
         assert it.tries() == [1001, 1001, 1001, 1000]
+        it.board.speed = 200
         it.board.radio(up=True)
         it.board.start()
         told = it.rejected(digest)

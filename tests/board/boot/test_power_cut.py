@@ -13,10 +13,10 @@ from tests.support import mutants, powercut
 from tests.support.powercut import IN_PLACE, STORAGES, Job
 
 SEED = int(os.environ.get("POWERCUT_SEED", "1"))
-SAMPLE = 6
+SAMPLE = 3
 """Cuts in each scenario on each storage."""
-IN_PLACE_SAMPLE = 2
-RANDOM_LIVES = 16
+IN_PLACE_SAMPLE = 1
+RANDOM_LIVES = 8
 ROTTEN = ("record rots at byte 8", "record rots at byte 70")
 
 

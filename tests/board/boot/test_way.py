@@ -217,7 +217,7 @@ def test_a_trickle_does_not_keep_the_app_down(tmp_path: Path, what: str) -> None
             up, down = times(board.console[began:])
             return up + down > 3 * 3600
 
-        assert it.board.wait(long_enough, apps.HOURS), it.board.console[-6000:]
+        assert it.board.wait(long_enough, apps.HOURS, step=60), it.board.console[-6000:]
         up, down = times(it.board.console[began:])
         assert up >= 4 * down, (up, down)
 

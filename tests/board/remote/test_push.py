@@ -38,7 +38,7 @@ def test_the_edit_run_loop(tmp_path: Path) -> None:
         # Somebody is at work on it: the server waits until told otherwise.
         board = desk.board
         assert board.wait(lambda _: not desk.server.board("b1")["follow"])
-        assert boards.state(desk.server.board("b1")).startswith("ok, paused")
+        assert boards.state(desk.server.board("b1")).startswith("paused")
         assert "same-seq" not in board.console[board.console.rindex("three") :]
         push.follow(workbench.NAME)
         assert desk.server.board("b1")["follow"]

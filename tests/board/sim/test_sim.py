@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from littlefs import LittleFS, UserContext
 
 from mipy_ota.tools.flash import image
 from mipy_ota.tools.sim.micropython import binary
@@ -287,6 +288,20 @@ except OSError as e: print(e.errno)
     life = make(main, storage="model").life()
     assert life.console == "5 ['boot.py', 'lib', 'main.py'] 5\n['boot.py', 'main.py'] \nimpor\n2\n"
     assert life.ops == 7
+
+
+def test_image_is_what_the_librarys_own_memory_would_hold() -> None:
+    files = {"/a": b"", "/b/c": b"y" * 129, "/b/inline": b"x" * 128, "/d": bytes(9000)}
+    system = LittleFS(
+        **image._GEOMETRY, block_count=BLOCKS, disk_version=image._DISK_VERSION, mount=False
+    )
+    system.format()
+    system.mount()
+    for path, data in files.items():
+        image._put(system, path, data)
+    system.unmount()
+    assert isinstance(system.context, UserContext)
+    assert image.build(files, BLOCKS) == system.context.buffer
 
 
 def test_image_round_trip(tmp_path: Path) -> None:
