@@ -76,5 +76,9 @@ def image_of(slot, digest16):
 
 def mount(image):
     """Mount what image_of() has found; return where."""
+    try:
+        vfs.umount("/rom")  # pyright: ignore
+    except OSError as e:
+        del e  # as ever; but an adoption that was cut has left the firmware's mount there
     vfs.mount(vfs.VfsRom(image), "/rom")  # pyright: ignore
     return "/rom"
