@@ -84,7 +84,7 @@ class _Writer:
         return digest if h.digest() == digest else None
 
 
-def make(slot, digest16, app, stage):
+def make_images(slot, digest16, app, stage):
     """Make the image of `slot` if `app`, and the boot stage's if `stage`, as far as one is due.
 
     The files are checked, the slot's manifest has that digest, and the boot stage runs from

@@ -162,7 +162,7 @@ def _make_images(life, ready, slot, app):
     if not (stage or app) or not in_place.segment():
         return
     try:
-        if not _stage("image").make(slot, resident.digest16, app, stage):
+        if not _stage("image").make_images(slot, resident.digest16, app, stage):
             return
     except (OSError, MemoryError) as e:
         print("image:", repr(e))

@@ -17,7 +17,8 @@ class Board(VirtualBoard):
     """A virtual board; without an `address` it gets one that nobody else has.
 
     Unless `image_lives` are asked for, those that do nothing but make images to execute in place
-    from (bootloader/image.py) are not seen by `life` and `lives`: the next one is what a test asked for.
+    from (bootloader/image.py) are not seen by `life` and `lives`: the next one is what a test
+    asked for.
     """
 
     def __init__(

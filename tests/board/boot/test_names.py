@@ -295,15 +295,6 @@ def test_tracebacks_have_the_own_names_again() -> None:
     )
 
 
-def test_tracebacks_without_lines_have_them_too() -> None:
-    """As an ESP8266 prints them, which has no lines of the project's own modules."""
-    lent = re.findall(r"def (\w+)", names.short(modules.our_sources())["runtime/mqtt_connect.py"])
-    own = re.findall(r"def (\w+)", modules.our_sources()["runtime/mqtt_connect.py"])
-    assert len(lent) == len(own) and lent != own
-    trace = "".join(f'  File "runtime.mqtt_connect", line 1, in {name}\n' for name in lent)
-    assert re.findall(r"in (\w+)\n", tracebacks.readable(trace)) == own
-
-
 def test_what_releases_use_of_the_boot_stage_keeps_its_name() -> None:
     """A board's boot stage stays, and meets the runtimes of all years.
 

@@ -21,22 +21,18 @@ def module_name(file: str) -> str:
     return stem(file).removeprefix("lib/").replace("/", ".").removesuffix(".__init__")
 
 
-def compiled(
-    source: bytes, file: str, march: str | None = None, *, with_lines: bool = True
-) -> bytes:
+def compiled(source: bytes, file: str, march: str | None = None) -> bytes:
     """Bytecode of one module.
 
     Args:
         source: its text.
         file: its path in the slot or on the flash, ending in .py.
         march: the architecture of @native and @viper functions; None refuses them.
-        with_lines: whether tracebacks shall tell the numbers of lines, 8 % of the bytecode.
 
     Raises:
         Failure: it does not compile; it says where.
     """
     options = [f"-march={march}"] if march else []
-    options += [] if with_lines else ["-O3"]
     options += ["-s", module_name(file)]
     return cached.content(
         (b"mpy-cross", _version(), *(word.encode() for word in options), source),

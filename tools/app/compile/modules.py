@@ -52,9 +52,8 @@ def compiled(sources: Mapping[str, Path], cls: str, compile_all: bool) -> dict[s
         if not is_module(name):
             continue
         text = short[name].encode() if name in ours else files[name]
-        runtime = name in ours and top(name) == "runtime"
         # Of what stays readable, too: a board would refuse it as mpy-cross does.
-        made = compile_module(text, name, cls, runtime=runtime)
+        made = compile_module(text, name, cls)
         if compile_all or name not in SOURCE_FILES:
             del files[name]
             files[f"{manifest.stem(name)}.mpy"] = made
@@ -81,14 +80,10 @@ def our_modules(beside: Iterable[bytes]) -> dict[str, str]:
         raise Failure(f"{where}: {problem.msg}", "correct that line") from problem
 
 
-def compile_module(text: bytes, name: str, cls: str, *, runtime: bool = False) -> bytes:
-    """Bytecode of the module `name` for boards of class `cls`; see bytecode.compiled().
-
-    On an ESP8266 each byte counts: there the modules of the `runtime` go without lines.
-    """
+def compile_module(text: bytes, name: str, cls: str) -> bytes:
+    """Bytecode of the module `name` for boards of class `cls`; see bytecode.compiled()."""
     chip = chip_of(cls)
-    with_lines = not (runtime and cls.startswith("esp8266"))
-    return bytecode.compiled(text, name, chip.march if chip else None, with_lines=with_lines)
+    return bytecode.compiled(text, name, chip.march if chip else None)
 
 
 def version(files: Mapping[str, bytes], cls: str) -> tuple[str, str | None]:

@@ -153,9 +153,7 @@ def _short(
 
 
 def restored(trace: str, *bodies: Mapping[str, str]) -> str:
-    """A traceback with the functions' own names again.
-
-    They are found by their lines or, in bytecode without those, by the names that they got.
+    """A traceback with the functions' own names again, which are found by their lines.
 
     Args:
         trace: as a board prints it.
@@ -167,7 +165,7 @@ def restored(trace: str, *bodies: Mapping[str, str]) -> str:
         if match["module"] not in files or match["name"] not in _LENT:
             return match[0]
         file, sources = files[match["module"]]
-        name = _function(sources[file], int(match["line"])) or _own(file, sources, match["name"])
+        name = _function(sources[file], int(match["line"])) or match["name"]
         return match[0].removesuffix(match["name"]) + name
 
     return re.sub(r'File "(?P<module>[\w.]+)", line (?P<line>\d+), in (?P<name>\w+)', line, trace)
@@ -510,17 +508,6 @@ def _edited(text: str, edits: Iterable[Edit]) -> str:
     for line, begin, end, new in sorted(edits, reverse=True):
         lines[line] = lines[line][:begin] + new.encode() + lines[line][end:]
     return b"\n".join(lines).decode()
-
-
-def _own(file: str, sources: Mapping[str, str], lent: str) -> str:
-    """What has got the name `lent` in a module; `lent` itself when nothing has."""
-    return _lent_to(file, tuple(sorted(sources.items()))).get(lent, lent)
-
-
-@lru_cache(maxsize=128)
-def _lent_to(file: str, sources: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    body = _body(sources)
-    return {new: old for old, new in [*body.members.items(), *body.globals[file].items()]}
 
 
 def _function(text: str, line: int) -> str:
