@@ -164,7 +164,7 @@ def _make_images(life, ready, slot, app):
     try:
         if not _stage("image").make_images(slot, resident.digest16, app, stage):
             return
-    except (OSError, MemoryError) as e:
+    except Exception as e:  # whatever it is, the files are there to run from
         print("image:", repr(e))
     # As if this life had not been; should an image be wrong, the next one runs from the files.
     life[rtc.READY] = ready

@@ -72,7 +72,7 @@ FOR_MEMBERS = (
 )
 FOR_GLOBALS = FOR_MEMBERS + (
     "any args bool dict dir hash insert list lower micropython ord range remove reverse sorted"
-    " super tuple type update values zip".split()
+    " tuple type update values zip".split()
 )
 
 _LENT = frozenset(FOR_PARAMETERS + FOR_GLOBALS)
