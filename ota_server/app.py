@@ -134,6 +134,7 @@ def make_app(
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
         await storage.start()
         tasks = [asyncio.create_task(Clock(storage, every, time.time()).run())]
+        tasks.append(asyncio.create_task(site.heap.run()))
         calls = None if port is None else await discovery.listen(storage, port)
         if nudges:
             tasks.append(asyncio.create_task(nudges.run()))

@@ -63,9 +63,7 @@ def routes(site: Site) -> list[BaseRoute]:
 
     async def page(request: Request) -> Response:
         known = await _known(site, request)
-        return await site.show(
-            request, "board.html", lambda db: _shown(site.storage, db, known, request)
-        )
+        return await site.show(request, "board.html", lambda db: _shown(site, db, known, request))
 
     async def ask(request: Request) -> Response:
         known, name = await _known(site, request), request.path_params["action"]
@@ -98,8 +96,8 @@ async def _known(site: Site, request: Request) -> Known:
     return known
 
 
-def _shown(storage: Storage, db: Connection, known: Known, request: Request) -> dict[str, Any]:
-    now = time.time()
+def _shown(site: Site, db: Connection, known: Known, request: Request) -> dict[str, Any]:
+    now, storage = time.time(), site.storage
     # From the database, like all else on the page: what is in memory goes on while this is made.
     known = queries.known(db, [known.board.id]).get(known.board.id, known)
     board = known.board
@@ -120,6 +118,7 @@ def _shown(storage: Storage, db: Connection, known: Known, request: Request) -> 
         "why": found,
         "releases": by_short(storage),
         "jobs": jobs[:JOBS_LISTED],
+        "heap": site.heap.curve(board.id),
         "orders": [order.title for order in known.orders],
         "rejected": list(reversed(known.rejected.values())),
         "history": history,

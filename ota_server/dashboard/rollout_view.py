@@ -62,7 +62,7 @@ def _title(rollout: Rollout, number: int) -> str:
     if rollout.canary and number == 0:
         return "Canary"
     percent = rollout.waves[number - (1 if rollout.canary else 0)]
-    return "All boards" if percent == 100 else f"Up to {percent} %"
+    return "All boards" if percent == 100 else f"Up to {percent}%"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from ..people.problem import Problem
 from ..storage.base import Storage
 from ..web import assets
 from ..web.limits import read_body
+from .heap_history import HeapHistory
 
 ROWS_A_PAGE = 50
 LIVE_SECONDS = 1.0
@@ -54,6 +55,7 @@ class Site:
     def __init__(self, people: PeopleApi) -> None:
         self.people = people
         self.storage: Storage = people.storage
+        self.heap = HeapHistory(people.storage)
         self._changes: Counter[str] = Counter()  # by board; "" is all of them
         self._listening = 0
         self.storage.watchers.append(self._changed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import requests
 
 from mipy_ota.ota_server.condition import CONDITIONS
-from mipy_ota.ota_server.dashboard import fleet_queries
+from mipy_ota.ota_server.dashboard import fleet_queries, heap_history
 from mipy_ota.ota_server.dashboard.fleet_queries import Filter
 from mipy_ota.ota_server.policy import Bad, Board, Known, Order, Release
 from mipy_ota.ota_server.rollout_gate import Line
@@ -141,6 +142,55 @@ def test_why_not_updated_by_what_happened_to_it() -> None:
     assert "sleeps" in why(board, [NEW], Line(), "waiting", NOW).text
     board.orders.append(Order(1, "rollback", OLD.short))
     assert "roll back" in why(board, [NEW], Line(), "ok", NOW).text
+
+
+# --- free heap over time ---
+
+
+def told(board: str, *heaps: int, at: float = NOW) -> list[Any]:
+    return [(board, at + 300 * step, heap) for step, heap in enumerate(heaps)]
+
+
+def test_heap_of_the_last_day_is_kept_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap_history, "BOARDS", 2)
+    history = heap_history.HeapHistory(None)  # type: ignore[arg-type]
+    history.keep(told("b1", 8000))
+    assert history.curve("b1") is None  # one sample is no curve
+    history.keep(told("b1", 8000, 6000, 4000))
+    history.keep(told("b2", *range(1, 301)))
+    history.keep(told("b3", 1, 2))
+    assert history.curve("b3") is None and history.curve("nobody") is None
+    day = history.curve("b2")
+    assert day and (day.least, day.most) == (13, 300)
+    assert (day.start, day.end) == (NOW + 12 * 300, NOW + 299 * 300)
+    assert len(day.path.split("L")) == heap_history.POINTS
+
+
+def test_heap_as_a_line() -> None:
+    history = heap_history.HeapHistory(None)  # type: ignore[arg-type]
+    history.keep(told("b1", 8000, 6000, 2**40))
+    found = history.curve("b1")
+    assert found and found.most == 2**32 - 1
+    history = heap_history.HeapHistory(None)  # type: ignore[arg-type]
+    history.keep(told("b1", 8000, 6000, 4000))
+    assert history.curve("b1") == (
+        "M0.0 0.0L300.0 25.0L600.0 50.0", NOW, NOW + 600, 4000, 8000,
+    )  # fmt: skip
+
+
+def test_page_of_a_board_shows_its_heap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap_history, "SAMPLE_SECONDS", 0.1)
+    with running(tmp_path) as server:
+        Client(server.url, server.token).add_trust(vectors.first_trust())
+        board, session = enrolled(server), logged_in(server)
+        board.boot(heap=21000)
+        page, heap = "", 21000
+        end = time.monotonic() + 60
+        while "20,000 to 21,000 bytes" not in page and time.monotonic() < end:
+            heap = 21000 if heap == 20000 else 20000
+            board.poll(heap=heap)
+            page = session.get(f"{server.url}/boards/{board.id}", timeout=30).text
+        assert "Free heap</h2>" in page and "20,000 to 21,000 bytes" in page
 
 
 # --- pages ---

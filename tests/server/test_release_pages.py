@@ -125,7 +125,7 @@ def test_rollout_says_where_it_is_and_what_would_halt_it(five: Fleet, reader: Re
     words = reader.words(f"/rollouts/{number}")
     why = "1 of 1 boards in the canary failed"
     assert f"It halted by itself: {why}. Nobody new is offered the release." in words
-    assert "Now: 1 of 1 board failed; chance would show so many in 5 % of all rollouts." in words
+    assert "Now: 1 of 1 board failed; chance would show so many in 5% of all rollouts." in words
     assert words.index(f"{first} failed") < words.index(" waiting 2 ")
     assert f"halted {why}" in reader.words("/rollouts")
     assert "Silent Time" not in words  # the table beside the curve has a row for each change

@@ -24,8 +24,8 @@ def test_waves_with_their_boards():
     found = rollout_view.waves(replace(RUNNING, wave=1), targets, {1: 3, 2: 40, 3: 150})
     assert [(one.title, one.open, one.waiting) for one in found] == [
         ("Canary", True, 0),
-        ("Up to 5 %", True, 3),
-        ("Up to 25 %", False, 40),
+        ("Up to 5%", True, 3),
+        ("Up to 25%", False, 40),
         ("All boards", False, 150),
     ]
     assert found[0].counts == Counts(confirmed=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, insert
 
 from mipy_ota.ota_server import rollout as rules
-from mipy_ota.ota_server.policy import Board, Release
+from mipy_ota.ota_server.policy import Board, Release, TargetState
 from mipy_ota.ota_server.rollout import Counts, Live, Rollout
 from mipy_ota.ota_server.storage import model, rollouts, statements
 from mipy_ota.ota_server.storage.sqlite import SqliteStorage
@@ -62,7 +61,7 @@ def _fill(db: Connection, count: int, name: str, note: str) -> None:
     now = time.time()
     for cls in CLASSES:
         for number, words in enumerate(NOTES, 1):
-            published = now - (len(NOTES) - number) * 9 * DAY - 3600
+            published = now - (len(NOTES) - number) * 9 * DAY - 3 * 3600
             at = digest(number, cls), APP, cls, number, 0, note or words, 18400, published
             statements.publish(db, Release(*at))
     for table, rows in _tables(count, name, now).items():
@@ -82,13 +81,13 @@ def _tables(count: int, name: str, now: float) -> dict[Any, list[dict[str, Any]]
             kinds.append(("rolled-back", bad, "exception", TRACE))
             found[model.rejections].append(
                 {"board": board.id, "digest": bad, "reason": "exception", "soft": False,
-                 "trace": TRACE, "at": now - 7200}
+                 "trace": TRACE, "at": now - 5400}
             )  # fmt: skip
         if board.state == "crashing":
             kinds.append(("crashed", board.digest, "exception", f"crashed once\n{TRACE}"))
         found[model.events] += [
-            {"board": board.id, "at": now - DAY + 3600 * step, "kind": kind, "seq": 0,
-             "digest": of, "reason": reason, "text": text}
+            {"board": board.id, "at": now - 5400 - DAY * (len(kinds) - 1 - step), "kind": kind,
+             "seq": 0, "digest": of, "reason": reason, "text": text}
             for step, (kind, of, reason, text) in enumerate(kinds)
         ]  # fmt: skip
     return found
@@ -100,41 +99,43 @@ def _going_out(db: Connection, count: int, name: str) -> None:
     for number, cls in enumerate(CLASSES, 1):
         mine = [one for one in _boards(count, name, now) if one.cls == cls]
         there = [one for one in mine if one.channel == "stable" and one.last_seen]
-        digest_now = digest(len(NOTES), cls)
+        newest = digest(len(NOTES), cls)
+        ways: dict[str, TargetState | None] = {one.id: _way(one, newest) for one in there}
+        good = [name for name, way in ways.items() if way == "confirmed"]
         rollout = Rollout(
-            number, digest_now, "running", canary=frozenset(one.id for one in there[:3]),
-            waves=rules.WAVES, wave=len(rules.WAVES),
+            number, newest, "running", canary=frozenset(good[:3]), waves=rules.WAVES,
+            wave=len(rules.WAVES),
         )  # fmt: skip
-        ways = {one.id: _way(one, digest_now) for one in there}
-        some = [one for one in there if ways[one.id]]
-        some.sort(key=lambda one: rules.wave_of(rollout, one.id) or 0)
-        if "failed" in ways.values():
-            some = some[: len(some) // 2]  # it halts before all had their turn
-        targets: list[dict[str, Any]] = []
-        for step, one in enumerate(some):
-            way, at = ways[one.id], now - 6800 + step * 6000 / len(some)
-            told = {"reason": one.reason, "trace": one.trace} if way == "failed" else {}
-            ended = {"offered_at": at - 90, "ended_at": at}
-            targets.append(
-                {"rollout": number, "board": one.id, "wave": rules.wave_of(rollout, one.id),
-                 "state": way, "reason": "", "trace": ""} | told
-                | (ended if way != "offered" else {"offered_at": now - 40, "ended_at": None})
-            )  # fmt: skip
-        counts = Counts(**Counter(one["state"] for one in targets))
-        if why := rules.halting_rule(rollout, counts):
-            rollout = replace(rollout, state="halted", why=why)
+        counts, targets = Counts(), list[dict[str, Any]]()
+        for step, one in enumerate(there):
+            way = ways[one.id]
+            if way is None or rollout.state == "halted":
+                continue
+            at = now - 6800 + step * 6000 / len(there)
+            target: dict[str, Any] = {
+                "rollout": number, "board": one.id, "wave": rules.wave_of(rollout, one.id),
+                "state": way, "reason": "", "trace": "", "offered_at": at - 90, "ended_at": at,
+            }  # fmt: skip
+            if way == "offered":
+                target |= {"offered_at": now - 40, "ended_at": None}
+            elif way == "failed":
+                target |= {"reason": one.reason, "trace": one.trace}
+            targets.append(target)
+            counts = counts.moved(None, way)
+            if why := rules.halting_rule(rollout, counts):
+                rollout = replace(rollout, state="halted", why=why)
         row = rollouts.row_of(Live(rollout, counts, APP, cls, "stable"))
         db.execute(insert(model.rollouts), row | {"started": now - 7200, "operator": "ann"})
         db.execute(insert(model.targets), targets)
 
 
-def _way(board: Board, release: str) -> str:
-    """What came of the newest release on a board; "": it was not offered it yet."""
+def _way(board: Board, release: str) -> TargetState | None:
+    """What came of the newest release on a board; None: it was not offered it yet."""
     if board.digest == release[:32] and board.state == "ok":
         return "confirmed"
     if board.state == "installing":
         return "offered"
-    return "failed" if board.reason == "exception" and not board.crashes else ""
+    return "failed" if board.reason == "exception" and not board.crashes else None
 
 
 PLACES = ("kitchen", "cellar", "balcony", "attic", "garden", "hall", "garage", "study")

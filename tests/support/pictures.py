@@ -65,6 +65,7 @@ def main() -> None:
                 path = FOLDER / f"{picture.name}.png"
                 path.write_bytes(take(driver, server.url, picture))
                 print(path.relative_to(ROOT))
+            driver.get("about:blank")  # a page that listens would hold up the server's end
 
 
 if __name__ == "__main__":
