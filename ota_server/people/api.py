@@ -32,7 +32,7 @@ from ...signing import board_file, bundle, limits, manifest, unlock
 from ...signing import trust as trust_file
 from ...signing.manifest import Manifest
 from ...signing.reasons import SENTENCES, Refused
-from .. import policy
+from .. import policy, words
 from ..condition import condition
 from ..device.api import DeviceApi
 from ..device.poll_message import is_object
@@ -41,7 +41,7 @@ from ..storage import queries, release_queries
 from ..storage.base import Storage
 from ..storage.rollouts import live_of
 from ..storage.statements import BOARD, Conflict
-from ..web import assets, metrics, words
+from ..web import assets, metrics
 from ..web.limits import read_body
 from . import access
 from .access import COOKIE, SESSION_SECONDS, Guessing, People, Who

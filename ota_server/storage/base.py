@@ -17,7 +17,7 @@ import hashlib
 import logging
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
-from ..policy import Board, Event, Known, Move, Release, Verdict
+from ..policy import Board, Event, Known, Move, Release, Target, Verdict
 from ..rollout import Counts, Live, Rollout
 from ..rollout_gate import Line, moved
 from . import rollouts, statements
@@ -157,6 +157,10 @@ class Storage(ABC):
 
         Not to be changed. The database has them all.
         """
+
+    @abstractmethod
+    def targets_of(self, board_id: str) -> Mapping[int, Target]:
+        """A board's part in the last rollouts, by their numbers; for any thread."""
 
     @abstractmethod
     async def steer(

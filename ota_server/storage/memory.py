@@ -14,7 +14,7 @@ import sqlite3
 import time
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from .. import rollout as rules
-from ..policy import Known, Move, Tickets, Verdict
+from ..policy import Known, Move, Target, Tickets, Verdict
 from ..rollout import Counts, Live, Rollout
 from ..rollout_gate import Line, moved, over
 from . import batch as batches
@@ -208,6 +208,10 @@ class MemoryStorage(Storage):
 
     def rollouts(self) -> list[Live]:
         return list(self._lives.values())
+
+    def targets_of(self, board_id: str) -> Mapping[int, Target]:
+        known = self._boards.get(board_id)
+        return known.targets if known else {}
 
     async def steer(
         self,

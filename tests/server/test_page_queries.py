@@ -191,15 +191,16 @@ def test_rollout_lists_those_first_of_whom_people_ask(make: Make):
     ]  # fmt: skip
     assert found.waiting == {1: 3}
     assert sorted(found.ended) == [
-        (NOW, "confirmed"), (NOW + 1, "confirmed"), (NOW + 2, "failed"), (NOW + 3, "silent"),
+        (NOW, "confirmed", 1), (NOW + 1, "confirmed", 1), (NOW + 2, "failed", 1),
+        (NOW + 3, "silent", 1),
     ]  # fmt: skip
 
 
 def test_waiting_boards_are_told_why(make: Make):
     told = {one.id: one.text for one in page_of(make, "waiting").boards}
     assert told == {
-        "b5": "At most 1 boards update at a time.",
-        "never": "At most 1 boards update at a time.",
+        "b5": "At most 1 board at a time may update.",
+        "never": "At most 1 board at a time may update.",
         "paused": "The board is paused.",
     }
 

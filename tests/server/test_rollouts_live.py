@@ -87,7 +87,7 @@ def test_failure_in_the_canary_halts_and_nobody_else_is_reached(five: Fleet) -> 
     assert "m" not in five.fail(first, digest)
     shown = five.owner.rollout(number)
     assert shown["state"] == "halted"
-    assert shown["why"] == "1 of 1 boards in the canary failed"
+    assert shown["why"] == "1 of 1 board in the canary failed"
     assert shown["counts"] == {"offered": 0, "confirmed": 0, "failed": 1, "silent": 0, "void": 0}
     (failed,) = shown["boards"]
     assert (failed["board"], failed["reason"], failed["trace"]) == (first, "exception", TRACE)
@@ -302,7 +302,7 @@ def test_verbs(five: Fleet, tmp_path: Path) -> None:
     five.fail("b2", rollout["digest"])
     assert "halted" in mipy("show")
     said = mipy("show", number)
-    assert "1 of 1 boards in the canary failed" in said and "ValueError: 3" in said
+    assert "1 of 1 board in the canary failed" in said and "ValueError: 3" in said
     assert json.loads(mipy("show", number, "--json"))["state"] == "halted"
     assert "running" in mipy("resume", number)
     assert "paused" in mipy("pause", number, "--reason", "lunch")
