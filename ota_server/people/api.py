@@ -253,8 +253,11 @@ class PeopleApi:
         if order in ("pause", "hold", "follow"):  # "hold": as older clients say it
             paused = order != "follow"
             await amend(lambda _: policy.pause(paused))
+            if paused:
+                return policy.title(str(order))
         elif order == "cancel":
             await amend(policy.cancel)
+            return policy.title(str(order))
         elif order == "rollback":
             await amend(lambda known: policy.give(known, "rollback"))
         elif retry:
@@ -273,6 +276,7 @@ class PeopleApi:
                 "there is no such order",
                 "rollback, retry <digest>, pause, follow, cancel, or what a debug key has signed",
             )
+        self._storage.nudge(board.id)
         return policy.title(str(order))
 
     async def try_again(self, who: Who, board: Board, short: str) -> None:

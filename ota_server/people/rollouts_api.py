@@ -196,6 +196,8 @@ async def steered(storage: Storage, find: Find, number: int, said: Steer, who: W
         raise Problem(409, "state", str(problem), hint) from problem
     if found is None:
         raise no_rollout(number)
+    for move in moves:
+        storage.nudge(move.board)
 
 
 async def _check_other(storage: Storage, number: int, said: Steer, who: Who) -> None:
@@ -247,6 +249,7 @@ async def retry_board(storage: Storage, number: int, board: str, who: Who) -> No
             return _steered(rollout, counts, said, who)
 
         await storage.steer(number, make, time.time(), moves, entry)
+        storage.nudge(board)
 
 
 async def _retried(storage: Storage, number: int, board: str | None, now: float) -> list[Move]:

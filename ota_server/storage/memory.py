@@ -236,12 +236,15 @@ class MemoryStorage(Storage):
             known = self._boards.get(move.board)
             if known:
                 known.targets = moved(known.targets, [move], now)
+                known.epoch = -1
         if moves or after != live.rollout or audit:
             self._change_rollout(live, after)
             self._move(moves, now)
             if audit:
                 self._batch.audit.append((audit, now))
             await self._committed()
+            for move in moves:
+                self.changed(move.board)
         return live.rollout
 
     def _holds(self, move: Move) -> bool:

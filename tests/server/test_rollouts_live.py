@@ -130,6 +130,19 @@ def test_silence_is_a_failure_and_a_late_report_corrects_it(five: Fleet) -> None
     assert (shown["state"], shown["counts"]["confirmed"]) == ("halted", 1)
 
 
+def test_silent_board_is_offered_it_again_at_its_next_poll(five: Fleet) -> None:
+    """Although it says what it said before, to which the answer was nothing."""
+    rollout = five.publish(canary=["b1", "b3"], strict=False, soak_s=0)
+    number, digest = rollout["id"], rollout["digest"]
+    board = five.boards["b1"]
+    assert board.poll()["m"] == digest
+    five.tick(later=3700)
+    assert five.owner.rollout(number)["counts"]["silent"] == 1
+    assert ["m" in board.poll() for _ in range(3)] == [False] * 3
+    five.owner.steer_rollout(number, "retry", board="b1")
+    assert board.poll()["m"] == digest
+
+
 def test_person_pauses_resumes_and_retries(five: Fleet) -> None:
     rollout = five.publish(canary=["b1", "b3"], strict=False, soak_s=0)
     number, digest = rollout["id"], rollout["digest"]
