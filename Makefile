@@ -184,6 +184,7 @@ bench: setup ## Measure: polls a second, rollouts, pages, push, first flash, the
 	@scripts/apt-install.sh /usr/sbin/nginx=nginx-light
 	@$(BIN)/python -m tests.bench.server
 	@$(BIN)/python -m tests.bench.rollouts
+	@$(BIN)/python -m tests.bench.whole_rollout
 	@$(BIN)/python -m tests.bench.pages
 	@$(BIN)/python -m tests.bench.push
 	@$(BIN)/python -m tests.bench.flash
