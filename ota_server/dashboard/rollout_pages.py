@@ -167,7 +167,7 @@ def routes(site: Site) -> list[BaseRoute]:
         await steered(storage, site.people.named, n, wanted, request.state.who)
         return back(f"/rollouts/{n}", name)
 
-    path = "/rollouts/{number:int}"
+    path = "/rollouts/{number:row}"
     return [
         site.listing("rollouts", listed),
         site.page(path, one),

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Query
+from fastapi import FastAPI, Path, Query
 from pydantic import BaseModel, Field, field_validator
 from sqlalchemy import Connection
 
@@ -24,6 +24,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Percent = Annotated[int, Field(ge=1, le=100)]
 Minute = Annotated[int, Field(ge=0, lt=24 * 60)]
 Seconds = Annotated[int, Field(ge=0, le=30 * 86400)]
+Number = Annotated[int, Path(ge=1, lt=10**18)]
 Find = Callable[[str], Awaitable[Board]]
 BOARDS_NAMED = 50
 NAMES_SHOWN = 500
@@ -144,7 +145,7 @@ def add(api: FastAPI, storage: Storage, find: Find, needs: Callable[[str], Any])
         return {"total": total, "rollouts": every}
 
     @api.get("/rollouts/{number}")
-    async def show(number: int, _: Who = reader) -> dict[str, Any]:
+    async def show(number: Number, _: Who = reader) -> dict[str, Any]:
         """One rollout: its boards, with what they said of a failure, and who waits, and why."""
         return await _shown(storage, number)
 
@@ -167,7 +168,7 @@ def add(api: FastAPI, storage: Storage, find: Find, needs: Callable[[str], Any])
         return await _shown(storage, number)
 
     @api.post("/rollouts/{number}")
-    async def steer(number: int, said: Steer, who: Who = operator) -> dict[str, Any]:
+    async def steer(number: Number, said: Steer, who: Who = operator) -> dict[str, Any]:
         """Start, pause, resume, cancel, approve a rollout, or offer it again where it failed."""
         await steered(storage, find, number, said, who)
         return await _shown(storage, number)
