@@ -176,7 +176,7 @@ soak: setup ## MQTT for long, with a broker that fails in every way (12 minutes)
 	@$(BIN)/python -m tests.support.soak $(ARGS)
 
 .PHONY: rollouts
-rollouts: setup ## Rollouts on the real database: 10,000 steps of boards, people, time and SIGKILL (6 minutes).
+rollouts: setup ## Rollouts on both databases: 10,000 steps of boards, people, time and SIGKILL on each (a quarter of an hour).
 	@$(BIN)/python -m tests.support.rollout_machine $(ARGS)
 
 .PHONY: pictures
@@ -188,6 +188,7 @@ bench: setup ## Measure: polls a second, rollouts, pages, push, first flash, the
 	@scripts/apt-install.sh /usr/sbin/nginx=nginx-light
 	@$(BIN)/python -m tests.bench.server
 	@$(BIN)/python -m tests.bench.rollouts
+	@$(BIN)/python -m tests.bench.whole_rollout
 	@$(BIN)/python -m tests.bench.pages
 	@$(BIN)/python -m tests.bench.push
 	@$(BIN)/python -m tests.bench.flash

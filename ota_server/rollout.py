@@ -37,6 +37,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from .policy import RELEASE_REASONS, ROLLBACK_REASONS, TargetState
+from .words import many
 
 State = Literal["draft", "running", "paused", "halted", "done", "cancelled", "superseded"]
 
@@ -300,7 +301,7 @@ def decide(rollout: Rollout, counts: Counts, board: Candidate, minute: int) -> O
     if not _within(rollout.hours, minute):
         return Wait("hours", f"Updates start only between {_clock(rollout.hours)}.")
     if counts.offered >= rollout.in_flight:
-        return Wait("slots", f"At most {rollout.in_flight} boards update at a time.")
+        return Wait("slots", f"At most {many(rollout.in_flight, 'board')} at a time may update.")
     return Offer(new=True)
 
 
@@ -455,8 +456,8 @@ def _needed(rollout: Rollout, counts: Counts, pending: int) -> int:
 
 
 def _too_few(rollout: Rollout, counts: Counts) -> str:
-    needed = f"{_needed(rollout, counts, 0)} are needed for the next wave"
-    return f"only {counts.confirmed} of {counts.ended} boards confirmed it; {needed}"
+    needed = f"the next wave needs {_needed(rollout, counts, 0)}"
+    return f"only {counts.confirmed} of {many(counts.ended, 'board')} confirmed it; {needed}"
 
 
 def _next_wave(rollout: Rollout, now: float) -> Rollout:
@@ -470,15 +471,16 @@ def halting_rule(rollout: Rollout, counts: Counts) -> str:
     """The rule that these counts break, in a sentence; "" for none."""
     bad = max(0, counts.bad - rollout.accepted_bad)
     ended = max(bad, counts.ended - rollout.accepted)
+    failed = f"{bad} of {many(ended, 'board')}"
     silent = f", {counts.silent} of them by silence" if counts.silent else ""
     if rollout.strict and rollout.in_canary and bad:
-        return f"{bad} of {ended} boards in the canary failed{silent}"
+        return f"{failed} in the canary failed{silent}"
     if rollout.strict and not rollout.canary and bad:
-        return f"{bad} of {ended} boards failed{silent}"
+        return f"{failed} failed{silent}"
     if bad < FAILURES_TO_HALT or chance(bad, ended, rollout.tolerated) >= SIGNIFICANCE:
         return ""
     tolerated = f"{rollout.tolerated:.0%} are tolerated"
-    return f"{bad} of {ended} boards failed{silent}; {tolerated}, chance does not explain it"
+    return f"{failed} failed{silent}; {tolerated}, chance does not explain it"
 
 
 def chance(failures: int, boards: int, share: float) -> float:

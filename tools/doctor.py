@@ -21,7 +21,7 @@ from mipy_ota import __version__
 
 from ..ota_server.condition import ABSENT
 from ..ota_server.policy import CRASHING
-from ..ota_server.web.words import duration
+from ..ota_server.words import duration, many
 from . import console, options, places
 from .addresses import loopback
 from .board.target import is_address, is_port
@@ -248,9 +248,8 @@ def server() -> Iterator[Finding]:
 
     found = connect()
     status = found.status()
-    yield Finding(
-        "ok", "server", f"{found.url}: {status['boards']} boards, {status['releases']} releases"
-    )
+    stored = f"{many(status['boards'], 'board')}, {many(status['releases'], 'release')}"
+    yield Finding("ok", "server", f"{found.url}: {stored}")
     apart = abs(status["time"] - time.time())
     if apart > _CLOCK_SECONDS:
         yield Finding(

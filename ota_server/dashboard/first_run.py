@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute
 
 from ..storage.base import Storage
 from ..storage.model import boards, releases
-from ..web.words import many
+from ..words import many
 
 if TYPE_CHECKING:
     from .site import Site

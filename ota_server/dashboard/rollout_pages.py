@@ -167,7 +167,7 @@ def routes(site: Site) -> list[BaseRoute]:
         await steered(storage, site.people.named, n, wanted, request.state.who)
         return back(f"/rollouts/{n}", name)
 
-    path = "/rollouts/{number:int}"
+    path = "/rollouts/{number:row}"
     return [
         site.listing("rollouts", listed),
         site.page(path, one),
@@ -208,7 +208,7 @@ def _one(
     part = rollout_listing.part(
         db, row, live, line, release, releases, now, ROWS_A_PAGE, offset, only
     )
-    last = max((at for at, _ in part.ended), default=row.started)
+    last = max((at for at, _, _ in part.ended), default=row.started)
     end = now if rollout.state == "running" else last
     points = rollout_view.curve(part.ended, row.started, end)
     causes = release_view.causes(release_queries.failures_of_rollout(db, n))
@@ -228,7 +228,7 @@ def _one(
         "points": rollout_view.told_apart(points),
         "paths": rollout_view.lines(points),
         "top": rollout_view.top(points),
-        "ended": len(part.ended),
+        "ended": bool(part.ended),
         "end": end,
         "boards": part.boards,
         "total": part.total,

@@ -7,7 +7,7 @@ from itertools import pairwise
 from .. import rollout as rules
 from ..policy import TargetState
 from ..rollout import Counts, Rollout
-from ..web.words import duration, many
+from ..words import duration, many
 
 STEPS = 48
 """Of the curve."""
@@ -76,20 +76,20 @@ class Point:
 
 
 def curve(
-    ended: Iterable[tuple[float, TargetState]], start: float, end: float, steps: int = STEPS
+    ended: Iterable[tuple[float, TargetState, int]], start: float, end: float, steps: int = STEPS
 ) -> list[Point]:
     """How the boards' outcomes came in, at equal distances from `start` to `end`.
 
     Args:
-        ended: when boards ended, and in which state they are now; in any order.
+        ended: when boards ended, in which state they are now, and how many; in any order.
     """
     end = max(end, start + 1.0)
     told: list[dict[TargetState, int]] = [dict.fromkeys(CURVES, 0) for _ in range(steps + 1)]
-    for at, state in ended:
+    for at, state, number in ended:
         if state in CURVES:
             # An outcome counts from the next point on; clocks that were set back count at once.
             place = -int(-(at - start) * steps // (end - start))
-            told[min(max(place, 0), steps)][state] += 1
+            told[min(max(place, 0), steps)][state] += number
     for before, here in pairwise(told):
         for state in CURVES:
             here[state] += before[state]

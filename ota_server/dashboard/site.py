@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from sqlalchemy import Connection
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
@@ -185,6 +186,15 @@ def back(path: str, done: str = "") -> Response:
         done: a word, which that page turns into a sentence.
     """
     return RedirectResponse(f"{path}?{urlencode({'done': done})}" if done else path, 303)
+
+
+class _RowNumber(IntegerConvertor):
+    """`{name:row}` in a path: a row's number, which no database finds too large."""
+
+    regex = "[0-9]{1,18}"
+
+
+register_url_convertor("row", _RowNumber())
 
 
 def number(request: Request, name: str, most: int = 10**9) -> int:

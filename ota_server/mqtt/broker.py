@@ -1,8 +1,9 @@
 """The server's connection to the broker: nudges, and Home Assistant's entities.
 
 1. A board is nudged when its next poll would bring it a release or an order that it has not been
-   told of; three times at most for each, at growing distances. It wakes no board that sleeps or
-   is away: those poll by themselves when they are back.
+   told of; three times at most for each, at growing distances, and anew when a person gives it an
+   order or wants it updated. It wakes no board that sleeps or is away: those poll by themselves
+   when they are back.
 2. Never all at once: at most NUDGES_A_SECOND, so that no fleet arrives at the server together.
 3. What comes from the broker is a stranger's. A button pressed is one more nudge, at most one in
    BUTTON_SECONDS for a board, and only for boards whose next poll brings something: where all
@@ -89,9 +90,16 @@ class Broker:
         self._waiting[board_id] = None
         self._news.set()
 
+    def nudge(self, board_id: str) -> None:
+        """Nudge a board once more, if its next poll brings it something."""
+        self._pressed[board_id] = time.monotonic()
+        self._nudged.pop(board_id, None)
+        self.changed(board_id)
+
     async def run(self) -> None:
         """Connect, again and again; a broker that is away costs nobody anything."""
         self.storage.watchers.append(self.changed)
+        self.storage.nudgers.append(self.nudge)
         pause, said = 1.0, ""
         while True:
             started = time.monotonic()
@@ -160,9 +168,7 @@ class Broker:
             # Names that somebody makes up must not keep the database busy.
             await asyncio.sleep(1 / NUDGES_A_SECOND)
             return
-        self._pressed[board_id] = now
-        self._nudged.pop(board_id, None)
-        self.changed(board_id)
+        self.nudge(board_id)
 
     async def _sweep(self) -> None:
         """Look at all boards: at the start, when releases change, and now and then."""

@@ -32,7 +32,7 @@ from ...signing import board_file, bundle, limits, manifest, unlock
 from ...signing import trust as trust_file
 from ...signing.manifest import Manifest
 from ...signing.reasons import SENTENCES, Refused
-from .. import policy
+from .. import policy, words
 from ..condition import condition
 from ..device.api import DeviceApi
 from ..device.poll_message import is_object
@@ -41,7 +41,7 @@ from ..storage import queries, release_queries
 from ..storage.base import Storage
 from ..storage.rollouts import live_of
 from ..storage.statements import BOARD, Conflict
-from ..web import assets, metrics, words
+from ..web import assets, metrics
 from ..web.limits import read_body
 from . import access
 from .access import COOKIE, SESSION_SECONDS, Guessing, People, Who
@@ -253,8 +253,11 @@ class PeopleApi:
         if order in ("pause", "hold", "follow"):  # "hold": as older clients say it
             paused = order != "follow"
             await amend(lambda _: policy.pause(paused))
+            if paused:
+                return policy.title(str(order))
         elif order == "cancel":
             await amend(policy.cancel)
+            return policy.title(str(order))
         elif order == "rollback":
             await amend(lambda known: policy.give(known, "rollback"))
         elif retry:
@@ -273,6 +276,7 @@ class PeopleApi:
                 "there is no such order",
                 "rollback, retry <digest>, pause, follow, cancel, or what a debug key has signed",
             )
+        self._storage.nudge(board.id)
         return policy.title(str(order))
 
     async def try_again(self, who: Who, board: Board, short: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Query
+from fastapi import FastAPI, Path, Query
 from pydantic import BaseModel, Field, field_validator
 from sqlalchemy import Connection
 
@@ -24,8 +24,12 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Percent = Annotated[int, Field(ge=1, le=100)]
 Minute = Annotated[int, Field(ge=0, lt=24 * 60)]
 Seconds = Annotated[int, Field(ge=0, le=30 * 86400)]
+Number = Annotated[int, Path(ge=1, lt=10**18)]
 Find = Callable[[str], Awaitable[Board]]
 BOARDS_NAMED = 50
+NAMES_SHOWN = 500
+"""Of a canary: one by a tag may be as large as the fleet."""
+LISTED = 100
 
 
 class Wanted(BaseModel):
@@ -97,11 +101,17 @@ async def start_of(find: Find, said: Wanted, who: Who, cls: str | None = None) -
     )
 
 
-def as_json(live: Live, release: Release | None) -> dict[str, Any]:
-    """What people are told of a rollout."""
-    facts = asdict(live.rollout)
-    facts["canary"] = sorted(live.rollout.canary)
-    facts["members"] = None if live.rollout.members is None else sorted(live.rollout.members)
+def as_json(live: Live, release: Release | None, named: bool = True) -> dict[str, Any]:
+    """What people are told of a rollout.
+
+    Args:
+        named: with the boards of the canary and of the selection, not just how many they are.
+    """
+    facts, most = asdict(live.rollout), NAMES_SHOWN if named else 0
+    for name in ("canary", "members"):
+        boards = getattr(live.rollout, name)
+        facts[name] = None if boards is None else sorted(boards)[:most]
+        facts[f"{name}_in_all"] = None if boards is None else len(boards)
     facts |= {"app": live.app, "class": live.cls, "channel": live.channel}
     facts |= {"counts": asdict(live.counts), "waves_in_all": live.rollout.last_wave + 1}
     facts |= {"seq": release.seq if release else 0, "note": release.note if release else ""}
@@ -122,17 +132,20 @@ def add(api: FastAPI, storage: Storage, find: Find, needs: Callable[[str], Any])
     async def listed(
         _: Who = reader,
         state: Annotated[list[str] | None, Query(max_length=8)] = None,
-        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+        limit: Annotated[int, Query(ge=1, le=LISTED)] = 50,
         offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
     ) -> dict[str, Any]:
-        """Rollouts, the newest first."""
+        """Rollouts, the newest first; boards are named of those that run."""
         total, rows = await storage.read(rollout_queries.listed, state or [], limit, offset)
         lives = [rollouts.live_of(row) for row in rows]
-        every = [as_json(live, storage.release(live.rollout.digest)) for live in lives]
+        every = [
+            as_json(live, storage.release(live.rollout.digest), live.rollout.state == "running")
+            for live in lives
+        ]
         return {"total": total, "rollouts": every}
 
     @api.get("/rollouts/{number}")
-    async def show(number: int, _: Who = reader) -> dict[str, Any]:
+    async def show(number: Number, _: Who = reader) -> dict[str, Any]:
         """One rollout: its boards, with what they said of a failure, and who waits, and why."""
         return await _shown(storage, number)
 
@@ -155,7 +168,7 @@ def add(api: FastAPI, storage: Storage, find: Find, needs: Callable[[str], Any])
         return await _shown(storage, number)
 
     @api.post("/rollouts/{number}")
-    async def steer(number: int, said: Steer, who: Who = operator) -> dict[str, Any]:
+    async def steer(number: Number, said: Steer, who: Who = operator) -> dict[str, Any]:
         """Start, pause, resume, cancel, approve a rollout, or offer it again where it failed."""
         await steered(storage, find, number, said, who)
         return await _shown(storage, number)
@@ -184,6 +197,8 @@ async def steered(storage: Storage, find: Find, number: int, said: Steer, who: W
         raise Problem(409, "state", str(problem), hint) from problem
     if found is None:
         raise no_rollout(number)
+    for move in moves:
+        storage.nudge(move.board)
 
 
 async def _check_other(storage: Storage, number: int, said: Steer, who: Who) -> None:
@@ -235,6 +250,7 @@ async def retry_board(storage: Storage, number: int, board: str, who: Who) -> No
             return _steered(rollout, counts, said, who)
 
         await storage.steer(number, make, time.time(), moves, entry)
+        storage.nudge(board)
 
 
 async def _retried(storage: Storage, number: int, board: str | None, now: float) -> list[Move]:
@@ -265,14 +281,14 @@ async def _shown(storage: Storage, number: int) -> dict[str, Any]:
     release = storage.release(live.rollout.digest)
     shown = as_json(live, release) | {"boards": found["boards"]}
     shown |= {"started": found["row"].started, "operator": found["row"].operator}
-    waiting: list[dict[str, Any]] = []
+    total, waiting = 0, list[dict[str, Any]]()
     if release is not None and live.rollout.state != "cancelled":
         line = [replace(one) for one in storage.rollouts_of(*live.line).lives]
         releases = storage.releases_of(live.app, live.cls)
         question = rollout_queries.waiting
-        waiting = await storage.read(question, live, line, release, releases, time.time())
-    listed = waiting[: rollout_queries.LISTED]
-    return shown | {"waiting": listed, "waiting_in_all": len(waiting)}
+        asked = live, line, release, releases, time.time()
+        total, waiting = await storage.read(question, *asked)
+    return shown | {"waiting": waiting, "waiting_in_all": total}
 
 
 def _rehearsed(
@@ -280,10 +296,9 @@ def _rehearsed(
 ) -> dict[str, Any]:
     number = rollouts.next_number(db)
     live = rollouts.planned(db, release, wanted, now, number)
-    waiting = rollout_queries.waiting(db, live, [live], release, releases, now)
-    listed = waiting[: rollout_queries.LISTED]
+    total, waiting = rollout_queries.waiting(db, live, [live], release, releases, now)
     return as_json(live, release) | {
         "boards": [],
-        "waiting": listed,
-        "waiting_in_all": len(waiting),
+        "waiting": waiting,
+        "waiting_in_all": total,
     }

@@ -17,7 +17,7 @@ import hashlib
 import logging
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
-from ..policy import Board, Event, Known, Move, Release, Verdict
+from ..policy import Board, Event, Known, Move, Release, Target, Verdict
 from ..rollout import Counts, Live, Rollout
 from ..rollout_gate import Line, moved
 from . import rollouts, statements
@@ -91,6 +91,7 @@ class Storage(ABC):
         catalog: releases and trust files; replaced as a whole when something is published.
         epoch: grows whenever `catalog` is replaced or a rollout changes.
         watchers: are told the id of each board of which more has changed than heap and time.
+        nudgers: are told the id of each board that a person wants to poll soon.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -101,6 +102,7 @@ class Storage(ABC):
         self.catalog = Catalog({}, {}, {})
         self.epoch = 0
         self.watchers: list[Callable[[str], None]] = []
+        self.nudgers: list[Callable[[str], None]] = []
         self._readers = ThreadPoolExecutor(READERS, "reader")
 
     # --- what differs between the databases ---
@@ -157,6 +159,10 @@ class Storage(ABC):
 
         Not to be changed. The database has them all.
         """
+
+    @abstractmethod
+    def targets_of(self, board_id: str) -> Mapping[int, Target]:
+        """A board's part in the last rollouts, by their numbers; for any thread."""
 
     @abstractmethod
     async def steer(
@@ -225,6 +231,11 @@ class Storage(ABC):
         """Tell the watchers; call it in the event loop."""
         for watcher in self.watchers:
             watcher(board_id)
+
+    def nudge(self, board_id: str) -> None:
+        """Have a board poll soon, where there is a way to it; call it in the event loop."""
+        for nudger in self.nudgers:
+            nudger(board_id)
 
     async def enrol(self, board: Board, audit: Audit | None = None) -> bool:
         """Add a board, or begin anew with one that was flashed again; its history stays.

@@ -14,7 +14,7 @@ import sqlite3
 import time
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from .. import rollout as rules
-from ..policy import Known, Move, Tickets, Verdict
+from ..policy import Known, Move, Target, Tickets, Verdict
 from ..rollout import Counts, Live, Rollout
 from ..rollout_gate import Line, moved, over
 from . import batch as batches
@@ -209,6 +209,10 @@ class MemoryStorage(Storage):
     def rollouts(self) -> list[Live]:
         return list(self._lives.values())
 
+    def targets_of(self, board_id: str) -> Mapping[int, Target]:
+        known = self._boards.get(board_id)
+        return known.targets if known else {}
+
     async def steer(
         self,
         number: int,
@@ -232,12 +236,15 @@ class MemoryStorage(Storage):
             known = self._boards.get(move.board)
             if known:
                 known.targets = moved(known.targets, [move], now)
+                known.epoch = -1
         if moves or after != live.rollout or audit:
             self._change_rollout(live, after)
             self._move(moves, now)
             if audit:
                 self._batch.audit.append((audit, now))
             await self._committed()
+            for move in moves:
+                self.changed(move.board)
         return live.rollout
 
     def _holds(self, move: Move) -> bool:

@@ -1,7 +1,7 @@
 """Questions to the database, as SQLAlchemy Core has them: for people, and for a server's start."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ from .model import (
 )
 from .statements import BOARD
 
+NAMED = 500
+"""So many boards are named in one statement at most; databases bound that."""
 _BOARD_COLUMNS = [boards.c[name] for name in BOARD]
 
 
@@ -44,8 +46,16 @@ def catalog(db: Connection) -> Catalog:
 
 def known(db: Connection, ids: Iterable[str] | None = None) -> dict[str, Known]:
     """Boards and what bears on their next answer, without tickets; all of them by default."""
-    names = None if ids is None else list(ids)
+    if ids is None:
+        return _known(db, None)
+    found: dict[str, Known] = {}
+    names = list(ids)
+    for start in range(0, len(names), NAMED):
+        found |= _known(db, names[start : start + NAMED])
+    return found
 
+
+def _known(db: Connection, names: Sequence[str] | None) -> dict[str, Known]:
     def mine(column: Any) -> Any:
         return True if names is None else column.in_(names)
 

@@ -72,7 +72,10 @@ class Clock:
         else:
             releases = storage.releases_of(live.app, live.cls)
             question = rollout_queries.standing
-            found: Standing = await storage.read(question, replace(live), release, releases, now)
+            of = storage.targets_of
+            found: Standing = await storage.read(
+                question, replace(live), release, releases, now, of
+            )
             moves = [move for one in found.open if (move := self._overdue(live, one, now))]
 
             def make(rollout: Rollout, counts: Counts) -> Rollout:
@@ -88,7 +91,7 @@ class Clock:
 
     def _overdue(self, live: Live, one: OpenTarget, now: float) -> Move | None:
         """How an open target ends by the time, if it does."""
-        number, board = live.rollout.id, one.known and one.known.board
+        number, board = live.rollout.id, one.board
         line = (board.app, board.cls, board.channel) if board else None
         if (
             board is None
@@ -96,11 +99,11 @@ class Clock:
             or line != live.line
             or board.enrolled > one.offered_at
         ):
-            return Move(one.board, number, "offered", "void", reason="gone")
+            return Move(one.id, number, "offered", "void", reason="gone")
         if board.held:  # its app has the trial wait
             return None
         interval = self._every or (policy.DEV_INTERVAL if board.dev else policy.INTERVAL)
         since = max(one.offered_at, self._since)
         if rules.overdue(live.rollout, since, interval, now):
-            return Move(one.board, number, "offered", "silent", reason="silent")
+            return Move(one.id, number, "offered", "silent", reason="silent")
         return None

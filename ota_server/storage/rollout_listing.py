@@ -8,19 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import Connection, Integer, and_, cast, func, select
 
-from .. import rollout as rules
 from ..policy import Known, Release, TargetState
 from ..rollout import Live, Wait
-from ..rollout_gate import may_get, minute_of_day, turn
+from ..rollout_gate import minute_of_day, turn
 from . import queries
-from .model import boards, rejections, rollouts, targets
+from .model import boards, rollouts, targets
+from .rollout_queries import NotOffered, not_offered
 
 WAITING = "waiting"
 """Stands for the state of a board that has not been offered the release."""
 ORDER = ("failed", "silent", "offered", WAITING, "void", "confirmed")
 """Whom people want to see first."""
+PARTS = 480
+"""Of a rollout's time: ten for each step of its curve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +52,14 @@ class Part:
         row: of the rollout.
         targets: (wave, state, how many boards).
         waiting: boards that were not offered it, by wave.
-        ended: (when, as what) of each board with an outcome.
+        ended: (when, as what, how many boards) of those with an outcome.
         boards: one page of the list, of `total`.
     """
 
     row: Any
     targets: list[tuple[int, TargetState, int]]
     waiting: dict[int, int]
-    ended: list[tuple[float, TargetState]]
+    ended: list[tuple[float, TargetState, int]]
     boards: list[Line]
     total: int
 
@@ -94,7 +96,11 @@ def part(
         (wave, state, n)
         for wave, state, n in db.execute(states.group_by(targets.c.wave, targets.c.state))
     ]
-    waiting = _not_offered(db, live, release)
+    waiting = (
+        not_offered(db, live, release, releases, now)
+        if release and live.rollout.state not in ("cancelled", "superseded")
+        else []
+    )
     sizes: Counter[str] = Counter({WAITING: len(waiting)})
     for _, state, n in by_wave:
         sizes[state] += n
@@ -106,21 +112,29 @@ def part(
         if wanted > 0 and skip < sizes[state]:
             if state == WAITING:
                 some = waiting[skip : skip + wanted]
-                shown += _waiting(db, live, line, release, releases, now, some)
+                shown += _waiting(db, live, line, now, some)
             else:
                 shown += _in_state(db, number, state, wanted, skip)
         skip = max(0, skip - sizes[state])
-    outcomes = select(targets.c.ended_at, targets.c.state).where(
-        targets.c.rollout == number, targets.c.ended_at.is_not(None)
-    )
     return Part(
         found,
         by_wave,
-        dict(Counter(wave for wave, _ in waiting)),
-        [(at, state) for at, state in db.execute(outcomes)],
+        dict(Counter(one.wave for one in waiting)),
+        _outcomes(db, number, found.started),
         shown,
         sum(sizes[state] for state in listed),
     )
+
+
+def _outcomes(db: Connection, number: int, start: float) -> list[tuple[float, TargetState, int]]:
+    """When boards ended and how, in as many parts of the time as the curve can tell apart."""
+    mine = and_(targets.c.rollout == number, targets.c.ended_at.is_not(None))
+    last = db.execute(select(func.max(targets.c.ended_at)).where(mine)).scalar()
+    if last is None:
+        return []
+    part = cast((targets.c.ended_at - start) * (PARTS / max(last - start, 1.0)), Integer)
+    rows = select(func.max(targets.c.ended_at), targets.c.state, func.count()).where(mine)
+    return [(at, state, n) for at, state, n in db.execute(rows.group_by(part, targets.c.state))]
 
 
 def _in_state(db: Connection, number: int, state: str, most: int, offset: int) -> list[Line]:
@@ -145,71 +159,31 @@ def _in_state(db: Connection, number: int, state: str, most: int, offset: int) -
     ]
 
 
-def _not_offered(db: Connection, live: Live, release: Release | None) -> list[tuple[int, str]]:
-    """(wave, id) of the boards that have yet to be offered the release, in the order of waves.
-
-    By what policy looks at first: whom it would refuse for a rarer reason, the list says why.
-    """
-    if release is None or live.rollout.state in ("cancelled", "superseded"):
-        return []
-    told = select(targets.c.board).where(targets.c.rollout == live.rollout.id)
-    refused = select(rejections.c.board).where(
-        rejections.c.digest == release.short, rejections.c.soft.is_(False)
-    )
-    mine = and_(
-        boards.c.app == live.app,
-        boards.c.cls == live.cls,
-        boards.c.channel == live.channel,
-        boards.c.retired.is_(None),
-        boards.c.digest != release.short,
-        boards.c.high < release.seq,
-        boards.c.id.not_in(told),
-        boards.c.id.not_in(refused),
-    )
-    places = (
-        (rules.wave_of(live.rollout, name), name)
-        for name in db.execute(select(boards.c.id).where(mine)).scalars()
-    )
-    return sorted((wave, name) for wave, name in places if wave is not None)
-
-
 def _waiting(
     db: Connection,
     live: Live,
     line: Sequence[Live],
-    release: Release | None,
-    releases: Sequence[Release],
     now: float,
-    some: Sequence[tuple[int, str]],
+    some: Sequence[NotOffered],
 ) -> list[Line]:
-    found = queries.known(db, [name for _, name in some])
+    found = queries.known(db, [one.id for one in some])
     return [
         Line(
-            name,
-            found[name].board.name,
+            one.id,
+            found[one.id].board.name,
             WAITING,
-            wave,
-            found[name].board.last_seen,
-            text=_why_not_yet(found[name], live, line, release, releases, now),
+            one.wave,
+            one.last_seen,
+            text=_why_not_yet(found[one.id], live, line, now),
         )
-        for wave, name in some
-        if name in found
+        for one in some
     ]
 
 
-def _why_not_yet(
-    known: Known,
-    live: Live,
-    line: Sequence[Live],
-    release: Release | None,
-    releases: Sequence[Release],
-    now: float,
-) -> str:
+def _why_not_yet(known: Known, live: Live, line: Sequence[Live], now: float) -> str:
     wait = turn(live, line, known.board, known.targets, minute_of_day(now))
     if isinstance(wait, Wait):
         return wait.text
-    if release is None or not may_get(known, release, releases, now):
-        return "It has a newer release, or a newer one is meant for it."
     if known.board.last_seen is None:
         return "It has never called."
     return "It gets it when it polls next."

@@ -1,30 +1,43 @@
 """What is asked of the rollouts in the database: by the clock that drives them, and by people."""
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, or_, select, true
 
 from .. import rollout as rules
-from ..policy import Known, Release, Target
-from ..rollout import Counts, Live, Wait
-from ..rollout_gate import may_get, minute_of_day, turn
+from ..policy import Board, Release, Target
+from ..rollout import Live, Wait
+from ..rollout_gate import failed_in_a_row, may_get, minute_of_day, turn
 from . import queries
-from .model import boards, rollouts, targets
+from .model import boards, rejections, rollouts, targets
 
-LISTED = 200
-"""Boards of one rollout that are listed at most."""
+LISTED = 50
+"""Boards of one rollout that are listed at most; what one tells of a failure may have 1 KB."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotOffered:
+    """A board that has yet to be offered the release.
+
+    Attributes:
+        wave: in which it is its turn.
+        last_seen: seconds since 1970; None: never.
+    """
+
+    id: str
+    wave: int
+    last_seen: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class OpenTarget:
     """A board that was offered the release and has not ended; None: it is known no more."""
 
-    board: str
+    id: str
     offered_at: float
-    known: Known | None
+    board: Board | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,74 +50,118 @@ class Standing:
     open: list[OpenTarget]
 
 
-def standing(db: Connection, live: Live, release: Release, releases: Any, now: float) -> Standing:
+def not_offered(
+    db: Connection,
+    live: Live,
+    release: Release,
+    releases: Sequence[Release],
+    now: float,
+    paused: bool = True,
+) -> list[NotOffered]:
+    """Who has yet to be offered the release by this rollout, in the order of its waves.
+
+    The database tells of nearly all boards whether policy would offer it; of the others, what they
+    run is above the release or made from it, the whole is read.
+
+    Args:
+        releases: all of the same app and class, newest first.
+        paused: those that people keep as they are, too.
+    """
+    newer = [one.short for one in releases if one.seq > release.seq]
+    told = select(targets.c.board).where(targets.c.rollout == live.rollout.id)
+    refused = select(rejections.c.board).where(
+        rejections.c.digest == release.short, rejections.c.soft.is_(False)
+    )
+    unclear = or_(
+        boards.c.high == release.seq, boards.c.seq >= release.seq, boards.c.digest.in_(newer)
+    )
+    rows = db.execute(
+        select(boards.c.id, boards.c.last_seen, unclear).where(
+            boards.c.app == live.app,
+            boards.c.cls == live.cls,
+            boards.c.channel == live.channel,
+            boards.c.retired.is_(None),
+            true() if paused else boards.c.paused.is_(False),
+            boards.c.digest != release.short,
+            boards.c.high <= release.seq,
+            boards.c.id.not_in(told),
+            boards.c.id.not_in(refused),
+        )
+    ).all()
+    looked_at = queries.known(db, [name for name, _, doubt in rows if doubt])
+    for known in looked_at.values():
+        known.board.paused = False  # which the rows are filtered by
+    found: list[tuple[int, str, float | None]] = []
+    for name, seen, _ in rows:
+        known = looked_at.get(name)
+        if known is None or may_get(known, release, releases, now):
+            wave = rules.wave_of(live.rollout, name)
+            if wave is not None:
+                found.append((wave, name, seen))
+    return [NotOffered(name, wave, seen) for wave, name, seen in sorted(found)]
+
+
+def standing(
+    db: Connection,
+    live: Live,
+    release: Release,
+    releases: Sequence[Release],
+    now: float,
+    targets_of: Callable[[str], Mapping[int, Target]],
+) -> Standing:
     """Who still waits for the release, and who is at it.
 
     Args:
         releases: all of the same app and class, newest first.
+        targets_of: a board's part in the last rollouts.
     """
     pending = waiting = absent = 0
-    for known in _candidates(db, live, release, releases, now):
-        wait = turn(_started(live), [], known.board, known.targets, 0)
-        if isinstance(wait, Wait) and wait.why not in ("wave", "slots", "hours"):
+    number = live.rollout.id
+    for one in not_offered(db, live, release, releases, now, paused=False):
+        if failed_in_a_row(targets_of(one.id), number) >= rules.QUARANTINE_AFTER:
             continue
         waiting += 1
-        wave = rules.wave_of(live.rollout, known.board.id)
-        if wave is None or wave > live.rollout.wave:
+        if one.wave > live.rollout.wave:
             continue
-        seen = known.board.last_seen
-        if seen is not None and now - seen < rules.AWAY_S:
+        if one.last_seen is not None and now - one.last_seen < rules.AWAY_S:
             pending += 1
         else:
             absent += 1
     at_it = select(targets.c.board, targets.c.offered_at).where(
-        targets.c.rollout == live.rollout.id, targets.c.state == "offered"
+        targets.c.rollout == number, targets.c.state == "offered"
     )
     rows = db.execute(at_it).all()
     there = queries.known(db, [row.board for row in rows])
-    listed = [OpenTarget(row.board, row.offered_at, there.get(row.board)) for row in rows]
+    listed = [
+        OpenTarget(name, at, there[name].board if name in there else None) for name, at in rows
+    ]
     return Standing(pending, waiting, absent, listed)
 
 
-def _candidates(
-    db: Connection, live: Live, release: Release, releases: Sequence[Release], now: float
-) -> list[Known]:
-    """Boards that have not been offered the release and that policy would offer it."""
-    rollout = live.rollout
-    there = select(boards.c.id).where(
-        boards.c.app == live.app, boards.c.cls == live.cls, boards.c.channel == live.channel,
-        boards.c.retired.is_(None), boards.c.paused.is_(False),
-    )  # fmt: skip
-    found = queries.known(db, db.execute(there).scalars())
-    return [
-        known
-        for known in found.values()
-        if rollout.id not in known.targets and may_get(known, release, releases, now)
-    ]
-
-
-def _started(live: Live) -> Live:
-    """The same rollout, asked about as if it were running with all slots free."""
-    return replace(live, rollout=replace(live.rollout, state="running"), counts=Counts())
-
-
 def waiting(
-    db: Connection, live: Live, line: Sequence[Live], release: Release, releases: Any, now: float
-) -> list[dict[str, Any]]:
-    """Boards that have not been offered the release, when it is their turn, and why not yet."""
+    db: Connection,
+    live: Live,
+    line: Sequence[Live],
+    release: Release,
+    releases: Sequence[Release],
+    now: float,
+) -> tuple[int, list[dict[str, Any]]]:
+    """How many boards have not been offered the release; of the first, when they get it and why."""
+    every = not_offered(db, live, release, releases, now, paused=False)
+    first = every[:LISTED]
+    found = queries.known(db, [one.id for one in first])
     listed: list[dict[str, Any]] = []
-    for known in _candidates(db, live, release, releases, now):
-        found = turn(live, line, known.board, known.targets, minute_of_day(now))
-        if isinstance(found, Wait) and found.why == "selection":
-            continue
-        why, text = (found.why, found.text) if isinstance(found, Wait) else ("poll", "It polls.")
-        if why == "poll":
-            text = "It gets it when it polls next."
-        board = known.board
-        wave = rules.wave_of(live.rollout, board.id)
-        seen = {"id": board.id, "name": board.name, "last_seen": board.last_seen}
-        listed.append(seen | {"wave": wave, "why": why, "text": text})
-    return sorted(listed, key=lambda one: (one["wave"] or 0, one["id"]))
+    for one in first:
+        known = found[one.id]
+        said = turn(live, line, known.board, known.targets, minute_of_day(now))
+        why, text = (
+            (said.why, said.text)
+            if isinstance(said, Wait)
+            else ("poll", "It gets it when it polls next.")
+        )
+        seen = {"id": one.id, "name": known.board.name, "last_seen": one.last_seen}
+        listed.append(seen | {"wave": one.wave, "why": why, "text": text})
+    return len(every), listed
 
 
 def show(db: Connection, number: int) -> dict[str, Any] | None:
@@ -112,19 +169,18 @@ def show(db: Connection, number: int) -> dict[str, Any] | None:
     row = db.execute(select(rollouts).where(rollouts.c.id == number)).first()
     if row is None:
         return None
-    order = {"failed": 0, "silent": 1, "offered": 2, "void": 3, "confirmed": 4}
     columns = [column for column in targets.c if column.name != "rollout"]
     mine = (
         select(*columns, boards.c.name)
         .outerjoin(boards, boards.c.id == targets.c.board)
         .where(targets.c.rollout == number)
     )
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for state in order:
+    found: list[dict[str, Any]] = []
+    for state in ("failed", "silent", "offered", "void", "confirmed"):
         some = mine.where(targets.c.state == state).order_by(targets.c.offered_at.desc())
-        found[state] = [dict(one) for one in db.execute(some.limit(LISTED)).mappings()]
-    listed = [one for state in order for one in found[state]]
-    return {"row": row, "boards": listed[:LISTED]}
+        left = LISTED - len(found)
+        found += [dict(one) for one in db.execute(some.limit(left)).mappings()]
+    return {"row": row, "boards": found}
 
 
 def digest_of(db: Connection, number: int) -> str | None:

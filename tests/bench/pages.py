@@ -16,6 +16,7 @@ import requests
 from mipy_ota.tools.fleet.serve import running
 from tests.support import many_boards
 
+ROLLOUT = many_boards.CANCELLED + 1
 PAGES = {
     "fleet": "/",
     "fleet, by last report": "/?sort=seen&offset=5000",
@@ -23,6 +24,11 @@ PAGES = {
     "fleet, a search": "/?search=node-07",
     "board": "/boards/node-00002",
     "board that crashes": "/boards/node-00003",
+    "rollouts": "/rollouts",
+    "rollout": f"/rollouts/{ROLLOUT}",
+    "rollout, those that wait": f"/rollouts/{ROLLOUT}?state=waiting",
+    "rollout, by the API": f"/api/v1/rollouts/{ROLLOUT}",
+    "rollouts, by the API": "/api/v1/rollouts?limit=100",
 }
 
 
@@ -33,9 +39,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=11)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        many_boards.fill(Path(folder), asked.boards)
+        many_boards.fill(Path(folder), asked.boards, trace=many_boards.TRACE)
         with running(Path(folder)) as server, requests.Session() as session:
             session.post(server.url + "/login", data={"token": server.token}, timeout=60)
+            session.headers["authorization"] = f"Bearer {server.token}"
             print(f"{'page, with ' + str(asked.boards) + ' boards':<34}{'ms':>8}{'bytes':>10}")
             for name, path in PAGES.items():
                 waits: list[float] = []

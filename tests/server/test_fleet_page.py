@@ -13,9 +13,10 @@ import requests
 from mipy_ota.ota_server.condition import CONDITIONS
 from mipy_ota.ota_server.dashboard import fleet_queries, heap_history
 from mipy_ota.ota_server.dashboard.fleet_queries import Filter
+from mipy_ota.ota_server.device.api import READABLE_CHARS
 from mipy_ota.ota_server.policy import Bad, Board, Known, Order, Release
 from mipy_ota.ota_server.rollout_gate import Line
-from mipy_ota.ota_server.storage import queries
+from mipy_ota.ota_server.storage import queries, rollout_queries
 from mipy_ota.ota_server.why import why
 from mipy_ota.tools.fleet.client import Client
 from mipy_ota.tools.fleet.serve import Running, running
@@ -23,6 +24,7 @@ from tests.support import fleet, many_boards, vectors
 from tests.support.fake_board import FakeBoard
 
 MOST_BYTES = 100_000
+FLEET_PAGES = ("/", "/?sort=seen&offset=5000", "/boards/node-00002", "/boards/node-00003")
 NOW = 1_800_000_000.0
 
 
@@ -213,12 +215,16 @@ def test_failures_come_first_and_go_when_the_board_is_past_them(server: Running)
 @pytest.mark.timeout(300)
 def test_pages_of_ten_thousand_boards_are_small(tmp_path: Path) -> None:
     """However long the names are that people and boards may choose."""
-    many_boards.fill(tmp_path, 10_000, name="n" * 27, note="<" * 64)
+    many_boards.fill(tmp_path, 10_000, name="n" * 27, note="<" * 64, trace="<" * READABLE_CHARS)
+    number = many_boards.CANCELLED + 1
+    lists = [f"/rollouts/{number}?state={state}" for state in ("", "waiting", "failed")]
+    api = [f"/api/v1/rollouts/{number}", "/api/v1/rollouts?limit=100"]
     with running(tmp_path) as server:
         session = logged_in(server)
+        session.headers["authorization"] = f"Bearer {server.token}"
         sizes = {
             path: len(session.get(server.url + path, timeout=60).content)
-            for path in ("/", "/?sort=seen&offset=5000", "/boards/node-00002", "/boards/node-00003")
+            for path in (*FLEET_PAGES, *lists, "/rollouts", *api)
         }
         assert max(sizes.values()) <= MOST_BYTES, sizes
         page = session.get(server.url + "/?state=recovery", timeout=60).text
@@ -227,6 +233,11 @@ def test_pages_of_ten_thousand_boards_are_small(tmp_path: Path) -> None:
         assert "10 boards" in page
         page = session.get(server.url + "/?search=%25", timeout=60).text
         assert "No board fits" in page
+        told = session.get(server.url + api[0], timeout=60).json()
+        counts = told["counts"]
+        assert (len(told["boards"]), len(told["waiting"])) == (rollout_queries.LISTED,) * 2
+        boards = session.get(server.url + "/api/v1/boards?limit=1", timeout=60).json()["total"]
+        assert 0 < told["waiting_in_all"] < boards // 2 - sum(counts.values())
 
 
 def test_what_a_board_says_is_escaped(server: Running) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from mipy_ota.ota_server import policy
 from mipy_ota.ota_server.mqtt import broker as server_mqtt
@@ -124,6 +125,23 @@ def test_order_nudges_the_board(desk: Desk, watcher: Client):
     settled(desk, watcher)
     desk.people.order("sim-01", "rollback")
     assert wait(lambda: watcher.payloads(NUDGE) == [b""])
+
+
+@needs_broker
+def test_update_now_nudges_although_the_board_was_nudged_for_this_release(
+    desk: Desk, watcher: Client
+):
+    """By the page's button; it does not wait for the next of three nudges at growing distances."""
+    desk.publish(SEQ)
+    assert wait(lambda: watcher.payloads(NUDGE) == [b""])
+    desk.people.order("sim-01", "pause")
+    desk.board.poll()
+    settled(desk, watcher)
+    assert watcher.payloads(NUDGE) == [b""]
+    page = requests.Session()
+    page.post(desk.server.url + "/login", data={"token": desk.server.token}, timeout=30)
+    assert page.post(desk.server.url + "/boards/sim-01/update", timeout=30).ok
+    assert wait(lambda: watcher.payloads(NUDGE) == [b""] * 2)
 
 
 @needs_broker

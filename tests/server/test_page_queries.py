@@ -11,8 +11,16 @@ from sqlalchemy import Connection, insert
 from mipy_ota.ota_server import rollout as rules
 from mipy_ota.ota_server.dashboard import first_run
 from mipy_ota.ota_server.policy import Board, Release
-from mipy_ota.ota_server.storage import model, release_queries, rollout_listing, rollouts
+from mipy_ota.ota_server.rollout_gate import may_get
+from mipy_ota.ota_server.storage import (
+    model,
+    queries,
+    release_queries,
+    rollout_listing,
+    rollouts,
+)
 from mipy_ota.ota_server.storage.rollout_listing import Part
+from mipy_ota.ota_server.storage.rollout_queries import not_offered
 from mipy_ota.ota_server.storage.rollouts import Start
 from tests.server.conftest import Make
 
@@ -191,15 +199,16 @@ def test_rollout_lists_those_first_of_whom_people_ask(make: Make):
     ]  # fmt: skip
     assert found.waiting == {1: 3}
     assert sorted(found.ended) == [
-        (NOW, "confirmed"), (NOW + 1, "confirmed"), (NOW + 2, "failed"), (NOW + 3, "silent"),
+        (NOW, "confirmed", 1), (NOW + 1, "confirmed", 1), (NOW + 2, "failed", 1),
+        (NOW + 3, "silent", 1),
     ]  # fmt: skip
 
 
 def test_waiting_boards_are_told_why(make: Make):
     told = {one.id: one.text for one in page_of(make, "waiting").boards}
     assert told == {
-        "b5": "At most 1 boards update at a time.",
-        "never": "At most 1 boards update at a time.",
+        "b5": "At most 1 board at a time may update.",
+        "never": "At most 1 board at a time may update.",
         "paused": "The board is paused.",
     }
 
@@ -239,6 +248,42 @@ def test_boards_wait_in_the_order_of_their_waves(make: Make):
     places = [rules.wave_of(live.rollout, one.id) for one in found.boards]
     assert places == sorted(one or 0 for one in places) and places[0] == 0 and len(places) == 50
     assert sum(found.waiting.values()) == found.total == 100
+
+
+def test_who_has_yet_to_be_offered_it_is_whom_policy_would_offer_it(make: Make):
+    """Whatever a board runs, has confirmed or rejected: the short question and the rules agree."""
+    newest = replace(NEW, digest="f" * 64, seq=NEW.seq + 1)
+    releases, far = [newest, NEW, OLD], 2**31 - 1
+    seqs = (0, OLD.seq, NEW.seq, newest.seq, newest.seq + 1, far)
+    boards_of = [
+        {"digest": digest, "high": high, "seq": seq, **more}
+        for digest in ("", OLD.short, NEW.short, newest.short, "a" * 32)
+        for high in seqs
+        for seq in seqs
+        for more in ({}, {"paused": True}, {"retired": NOW}, {"channel": "beta"})
+    ]
+
+    def rows(db: Connection) -> None:
+        enrolled(*(board(f"b{n:04}", **facts) for n, facts in enumerate(boards_of)))(db)
+        for n in range(0, len(boards_of), 3):
+            bad = {"board": f"b{n:04}", "reason": "veto", "soft": n % 2 == 0, "at": NOW}
+            for digest in (NEW.short, newest.short)[: 1 + n % 4]:
+                db.execute(insert(model.rejections), bad | {"digest": digest})
+        rollouts.start(db, NEW, Start(), NOW)
+
+    def question(db: Connection) -> Any:
+        live = rollouts.live_of(rollout_listing.row(db, 1))
+        asked_for = db, live, NEW, releases, NOW
+        rules_say = {
+            name
+            for name, known in queries.known(db).items()
+            if known.board.channel == "stable" and may_get(known, NEW, releases, NOW)
+        }
+        return rules_say, {one.id for one in not_offered(*asked_for, paused=False)}
+
+    rules_say, found = asked(make, rows, question)
+    assert 20 < len(rules_say) < len(boards_of) // 4
+    assert found == rules_say
 
 
 # --- the first run ---

@@ -67,6 +67,25 @@ def test_update_and_rollback(owner: client.Client, board: FakeBoard):
     assert owner.events(board.id)[-1]["kind"] == "rolled-back"
 
 
+@pytest.mark.parametrize("number", [2**31, 2**63, 10**30])
+def test_number_that_no_row_has_is_not_found(server: Running, number: int):
+    """However large it is: the database is not asked for what it cannot have."""
+    session = requests.Session()
+    session.post(server.url + "/login", data={"token": server.token}, timeout=30)
+    bearer = {"authorization": f"Bearer {server.token}"}
+    for method, path in (
+        ("GET", f"/api/v1/rollouts/{number}"),
+        ("POST", f"/api/v1/rollouts/{number}"),
+        ("GET", f"/rollouts/{number}"),
+        ("GET", f"/rollouts/{number}/pause"),
+        ("DELETE", f"/api/tokens/{number}"),
+    ):
+        said = session.request(
+            method, server.url + path, json={"action": "pause"}, headers=bearer, timeout=30
+        )
+        assert said.status_code in (404, 422), f"{method} {path}: {said.status_code}"
+
+
 def test_database_is_restarted(
     postgres: Postgres,
     server: Running,

@@ -123,7 +123,7 @@ def test_rollout_says_where_it_is_and_what_would_halt_it(five: Fleet, reader: Re
     assert "Its turn is wave 2 of 2" in words
     five.fail(first, rollout["digest"])
     words = reader.words(f"/rollouts/{number}")
-    why = "1 of 1 boards in the canary failed"
+    why = "1 of 1 board in the canary failed"
     assert f"It halted by itself: {why}. Nobody new is offered the release." in words
     assert "Now: 1 of 1 board failed; chance would show so many in 5% of all rollouts." in words
     assert words.index(f"{first} failed") < words.index(" waiting 2 ")

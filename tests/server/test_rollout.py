@@ -138,9 +138,9 @@ def test_when_chance_does_not_explain_it(counts, halts: bool) -> None:
 def test_a_strict_canary_halts_at_its_first_failure() -> None:
     strict = replace(RUNNING, strict=True)
     one = Counts(failed=1)
-    assert rules.tick(strict, one, 0, 9, 0.0).why == "1 of 1 boards in the canary failed"
+    assert rules.tick(strict, one, 0, 9, 0.0).why == "1 of 1 board in the canary failed"
     silent = rules.tick(strict, Counts(silent=1), 0, 9, 0.0)
-    assert silent.why == "1 of 1 boards in the canary failed, 1 of them by silence"
+    assert silent.why == "1 of 1 board in the canary failed, 1 of them by silence"
     assert rules.tick(replace(strict, wave=1), one, 5, 9, 0.0).state == "running"
 
 
@@ -164,7 +164,7 @@ def test_a_wave_without_enough_confirmed_boards_halts() -> None:
     careful = replace(RUNNING, share=0.95)
     found = rules.tick(careful, Counts(confirmed=10, failed=1), 0, 90, 0.0)
     assert found.state == "halted"
-    assert found.why == "only 10 of 11 boards confirmed it; 11 are needed for the next wave"
+    assert found.why == "only 10 of 11 boards confirmed it; the next wave needs 11"
 
 
 def test_another_person_lets_a_wave_pass() -> None:

@@ -39,25 +39,26 @@ def test_waves_without_a_canary():
 
 
 def test_curve_adds_up():
-    ended: list[tuple[float, Any]] = [
-        (NOW + 40, "failed"), (NOW, "confirmed"), (NOW + 10, "confirmed"), (NOW + 11, "confirmed"),
-        (NOW + 15, "void"), (NOW + 100, "silent"),
+    ended: list[tuple[float, Any, int]] = [
+        (NOW + 40, "failed", 1), (NOW, "confirmed", 1), (NOW + 10, "confirmed", 1),
+        (NOW + 11, "confirmed", 2),
+        (NOW + 15, "void", 1), (NOW + 100, "silent", 1),
     ]  # fmt: skip
     points = rollout_view.curve(ended, NOW, NOW + 100, steps=10)
     assert [one.at - NOW for one in points] == [10.0 * n for n in range(11)]
-    assert [one.confirmed for one in points] == [1, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3]
+    assert [one.confirmed for one in points] == [1, 2, 4, 4, 4, 4, 4, 4, 4, 4, 4]
     assert [one.failed for one in points] == [0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1]
     assert [one.silent for one in points] == [0] * 10 + [1]
 
 
 def test_curve_of_times_that_cannot_be():
     """A clock that was set back, or a report after the end: counted at the first, the last."""
-    points = rollout_view.curve([(0.0, "failed"), (NOW + 9, "failed")], NOW, NOW, steps=2)
+    points = rollout_view.curve([(0.0, "failed", 1), (NOW + 9, "failed", 1)], NOW, NOW, steps=2)
     assert [one.failed for one in points] == [1, 1, 2]
 
 
 def test_table_has_the_points_at_which_something_changed():
-    ended: list[tuple[float, Any]] = [(NOW + 10, "confirmed"), (NOW + 50, "failed")]
+    ended: list[tuple[float, Any, int]] = [(NOW + 10, "confirmed", 1), (NOW + 50, "failed", 1)]
     points = rollout_view.curve(ended, NOW, NOW + 100, steps=10)
     assert rollout_view.told_apart(points) == [
         Point(NOW, 0, 0, 0),
@@ -68,7 +69,7 @@ def test_table_has_the_points_at_which_something_changed():
 
 
 def test_curve_is_drawn_in_its_box():
-    ended: list[tuple[float, Any]] = [(NOW + 50, "confirmed"), (NOW + 100, "confirmed")]
+    ended: list[tuple[float, Any, int]] = [(NOW + 50, "confirmed", 1), (NOW + 100, "confirmed", 1)]
     points = rollout_view.curve(ended, NOW, NOW + 100, steps=2)
     drawn = rollout_view.lines(points)
     assert drawn["confirmed"] == "M0 200.0H300.0V100.0H600.0V0.0"

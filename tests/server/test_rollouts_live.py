@@ -87,7 +87,7 @@ def test_failure_in_the_canary_halts_and_nobody_else_is_reached(five: Fleet) -> 
     assert "m" not in five.fail(first, digest)
     shown = five.owner.rollout(number)
     assert shown["state"] == "halted"
-    assert shown["why"] == "1 of 1 boards in the canary failed"
+    assert shown["why"] == "1 of 1 board in the canary failed"
     assert shown["counts"] == {"offered": 0, "confirmed": 0, "failed": 1, "silent": 0, "void": 0}
     (failed,) = shown["boards"]
     assert (failed["board"], failed["reason"], failed["trace"]) == (first, "exception", TRACE)
@@ -128,6 +128,19 @@ def test_silence_is_a_failure_and_a_late_report_corrects_it(five: Fleet) -> None
     five.confirm("b2", digest)
     shown = five.owner.rollout(number)
     assert (shown["state"], shown["counts"]["confirmed"]) == ("halted", 1)
+
+
+def test_silent_board_is_offered_it_again_at_its_next_poll(five: Fleet) -> None:
+    """Although it says what it said before, to which the answer was nothing."""
+    rollout = five.publish(canary=["b1", "b3"], strict=False, soak_s=0)
+    number, digest = rollout["id"], rollout["digest"]
+    board = five.boards["b1"]
+    assert board.poll()["m"] == digest
+    five.tick(later=3700)
+    assert five.owner.rollout(number)["counts"]["silent"] == 1
+    assert ["m" in board.poll() for _ in range(3)] == [False] * 3
+    five.owner.steer_rollout(number, "retry", board="b1")
+    assert board.poll()["m"] == digest
 
 
 def test_person_pauses_resumes_and_retries(five: Fleet) -> None:
@@ -302,7 +315,7 @@ def test_verbs(five: Fleet, tmp_path: Path) -> None:
     five.fail("b2", rollout["digest"])
     assert "halted" in mipy("show")
     said = mipy("show", number)
-    assert "1 of 1 boards in the canary failed" in said and "ValueError: 3" in said
+    assert "1 of 1 board in the canary failed" in said and "ValueError: 3" in said
     assert json.loads(mipy("show", number, "--json"))["state"] == "halted"
     assert "running" in mipy("resume", number)
     assert "paused" in mipy("pause", number, "--reason", "lunch")

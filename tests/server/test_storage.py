@@ -368,8 +368,8 @@ def test_rollout_counts_and_halts_with_its_targets(opened: Opened):
             offer = Move("b", number, None, "offered")
             await taken(storage, Verdict({}, release=release(), moves=[offer], offer=True))
             asked = rollout_queries.standing, storage.rollouts()[0], release(), storage.releases()
-            standing = await storage.read(*asked, 5.0)
-            assert [(one.board, one.offered_at) for one in standing.open] == [("b", 2.0)]
+            standing = await storage.read(*asked, 5.0, storage.targets_of)
+            assert [(one.id, one.offered_at) for one in standing.open] == [("b", 2.0)]
             bad = Bad(release().short, "exception", False, "trace")
             fail = Move("b", number, "offered", "failed", reason="exception")
             await taken(storage, Verdict({}, rejection=bad, moves=[fail]))
@@ -381,7 +381,7 @@ def test_rollout_counts_and_halts_with_its_targets(opened: Opened):
             ]
             total, rows = await storage.read(rollout_queries.listed, ["halted"], 10, 0)
             assert (total, [row.state for row in rows]) == (1, ["halted"])
-            standing = await storage.read(*asked, 5.0)
+            standing = await storage.read(*asked, 5.0, storage.targets_of)
             assert standing.open == []
             bads = await storage.read(rollout_queries.ended_badly, number)
             assert [name for name, _ in bads] == ["b"]

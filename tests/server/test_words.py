@@ -1,8 +1,8 @@
-"""Numbers as the pages say them."""
+"""Numbers as people read them."""
 
 import pytest
 
-from mipy_ota.ota_server.web import words
+from mipy_ota.ota_server import words
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, select, update
 
 from mipy_ota.ota_server import rollout as rules
 from mipy_ota.ota_server.policy import Board, Release, TargetState
@@ -28,6 +28,9 @@ TRACE = (
     "ValueError: dust sensor sent 3 bytes in the place of 10"
 )
 DAY = 86400.0
+CANCELLED = 100
+STATES = ("", "confirmed", "failed", "", "confirmed", "offered", "confirmed", "silent", "void")
+"""Of boards in the rollout; "": it has not been offered to them."""
 
 
 def digest(number: int, cls: str) -> str:
@@ -36,7 +39,13 @@ def digest(number: int, cls: str) -> str:
 
 
 def fill(
-    folder: Path, count: int, *, name: str = "", note: str = "", going_out: bool = False
+    folder: Path,
+    count: int,
+    *,
+    name: str = "",
+    note: str = "",
+    going_out: bool = False,
+    trace: str = "",
 ) -> None:
     """Make a data folder with so many boards, in all states, and releases with history.
 
@@ -44,6 +53,8 @@ def fill(
         name: of every board, followed by its number; "" gives some of them a name.
         note: of every release; "" gives them different ones.
         going_out: the newest release goes out to each class: one rollout runs, one has halted.
+        trace: what boards tell of a failure in one more rollout, to the boards of CLASSES[1], of
+            which all has happened that can; many others were cancelled before. "": there is none.
     """
 
     async def filled() -> None:
@@ -52,6 +63,8 @@ def fill(
         await storage.write(_fill, count, name, note)
         if going_out:
             await storage.write(_going_out, count, name)
+        if trace:
+            await storage.write(_roll_out, note, trace)
         await storage.close()
 
     asyncio.run(filled())
@@ -67,6 +80,34 @@ def _fill(db: Connection, count: int, name: str, note: str) -> None:
     for table, rows in _tables(count, name, now).items():
         if rows:
             db.execute(insert(table), rows)
+
+
+def _roll_out(db: Connection, note: str, trace: str) -> None:
+    now, cls = time.time(), CLASSES[1]
+    at = digest(5, cls), APP, cls, 5, 0, note or "New", 18400, now - 7200
+    release = Release(*at)
+    statements.publish(db, release)
+    live = rollouts.start(db, release, rollouts.Start(), now - 7200)
+    for _ in range(CANCELLED):
+        db.execute(insert(model.rollouts), rollouts.row_of(live) | {"started": now - 7200})
+    old = model.rollouts.c.id != live.rollout.id + CANCELLED
+    db.execute(update(model.rollouts).values(state="paused", wave=2))
+    db.execute(update(model.rollouts).where(old).values(state="cancelled"))
+    number, counts = live.rollout.id + CANCELLED, Counter[str]()
+    mine = model.boards.c.cls == cls, model.boards.c.channel == "stable"
+    for n, board in enumerate(db.execute(select(model.boards.c.id).where(*mine)).scalars()):
+        state = STATES[n % len(STATES)]
+        if not state:
+            continue
+        counts[state] += 1
+        target = {"rollout": number, "board": board, "state": state, "wave": n % 3}
+        target |= {"offered_at": now - 7200}
+        if state != "offered":
+            target |= {"ended_at": now - 7200 + n}
+        if state == "failed":
+            target |= {"reason": "exception", "trace": trace}
+        db.execute(insert(model.targets), target)
+    db.execute(update(model.rollouts).where(model.rollouts.c.id == number).values(dict(counts)))
 
 
 def _tables(count: int, name: str, now: float) -> dict[Any, list[dict[str, Any]]]:

@@ -1,11 +1,11 @@
 """Rollouts on the real database: boards that poll, lie and vanish, people, a clock, and a killer.
 
-    python -m tests.support.rollout_machine [STEPS]
+    python -m tests.support.rollout_machine [STEPS [sqlite | postgres]]
 
 A state machine drives the boards' side of the server and its storage. What must hold is looked at
-in every transaction that is about to be committed, and in every reply that has left. A killed
-server is one whose database is copied in the midst of a commit: the copy is what the next one
-finds.
+in every transaction that is about to be committed, and in every reply that has left. A server is
+killed in the midst of a commit: of SQLite the database is copied then, and the copy is what the
+next server finds; PostgreSQL itself ends the connection, and the next server uses what it has.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from unittest import mock
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from sqlalchemy import Connection, event, select
+from sqlalchemy import Connection, event, select, text
 
 from mipy_ota.ota_server import policy
 from mipy_ota.ota_server import rollout as rules
@@ -38,9 +38,11 @@ from mipy_ota.ota_server.device.api import DeviceApi
 from mipy_ota.ota_server.policy import Board, Move, Release
 from mipy_ota.ota_server.rollout import TARGETS_KEPT, Counts, Forbidden, Rollout
 from mipy_ota.ota_server.storage import model, rollout_queries, rollouts, statements
+from mipy_ota.ota_server.storage.postgres import PostgresStorage
 from mipy_ota.ota_server.storage.rollout_clock import Clock
 from mipy_ota.ota_server.storage.rollouts import Start
 from mipy_ota.ota_server.storage.sqlite import SqliteStorage
+from tests.support.postgres import Postgres
 
 BOARDS = 8
 BEGIN = 1_790_000_000.0
@@ -116,7 +118,7 @@ def look(db: Connection) -> dict[int, Row]:
 
 
 class Server(RuleBasedStateMachine):
-    """One server with its boards."""
+    """One server with its boards, on SQLite."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,11 +149,24 @@ class Server(RuleBasedStateMachine):
 
     def open(self, folder: Path) -> None:
         """A server starts on this folder."""
-        self.storage = SqliteStorage(folder)
+        self.storage = self.storage_on(folder)
         self.api = DeviceApi(self.storage)
         self.clock = Clock(self.storage, 300, self.now)
         self.seen = self.run(self.storage.read(look))
         event.listen(self.storage._engine, "commit", self.commit)
+
+    def storage_on(self, folder: Path) -> SqliteStorage | PostgresStorage:
+        """The database of the server in this folder."""
+        return SqliteStorage(folder)
+
+    def kill(self, db: Connection) -> Path:
+        """Take from the server what it is about to commit; returns the next server's folder."""
+        folder = self.folder / f"killed-{self.starts}"
+        folder.mkdir()
+        for name in ("server.db", "server.db-wal"):
+            if (self.storage.folder / name).exists():
+                shutil.copy(self.storage.folder / name, folder)
+        return folder
 
     def teardown(self) -> None:
         """End, and leave nothing."""
@@ -174,12 +189,8 @@ class Server(RuleBasedStateMachine):
             self.broken.append(str(problem))
         self.kill_at -= 1
         if self.kill_at == 0:
-            self.killed = self.folder / f"killed-{self.starts}"
-            self.killed.mkdir()
             self.left_then = len(self.left)
-            for name in ("server.db", "server.db-wal"):
-                if (self.storage.folder / name).exists():
-                    shutil.copy(self.storage.folder / name, self.killed)
+            self.killed = self.kill(db)
 
     def check(self, number: int, row: Row, was: Row | None) -> None:
         """What holds for one rollout, given what the former transaction left."""
@@ -272,7 +283,13 @@ class Server(RuleBasedStateMachine):
 
     def states(self) -> dict[str, str]:
         """By the digest of the release: where its newest rollout is, in memory."""
-        return {live.rollout.digest: live.rollout.state for live in self.storage.rollouts()}
+        return {live.rollout.digest: live.rollout.state for live in self.lives()}
+
+    def lives(self) -> list[rules.Live]:
+        """What memory has of all rollouts, oldest first."""
+        lines = self.storage._lines.values()
+        every = [live for line in lines for live in (*line.over.values(), *line.lives)]
+        return sorted(every, key=lambda live: live.rollout.id)
 
     def told(
         self, board: Sim, release: Release, said: dict[str, Any], before: dict[str, str]
@@ -286,9 +303,7 @@ class Server(RuleBasedStateMachine):
             return
         state = before[release.digest]
         number = max(
-            live.rollout.id
-            for live in self.storage.rollouts()
-            if live.rollout.digest == release.digest
+            live.rollout.id for live in self.lives() if live.rollout.digest == release.digest
         )
         if state not in ("running", "done"):
             self.broken.append(f"{board.id} is told of {number}, which is {state}")
@@ -501,6 +516,29 @@ class Server(RuleBasedStateMachine):
             DONE[f"people: {action}"] += 1
 
 
+class OnPostgres(Server):
+    """The same on PostgreSQL."""
+
+    postgres: Postgres
+
+    def __init__(self) -> None:
+        self.url = self.postgres.schema()
+        super().__init__()
+
+    def storage_on(self, folder: Path) -> SqliteStorage | PostgresStorage:
+        return PostgresStorage(folder, self.url)
+
+    def kill(self, db: Connection) -> Path:
+        backend = db.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        assert self.postgres.ask(f"SELECT pg_terminate_backend({backend}, 10000)") == [(True,)]
+        return self.storage.folder
+
+    def teardown(self) -> None:
+        super().teardown()
+        schema = self.url.rpartition("%3D")[2]
+        self.postgres.ask(f"DROP SCHEMA {schema} CASCADE")
+
+
 def _all(db: Connection) -> tuple[list[rules.Live], dict[str, dict[int, str]]]:
     """Rollouts, and targets by board and rollout."""
     targets: dict[str, dict[int, str]] = {}
@@ -509,10 +547,11 @@ def _all(db: Connection) -> tuple[list[rules.Live], dict[str, dict[int, str]]]:
     return rollouts.lives(db), targets
 
 
-def run(examples: int) -> None:
-    """Let so many servers live."""
+def run(examples: int, server: type[Server] = Server) -> Counter[str]:
+    """Let so many servers live; returns how often what happened."""
+    DONE.clear()
     run_state_machine_as_test(
-        Server,
+        server,
         settings=settings(
             max_examples=examples,
             stateful_step_count=STEPS_EACH,
@@ -523,14 +562,20 @@ def run(examples: int) -> None:
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
     )
+    return DONE
 
 
 def main() -> None:
-    """Run until there were so many steps, and print what happened how often."""
+    """Run until there were so many steps on each database; print what happened how often."""
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
-    run(max(1, steps // 30))  # some end before STEPS_EACH
-    for name, n in sorted(DONE.items()):
-        print(f"{n:>8,}  {name}")
+    for name in sys.argv[2:] or ["sqlite", "postgres"]:
+        machine: type[Server] = Server
+        if name == "postgres":
+            OnPostgres.postgres, machine = Postgres(), OnPostgres
+        done = run(max(1, steps // 30), machine)  # some end before STEPS_EACH
+        print(f"on {name}:")
+        for what, n in sorted(done.items()):
+            print(f"{n:>8,}  {what}", flush=True)
 
 
 if __name__ == "__main__":

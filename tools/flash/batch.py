@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from ...ota_server.words import many
 from .. import console
 from ..console import Failure
 from ..files import failed, write
@@ -92,7 +93,7 @@ def run(path: Path, port: str | None, flash: Flash) -> None:
     """
     table = read(path)
     open_rows = [row for row in table if not row.get("id")]
-    console.note(f"{len(table) - len(open_rows)} of {len(table)} boards are done")
+    console.note(f"{len(table) - len(open_rows)} of {many(len(table), 'board')} done")
     next_port = _Ports(port)
     for row in open_rows:
         made = None
@@ -103,7 +104,7 @@ def run(path: Path, port: str | None, flash: Flash) -> None:
                 console.note(f"the board on {at} is done already")
         row["id"] = made.board.id
         save(path, table)
-    console.say(f"all {len(table)} boards of {path} are done")
+    console.say(f"done: {many(len(table), 'board')} of {path}")
 
 
 def _wishes(row: Row) -> dict[str, object]:

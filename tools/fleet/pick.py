@@ -10,7 +10,7 @@ from typing import Any
 from ...ota_server.policy import ROLLBACK_REASONS
 from ..console import Failure
 
-ROLLOUTS_LOOKED_AT = 200
+ROLLOUTS_LOOKED_AT = 100
 """As many as the server lists at once; older ones say nothing of what boards may get."""
 _NAMED = 6
 """So many releases are listed where a name means several."""

@@ -14,6 +14,7 @@ import typer
 
 from ...ota_server.condition import ABSENT
 from ...ota_server.rollout import WITHOUT_CANARY
+from ...ota_server.words import many
 from ...signing import bundle, manifest
 from ...signing import trust as trust_file
 from ...signing.reasons import Refused
@@ -277,7 +278,7 @@ def _show_step(step: Step, boards: Iterable[Mapping[str, Any]]) -> None:
     absent = [one["condition"] for one in mine if one["condition"] in ABSENT]
     away = "".join(f", {absent.count(name)} {name}" for name in ABSENT if name in absent)
     console.note(
-        f"{step.leaving['app']} for {step.leaving['class']}: {len(mine)} {_boards(mine)}{away}"
+        f"{step.leaving['app']} for {step.leaving['class']}: {many(len(mine), 'board')}{away}"
     )
     for word, one in (("from", step.leaving), ("to", step.former)):
         half = one["digest"][:32]
@@ -285,10 +286,6 @@ def _show_step(step: Step, boards: Iterable[Mapping[str, Any]]) -> None:
         back = sum(1 for board in mine if any(bad["digest"] == half for bad in board["rejected"]))
         gone = f", {back} went back from it" if back else ""
         console.note(f"{word:>6}  {title(one)}, number {one['seq']}: {run} run it{gone}")
-
-
-def _boards(some: Sequence[object]) -> str:
-    return "board" if len(some) == 1 else "boards"
 
 
 def _confirm_step(back: Sequence[Step], channel: str) -> None:
@@ -460,7 +457,7 @@ def _say_how(rollout: Mapping[str, Any] | None) -> None:
     if rollout and (
         rollout["canary"] or rollout["waves_in_all"] > 1 or rollout["state"] == "draft"
     ):
-        first = f"{len(rollout['canary'])} first, then " if rollout["canary"] else ""
+        first = f"{rollout['canary_in_all']} first, then " if rollout["canary"] else ""
         waves = ", ".join(f"{percent} %" for percent in rollout["waves"])
         console.say(
             f"rollout {rollout['id']}, {rollout['state']}: {first}{waves}; "
@@ -633,7 +630,8 @@ def _counts(seen: list[Seen]) -> str:
     """How many boards have decided, in one line."""
     number = Counter(one.outcome for one in seen)
     back = f", {number['went back']} went back" if number["went back"] else ""
-    return f"{number['confirmed']} of {len(seen)} boards confirmed{back}, {number['open']} to go"
+    of = many(len(seen), "board")
+    return f"{number['confirmed']} of {of} confirmed{back}, {number['open']} to go"
 
 
 def _words(one: Seen) -> str:

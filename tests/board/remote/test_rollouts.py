@@ -113,7 +113,7 @@ def test_bad_release_halts_at_the_canary(five: Five, kind: str, canary: str) -> 
     five.until(canary, lambda: five.state(number) == "halted")
     shown = five.owner.rollout(number)
     [board] = shown["boards"]
-    assert (shown["why"], board["reason"]) == ("1 of 1 boards in the canary failed", bad.reason)
+    assert (shown["why"], board["reason"]) == ("1 of 1 board in the canary failed", bad.reason)
     assert bad.text in board["trace"]
     if bad.text:
         assert "ValueError: " in five.page() and "dust" in five.page()

@@ -1,4 +1,4 @@
-"""Numbers as the pages say them; each is a filter of the templates."""
+"""Numbers as people read them; each is a filter of the templates."""
 
 
 def many(number: int, one: str) -> str:
