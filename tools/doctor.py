@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 import typer
@@ -30,6 +30,10 @@ from .fleet import address, enrol
 from .keys import backup
 from .keys import store as keys
 from .printable import printable
+
+if TYPE_CHECKING:
+    from .adopt.segment import Segment
+    from .board.remote import Facts
 
 Level = Literal["ok", "warn", "fail"]
 OLDEST_PYTHON = (3, 11)
@@ -377,6 +381,7 @@ def _heard(board: dict[str, Any]) -> Finding:
 
 
 def _on_port(port: str) -> Iterator[Finding]:
+    from .adopt import segment
     from .adopt.connection import connected
     from .adopt.steps import MARK
     from .adopt.survey import OLDEST
@@ -385,12 +390,16 @@ def _on_port(port: str) -> Iterator[Finding]:
     with connected(Serial(port), port) as remote:
         facts = remote.facts()
         tree = remote.tree()
+        there = segment.look(remote, tree)
     version = ".".join(map(str, facts.version))
     text = f"{facts.machine}, MicroPython {version}, {facts.mac}, {facts.free // 1024} KB free"
     if facts.version < OLDEST:
         yield Finding("fail", "board", text, "1.22 or newer is needed: `mipy flash`")
         return
     yield Finding("ok", "board", text)
+    yield _build(facts, port)
+    if b"/bootloader/trust" in tree and there.size:
+        yield _in_place(there)
     record = enrol.known(facts.mac)
     if MARK in tree:
         yield Finding(
@@ -412,3 +421,42 @@ def _on_port(port: str) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", "board", f"it is {record.board.name or record.board.id}")
+
+
+def _build(facts: Facts, port: str) -> Finding:
+    """Which build of the firmware runs, and what it does without."""
+    from .flash import builds
+
+    name = facts.build or "a build without a name"
+    variant = facts.build.partition("-")[2]
+    lacks = builds.lacks(facts.platform, variant, facts.version)
+    if not lacks or variant == builds.SMALL:
+        return Finding("ok", "firmware", f"{name}; {lacks}" if lacks else name)
+    return Finding(
+        "warn",
+        "firmware",
+        f"{name}; {lacks}",
+        f"`mipy flash {port} --firmware-only` brings the build that can, and every file stays",
+    )
+
+
+def _in_place(there: Segment) -> Finding:
+    """Whether the board executes in place from its ROMFS segment, or what is in its way."""
+    what = "ROMFS segment"
+    anew = "press reset: the board makes its images anew; keep `mpremote romfs deploy` off it"
+    if there.foreign is not None:
+        names = ", ".join(there.foreign) or "no names"
+        text = f"an image that is not the board's own is there ({names}); modules fill the heap"
+        return Finding("warn", what, text, anew)
+    if there.wrong:
+        text = f"the image of {' and '.join(there.wrong)} is damaged; modules fill the heap"
+        return Finding("warn", what, text, anew)
+    if not there.whole:
+        return Finding(
+            "warn",
+            what,
+            "it is empty: the board has made no image of its modules, which fill the heap",
+            "press reset and look again; if it stays empty, the boot stage is older: `mipy flash`",
+        )
+    used = ", ".join(f"{name} {length // 1024} KB" for name, length in there.whole.items())
+    return Finding("ok", what, f"modules run from flash: {used} of {there.size // 1024} KB")

@@ -17,20 +17,15 @@ from pathlib import Path
 
 from . import console, places
 from .console import Failure
-from .flash import firmware
+from .flash import builds, download
 from .sim import micropython, umqtt
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ("requirements-dev.lock", "requirements-stubs.lock")
 STATIC = "ota_server/static"
-FIRMWARE = (
-    "ESP8266_GENERIC",
-    "ESP8266_GENERIC-FLASH_1M",
-    "ESP32_GENERIC",
-    "ESP32_GENERIC_C3",
-    "ESP32_GENERIC_S3",
-)
-"""What boards in a classroom have."""
+_CHIPS = (("esp8266", 4), ("esp8266", 1), ("esp32", 4), ("esp32c3", 4), ("esp32s3", 8))
+FIRMWARE = tuple(builds.for_chip(chip, megabytes << 20) for chip, megabytes in _CHIPS)
+"""The builds that `mipy flash` takes for what boards in a classroom have."""
 _NOT_KEPT = shutil.ignore_patterns("lock", ".*", "sim", "build")
 """Of the cache: what holds only while a process runs, and what is made again in a second."""
 
@@ -114,10 +109,10 @@ def _firmware() -> None:
     """Have the stock firmware of the usual chips in the cache; say which is not to be had."""
     for build in FIRMWARE:
         try:
-            firmware.fetch(build)
+            download.fetch(build)
         except Failure as failure:
             console.warn(f"without the firmware {build}: {failure.text}")
-            console.note(f"download it elsewhere, put it at {firmware.cached(build)}, run it again")
+            console.note(f"download it elsewhere, put it at {download.cached(build)}, run it again")
 
 
 def _cache(target: Path) -> None:

@@ -86,6 +86,18 @@ def test_esp8266_without_room(variant: str, flash: int) -> None:
         firmware.parse(stock.esp8266(variant)).place(flash)
 
 
+def test_size_of_a_file_system_by_its_first_blocks() -> None:
+    """Also where one of the two copies is torn."""
+    head = image.build({"/main.py": b"x" * 5000}, 251)[: 2 * image.BLOCK]
+    gone = b"\xff" * image.BLOCK
+    assert image.blocks(head) == 251
+    assert image.blocks(gone + head[image.BLOCK :]) == 251
+    assert image.blocks(head[: image.BLOCK] + gone) == 251
+    assert image.blocks(2 * gone) is None
+    other = head[:24] + (512).to_bytes(4, "little") + head[28:]
+    assert image.blocks(other) is None, "no chip mounts blocks of 512 bytes"
+
+
 # --- ESP32 and relatives, stock files
 
 

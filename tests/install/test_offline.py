@@ -14,11 +14,12 @@ import pytest
 
 from mipy_ota.tools import console, offline, places
 from mipy_ota.tools.console import Failure
-from mipy_ota.tools.flash import firmware
+from mipy_ota.tools.flash import download
 from tests.support import stock
 from tests.usb.test_flash import loader
 
 NOWHERE = "http://127.0.0.1:9"
+PINS = download.pins()._replace(source=f"{NOWHERE}/")
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.copytree(places.cache(), home / "mipy-ota", ignore=offline._NOT_KEPT, symlinks=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(home))
-        patch.setattr(firmware, "SOURCE", f"{NOWHERE}/")
-        kept = firmware.cached("ESP32_GENERIC")
+        patch.setattr(download, "pins", lambda: PINS)
+        kept = download.cached("ESP32_GENERIC")
         kept.parent.mkdir(exist_ok=True)
         shutil.copy(stock.path("esp32"), kept)
         offline.collect(made)
@@ -101,19 +102,19 @@ def test_firmware_that_cannot_be_fetched_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(firmware, "SOURCE", f"{NOWHERE}/")
-    kept = firmware.cached("ESP32_GENERIC_C3")
+    monkeypatch.setattr(download, "pins", lambda: PINS)
+    kept = download.cached("ESP32_GENERIC_C3")
     kept.parent.mkdir(parents=True)
     shutil.copy(stock.path("esp32c3"), kept)
-    shutil.copy(stock.path("esp32c3"), firmware.cached("ESP32_GENERIC"))
+    shutil.copy(stock.path("esp32c3"), download.cached("ESP32_GENERIC"))
     console._consoles.clear()
     offline._firmware()
     said = capsys.readouterr().err
     for build in offline.FIRMWARE:
         named = f"without the firmware {build}:" in said
         assert named == (build != "ESP32_GENERIC_C3"), said
-        assert (str(firmware.cached(build)) in said) == named
-    assert firmware.fetch("ESP32_GENERIC_C3").chip == "esp32c3"
+        assert (str(download.cached(build)) in said) == named
+    assert download.fetch("ESP32_GENERIC_C3").chip == "esp32c3"
 
 
 def test_folder_holds_the_project_and_no_secret(folder: Path) -> None:

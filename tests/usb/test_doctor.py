@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import hashlib
 import json
 import os
 import re
@@ -13,6 +14,9 @@ import pytest
 import typer
 
 from mipy_ota.tools import doctor, places
+from mipy_ota.tools.adopt import segment
+from mipy_ota.tools.adopt.segment import Segment
+from mipy_ota.tools.board.remote import Facts
 from mipy_ota.tools.doctor import Finding
 from mipy_ota.tools.fleet import address, enrol, serve
 from mipy_ota.tools.fleet.client import Client, connect
@@ -285,7 +289,176 @@ def test_board_on_a_port(tmp_path: Path) -> None:
         said = found("board", port.path)
         board.stop()
     assert said[0].level == "ok" and "virtual esp8266" in said[0].text
-    assert said[1].level == "warn" and "mipy adopt" in said[1].hint
+    assert said[-1].level == "warn" and "mipy adopt" in said[-1].hint
+
+
+# --- a board's firmware, and its ROMFS segment
+
+
+def record(kind: int, name: str, payload: bytes) -> bytes:
+    """A record of a ROMFS image, all of whose lengths fit into seven bits."""
+    body = bytes((len(name),)) + name.encode() + payload
+    return bytes((kind, len(body))) + body
+
+
+def romfs(*records: bytes) -> bytes:
+    body = b"".join(records)
+    return b"\xd2\xcd\x31" + bytes((0x80 | len(body) >> 7, len(body) & 127)) + body
+
+
+MADE = romfs(record(4, "bootloader", record(5, "start.mpy", b"\2\4M\6\0\x1f")))
+FOREIGN = romfs(
+    b"\1\2\0\0", record(5, "demo.py", b"\2\2hi"), record(4, "lib\x1b", record(5, "x.mpy", b"\2\0"))
+)
+NOTE = len(MADE).to_bytes(4, "little") + hashlib.sha256(MADE).digest()
+SIZE = 0x50000
+
+
+class FakeRemote:
+    """A board's notes and segment."""
+
+    def __init__(
+        self, files: dict[bytes, bytes], images: dict[int, bytes], size: int = SIZE
+    ) -> None:
+        self.files = files
+        self.paths: dict[bytes, int | None] = {path: len(raw) for path, raw in files.items()}
+        cells = bytearray(b"\xff" * size)
+        for at, content in images.items():
+            cells[at : at + len(content)] = content
+        self._cells = bytes(cells)
+
+    def segment(self) -> int:
+        return len(self._cells)
+
+    def segment_read(self, offset: int, size: int) -> bytes:
+        return self._cells[offset : offset + size]
+
+    def segment_digest(self, offset: int, size: int) -> str:
+        return hashlib.sha256(self.segment_read(offset, size)).hexdigest()
+
+    def read(self, path: bytes, size: int) -> bytes:
+        return self.files[path]
+
+
+def looked(files: dict[bytes, bytes], images: dict[int, bytes], size: int = SIZE) -> Segment:
+    board = FakeRemote(files, images, size)
+    return segment.look(board, board.paths)  # type: ignore[arg-type]
+
+
+STAGE, SLOT_A, SLOT_B = b"/bootloader/image", b"/state/image_a", b"/state/image_b"
+
+
+@pytest.mark.parametrize(
+    ("files", "images", "size", "level", "text"),
+    [
+        ({}, {}, SIZE, "warn", "it is empty"),
+        (
+            {STAGE: NOTE, SLOT_A: bytes(16) + NOTE, SLOT_B: b"d" * 16 + NOTE},
+            {0: MADE, 0x14000: MADE, 0x32000: MADE},
+            SIZE,
+            "ok",
+            "modules run from flash: boot stage 0 KB, slot a 0 KB, slot b 0 KB of 320 KB",
+        ),
+        (
+            {STAGE: NOTE, SLOT_B: bytes(16) + NOTE},
+            {0: MADE, 0x32000: MADE[:-1]},
+            SIZE,
+            "warn",
+            "the image of slot b is damaged",
+        ),
+        ({STAGE: NOTE}, {0: MADE[:-1]}, SIZE, "warn", "not the board's own is there (bootloader)"),
+        (
+            {STAGE: NOTE},
+            {0: FOREIGN},
+            SIZE,
+            "warn",
+            "own is there (demo.py, lib\x1b); modules fill",
+        ),
+        ({STAGE: NOTE}, {}, SIZE, "warn", "the image of boot stage is damaged"),
+        ({STAGE: NOTE[:-1]}, {0: MADE}, SIZE, "warn", "not the board's own"),
+        ({STAGE: b""}, {}, SIZE, "warn", "the image of boot stage is damaged"),
+    ],
+)
+def test_segment_of_a_board(
+    files: dict[bytes, bytes], images: dict[int, bytes], size: int, level: str, text: str
+) -> None:
+    one = doctor._in_place(looked(files, images, size))
+    assert one.level == level and text in one.text, one
+    assert bool(one.hint) == (level != "ok")
+
+
+def test_no_segment() -> None:
+    assert looked({STAGE: NOTE}, {}, 0) == Segment(0, {}, (), None)
+
+
+@pytest.mark.parametrize("cut", range(len(FOREIGN)))
+def test_names_in_a_damaged_image(cut: int) -> None:
+    """An image is read on this computer alone, whatever its lengths say."""
+
+    def read(at: int, size: int) -> bytes:
+        return FOREIGN[:cut][at : at + size]
+
+    found = segment.names(read, SIZE)
+    assert (found is None) == (cut < 3)
+    wanted = ("demo.py", "lib\x1b")
+    assert all(any(name.startswith(one) for name in wanted) for one in found or ())
+
+
+def test_lengths_that_lead_nowhere() -> None:
+    endless = b"\xd2\xcd\x31\xff\xff\x7f" + b"\x05\x02\x01a" * 10000
+    said = segment.names(lambda at, size: endless[at : at + size], len(endless))
+    assert said == ("a",) * 16
+    far = b"\xd2\xcd\x31\xff\xff\x7f\x05\xff\xff\xff\xff\x7f\x01a"
+    assert segment.names(lambda at, size: far[at : at + size], len(far)) == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("platform", "version", "build", "level", "text"),
+    [
+        ("esp8266", (1, 27, 0), "ESP8266_GENERIC-FLASH_2M_ROMFS", "ok", "FLASH_2M_ROMFS"),
+        ("esp8266", (1, 27, 0), "ESP8266_GENERIC", "warn", "ESP8266_GENERIC; its modules fill"),
+        ("esp8266", (1, 27, 0), "ESP8266_GENERIC-FLASH_1M", "ok", "it has no asyncio"),
+        ("esp8266", (1, 24, 1), "", "warn", "no firmware before 1.25 can run modules from flash"),
+        ("esp32", (1, 27, 0), "ESP32_GENERIC", "ok", "ESP32_GENERIC"),
+    ],
+)
+def test_build_of_a_board(
+    platform: str, version: tuple[int, int, int], build: str, level: str, text: str
+) -> None:
+    one = doctor._build(Facts(platform, version, 6, "", build, "", 0), "/dev/ttyUSB0")
+    assert one.level == level and text in one.text, one
+    assert ("mipy flash /dev/ttyUSB0 --firmware-only" in one.hint) == (level == "warn")
+
+
+# As the firmware with a segment has it, on a chip without.
+WITH_SEGMENT = b"""\
+import sys
+class Vfs:
+    @staticmethod
+    def rom_ioctl(op, number):
+        with open("/segment", "rb") as f:
+            return memoryview(f.read())
+sys.modules["vfs"] = Vfs
+"""
+
+
+def test_foreign_image_on_a_port(tmp_path: Path) -> None:
+    """What `mpremote romfs deploy` leaves, found through the REPL of a real MicroPython."""
+    files = {
+        "/boot.py": WITH_SEGMENT,
+        "/segment": FOREIGN + b"\xff" * 100,
+        "/main.py": b"import time\nwhile True:\n    time.sleep(1)\n",
+        "/bootloader/trust": b"x",
+        "/bootloader/image": NOTE,
+    }
+    for content, text in ((FOREIGN, "(demo.py, lib\x1b)"), (MADE, "modules run from flash")):
+        files["/segment"] = content + b"\xff" * 100
+        with Board(tmp_path / "board", blocks=64) as board, Port(board) as port:
+            board.format(files)
+            board.start(port.hear)
+            (one,) = found("ROMFS segment", port.path)
+            board.stop()
+        assert text in one.text
 
 
 def test_port_that_is_not_there() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import hashlib
 import http.server
 import json
 import os
@@ -29,7 +30,19 @@ from mipy_ota.tools import addresses, console, places
 from mipy_ota.tools.app import build
 from mipy_ota.tools.board import target
 from mipy_ota.tools.console import Failure
-from mipy_ota.tools.flash import batch, chip, firmware, former, image, layout, plan, port
+from mipy_ota.tools.flash import (
+    batch,
+    builds,
+    chip,
+    download,
+    firmware,
+    former,
+    image,
+    layout,
+    plan,
+    port,
+    renew,
+)
 from mipy_ota.tools.fleet import address, client, enrol, label, sticker
 from mipy_ota.tools.fleet.serve import Running, running
 from mipy_ota.tools.keys import sign
@@ -941,48 +954,253 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Files) as served:
         threading.Thread(target=served.serve_forever, daemon=True).start()
-        monkeypatch.setattr(firmware, "SOURCE", f"http://127.0.0.1:{served.server_port}/")
+        pins = download.pins()._replace(source=f"http://127.0.0.1:{served.server_port}/")
+        monkeypatch.setattr(download, "pins", lambda: pins)
         yield folder
         served.shutdown()
 
 
+ROMFS = "ESP8266_GENERIC-FLASH_2M_ROMFS"
+
+
 def test_firmware_is_fetched_once_and_kept(mirror: Path) -> None:
-    name = f"ESP8266_GENERIC-{firmware.VERSION}.bin"
-    (mirror / name).write_bytes(stock.esp8266())
-    assert firmware.fetch("ESP8266_GENERIC").chip == "esp8266"
-    (mirror / name).unlink()
-    assert firmware.fetch("ESP8266_GENERIC").chip == "esp8266"
-    kept = places.cache() / "firmware" / name
-    kept.write_bytes(stock.esp8266("FLASH_1M"))
+    path = mirror / download.cached(ROMFS).name
+    path.write_bytes(stock.esp8266("FLASH_2M_ROMFS"))
+    assert download.fetch(ROMFS).variant == "FLASH_2M_ROMFS"
+    path.unlink()
+    assert download.fetch(ROMFS).variant == "FLASH_2M_ROMFS"
+    download.cached(ROMFS).write_bytes(stock.esp8266("FLASH_2M_ROMFS")[:-1])
     with pytest.raises(Failure, match="cannot fetch"):
-        firmware.fetch("ESP8266_GENERIC")
+        download.fetch(ROMFS)
 
 
 def test_firmware_with_a_known_sum(mirror: Path) -> None:
-    path = mirror / f"ESP32_GENERIC-{firmware.VERSION}.bin"
+    path = mirror / download.cached("ESP32_GENERIC").name
     path.write_bytes(stock.esp8266())
     with pytest.raises(Failure, match="not the known firmware"):
-        firmware.fetch("ESP32_GENERIC")
+        download.fetch("ESP32_GENERIC")
     path.write_bytes(stock.path("esp32").read_bytes())
-    assert firmware.fetch("ESP32_GENERIC").chip == "esp32"
+    assert download.fetch("ESP32_GENERIC").chip == "esp32"
+    assert not download.cached("ESP32_GENERIC").with_suffix(".sha256").exists()
 
 
-def test_a_page_instead_of_firmware(mirror: Path) -> None:
-    (mirror / f"ESP8266_GENERIC-{firmware.VERSION}.bin").write_text("log in to the hotel's Wi-Fi")
-    with pytest.raises(Failure, match="no firmware image"):
-        firmware.fetch("ESP8266_GENERIC")
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_first_sum_is_said_and_counts_from_then_on(
+    mirror: Path, capsys: pytest.CaptureFixture[str], by_hand: bool
+) -> None:
+    """Whether it was fetched or put into the cache by hand; the cache alone may be emptied."""
+    console._consoles.clear()
+    kept, served = download.cached(ROMFS), mirror / download.cached(ROMFS).name
+    kept.parent.mkdir(parents=True)
+    first = stock.esp8266("FLASH_2M_ROMFS")
+    (kept if by_hand else served).write_bytes(first)
+    download.fetch(ROMFS)
+    said = capsys.readouterr().err
+    digest = hashlib.sha256(first).hexdigest()
+    assert "no SHA-256 of" in said and digest in said
+    assert kept.with_suffix(".sha256").read_text() == digest + "\n"
+    download.fetch(ROMFS)
+    assert capsys.readouterr().err == "", "said once"
+    kept.unlink()
+    other = bytearray(first)
+    other[3] ^= 0x10  # outside its own checksum
+    served.write_bytes(other)
+    with pytest.raises(Failure, match="its SHA-256 differs") as refused:
+        download.fetch(ROMFS)
+    assert str(kept.with_suffix(".sha256")) in refused.value.hint
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"log in to the hotel's Wi-Fi", "no firmware image"),
+        (stock.esp8266(), "this is ESP8266_GENERIC 1.27.0, not ESP8266_GENERIC-FLASH_2M_ROMFS"),
+        (stock.esp8266("FLASH_2M_ROMFS", "1.26.0"), r"FLASH_2M_ROMFS 1.26.0, not .* 1.27.0"),
+    ],
+)
+def test_something_else_than_the_firmware(mirror: Path, content: bytes, what: str) -> None:
+    (mirror / download.cached(ROMFS).name).write_bytes(content)
+    with pytest.raises(Failure, match=what):
+        download.fetch(ROMFS)
     assert not list((places.cache() / "firmware").glob("*"))
 
 
 def test_which_stock_build() -> None:
-    assert firmware.build_name("esp8266", 4 << 20) == "ESP8266_GENERIC"
-    assert firmware.build_name("esp8266", 1 << 20) == "ESP8266_GENERIC-FLASH_1M"
-    assert firmware.build_name("esp32", 4 << 20) == "ESP32_GENERIC"
-    assert firmware.build_name("esp32", 2 << 20) == "ESP32_GENERIC-D2WD"
-    assert firmware.build_name("esp32c3", 4 << 20) == "ESP32_GENERIC_C3"
+    for kind, megabytes, name in (
+        ("esp8266", 16, ROMFS),
+        ("esp8266", 4, ROMFS),
+        ("esp8266", 2, ROMFS),
+        ("esp8266", 1, "ESP8266_GENERIC-FLASH_1M"),
+        ("esp32", 4, "ESP32_GENERIC"),
+        ("esp32", 2, "ESP32_GENERIC-D2WD"),
+        ("esp32c3", 4, "ESP32_GENERIC_C3"),
+    ):
+        assert builds.for_chip(kind, megabytes << 20) == name
     with pytest.raises(Failure, match="no stock firmware"):
-        firmware.build_name("esp32h2", 4 << 20)
-    assert firmware.SOURCE == "https://micropython.org/resources/firmware/"
+        builds.for_chip("esp32h2", 4 << 20)
+
+
+def test_pages_name_the_version_that_is_fetched() -> None:
+    version = download.pins().version
+    assert f"{ROMFS}-{version}.bin" in (ROOT / "docs" / "firmware.md").read_text("utf-8")
+    number = version.rpartition("-v")[2]
+    assert f"micropython.org ({number})" in (ROOT / "docs" / "first-flash.md").read_text("utf-8")
+
+
+def test_every_stock_build_is_pinned() -> None:
+    """Each that can be chosen has its line; those whose file is at hand have its SHA-256."""
+    chosen = {builds.for_chip(kind, size << 20) for kind in builds.BOARDS for size in (1, 2, 4)}
+    assert chosen == set(download.pins().sha256)
+    assert download.pins().source == "https://micropython.org/resources/firmware/"
+    for name, digest in stock.SUMS.items():
+        if " " not in name:
+            assert download.pins().sha256[builds.for_chip(name, 4 << 20)] == digest
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "variant", "cls"),
+    [(2, "FLASH_2M_ROMFS", "esp8266-generic"), (1, "FLASH_1M", "esp8266-generic-1m")],
+)
+def test_the_chip_decides_which_build_it_gets(
+    rom: Callable[..., Rom], mipy: Mipy, mirror: Path, tmp_path: Path, megabytes: int, variant, cls
+) -> None:
+    name = f"ESP8266_GENERIC-{variant}"
+    (mirror / download.cached(name).name).write_bytes(stock.esp8266(variant))
+    (tmp_path / "r.ota").write_bytes(fleet.release(PLAIN, 5, cls=cls))
+    board = rom("esp8266", megabytes)
+    code, out, err = mipy("flash", board.port, "--dry-run", "--release", tmp_path / "r.ota")
+    assert code == 0, err
+    assert f"MicroPython 1.27.0 for esp8266 {variant}\n" in out and f"demo, {cls}\n" in out
+    assert "modules fill" not in err
+
+
+# --- another firmware for a board that keeps its files
+
+
+NEW = "FLASH_2M_ROMFS"
+
+
+def flashed(board: Rom, tmp_path: Path, variant: str, megabytes: int) -> bytes:
+    """Put a board with files of its own on the chip; returns what the flash holds then."""
+    who = enrol.make("esp8266-240ac4ce2bc1", "demo", "esp8266-generic", name="kitchen")
+    enrol.keep(enrol.Record(who, "24:0a:c4:ce:2b:c1", "esp8266"))
+    old = firmware.parse(stock.esp8266(variant, "1.24.1", named=False))
+    raw = fleet.release(PLAIN, 5, cls="esp8266-generic")
+    made = plan.make(who, old, megabytes << 20, raw, kept=SETTINGS)
+    chip.write(board.port, made.parts, lambda done: None)
+    until(lambda: board.flashed)
+    before = board.flash
+    (board.folder / "flash.bin").unlink()
+    return before
+
+
+@pytest.mark.parametrize("megabytes", [2, 4])
+def test_firmware_only_keeps_every_file(
+    rom: Callable[..., Rom], mipy: Mipy, mirror: Path, tmp_path: Path, megabytes: int
+) -> None:
+    """The stock build with a segment is taken by itself; all behind the old firmware stays."""
+    fresh = stock.esp8266(NEW)
+    (mirror / download.cached(ROMFS).name).write_bytes(fresh)
+    board = rom("esp8266", megabytes)
+    before = flashed(board, tmp_path, "", megabytes)
+    board.starts()
+    code, out, err = mipy("flash", board.port, "--firmware-only")
+    assert code == 0, err
+    assert f"MicroPython 1.27.0 for esp8266 {NEW} is written and verified" in out
+    assert "kitchen is up" in out and "  ota: a 5 main" in err
+    until(lambda: board.flashed)
+    after = board.flash
+    there = firmware.parse(after)
+    assert (there.variant, there.version) == (NEW, (1, 27, 0))
+    assert after[3] >> 4 == {2: 3, 4: 4}[megabytes], "the header tells the size of this flash"
+    end = -(-len(fresh) // layout.BLOCK) * layout.BLOCK
+    assert after[end:] == before[end:]
+    place = firmware.parse(fresh).place(megabytes << 20)
+    files = image.read(after[place.offset : place.offset + place.size])
+    assert files["/data/settings/0"] == b"one"
+
+
+def test_firmware_only_that_was_broken_off_is_run_again(
+    rom: Callable[..., Rom], mipy: Mipy, mirror: Path, tmp_path: Path
+) -> None:
+    (mirror / download.cached(ROMFS).name).write_bytes(stock.esp8266(NEW))
+    board = rom("esp8266", 2)
+    before = flashed(board, tmp_path, "", 2)
+    (board.folder / "worn").touch()
+    failed(mipy("flash", board.port, "--firmware-only"), "does not hold what was", "another cable")
+    (board.folder / "worn").unlink()
+    board.starts()
+    assert mipy("flash", board.port, "--firmware-only")[0] == 0
+    until(lambda: board.flashed)
+    assert board.flash[0x100000:] == before[0x100000:]
+
+
+def test_firmware_only_first_says_what_it_would_do(
+    rom: Callable[..., Rom], mipy: Mipy, mirror: Path, tmp_path: Path
+) -> None:
+    (mirror / download.cached(ROMFS).name).write_bytes(stock.esp8266(NEW))
+    board = rom("esp8266", 2)
+    flashed(board, tmp_path, "", 2)
+    code, out, err = mipy("flash", board.port, "--firmware-only", "--dry-run")
+    assert code == 0, err
+    assert f"MicroPython 1.27.0 for esp8266 {NEW} would be written" in out
+    assert "nothing was written" in out
+    assert not board.flashed
+
+
+def test_firmware_only_on_a_chip_without_room(rom: Callable[..., Rom], mipy: Mipy) -> None:
+    board = rom("esp8266", 1)
+    said = mipy("flash", board.port, "--firmware-only")
+    failed(said, "1024 KB of flash have no room for ESP8266_GENERIC-FLASH_2M_ROMFS", "FLASH_1M")
+    assert not board.flashed
+
+
+def test_firmware_only_where_files_would_be_lost(
+    rom: Callable[..., Rom], mipy: Mipy, mirror: Path, tmp_path: Path
+) -> None:
+    """FLASH_1M on a larger chip has its file system elsewhere; an empty chip has none."""
+    (mirror / download.cached(ROMFS).name).write_bytes(stock.esp8266(NEW))
+    board = rom("esp8266", 4)
+    failed(mipy("flash", board.port, "--firmware-only"), "none is there", "keeps identity")
+    flashed(board, tmp_path, "FLASH_1M", 4)
+    failed(mipy("flash", board.port, "--firmware-only"), "763 blocks at 0x100000", "mipy flash")
+    assert not board.flashed
+
+
+def test_firmware_only_is_for_one_chip_and_few_options(esp32: Rom, mipy: Mipy) -> None:
+    failed(mipy("flash", esp32.port, "--firmware-only"), "is for the ESP8266", "mipy flash")
+    for word in (("--name", "x"), ("--dev",), ("--image", "x"), ("--batch", "x")):
+        failed(mipy("flash", esp32.port, "--firmware-only", *word), "writes no files", "leave")
+    assert not esp32.flashed
+
+
+@pytest.mark.parametrize(
+    ("variant", "version", "megabytes", "what"),
+    [
+        ("", "1.27.0", 4, "its modules fill the heap"),
+        ("", "1.24.1", 2, "no firmware before 1.25 can run modules from flash"),
+        ("FLASH_1M", "1.27.0", 4, "it has no asyncio"),
+        ("FLASH_1M", "1.27.0", 1, ""),
+        (NEW, "1.27.0", 4, ""),
+    ],
+)
+def test_what_a_firmware_that_is_named_does_without(
+    variant: str,
+    version: str,
+    megabytes: int,
+    what: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is known by its bytes, whether these name the build, as since 1.25, or not."""
+    console._consoles.clear()
+    path = tmp_path / "firmware.bin"
+    path.write_bytes(stock.esp8266(variant, version, named=version != "1.24.1"))
+    there = chip.Chip("esp8266", "ESP8266EX", "24:0a:c4:ce:2b:c1", megabytes << 20)
+    assert renew.firmware_for(there, path).variant == variant
+    said = capsys.readouterr().err
+    assert (what in said and ROMFS in said) if what else said == ""
 
 
 # --- identity and label
@@ -1061,7 +1279,13 @@ def test_label(mipy: Mipy, tmp_path: Path) -> None:
         assert mipy("label", "kitchen", "--out", tmp_path / f"label.{kind}")[0] == 0
         assert stat.S_IMODE((tmp_path / f"label.{kind}").stat().st_mode) == 0o600
     svg = (tmp_path / "label.svg").read_text()
-    for words in (">kitchen<", f"{label.access_point('kitchen')}<", board.portal, board.webrepl):
+    for words in (
+        ">kitchen<",
+        ">esp32-generic<",
+        f"{label.access_point('kitchen')}<",
+        board.portal,
+        board.webrepl,
+    ):
         assert words in svg
     failed(mipy("label", "attic"), "no boards", "mipy boards")
 

@@ -17,8 +17,8 @@ from ..app.compile import modules
 from ..board.remote import Facts, Remote, show
 from ..board.repl import Raised
 from ..console import Failure
+from ..flash import builds, provision
 from ..flash import plan as plans
-from ..flash import provision
 from ..fleet import address, enrol
 from ..keys import sign
 from ..keys import store as keys
@@ -76,6 +76,7 @@ def survey(remote: Remote, facts: Facts, wishes: Wishes) -> Found:
         Failure: it cannot be adopted, or the connection broke.
     """
     _check_firmware(facts)
+    _warn_of_heap(facts)
     kept = _begun(remote)
     begun = kept is not None
     if begun:
@@ -140,7 +141,7 @@ def prepare(tree: Tree, facts: Facts, app: Path | None, cls: str | None) -> Prep
 def class_of(facts: Facts) -> str:
     """The class of boards, as MicroPython names its builds."""
     if facts.build:
-        return facts.build.lower().replace("_", "-")
+        return builds.class_of(facts.build)
     chip = facts.machine.rpartition(" ")[2].lower()
     kind = chip.removeprefix(facts.platform)
     return f"{facts.platform}-generic" + (f"-{kind}" if chip != kind and kind else "")
@@ -152,6 +153,17 @@ def _check_firmware(facts: Facts) -> None:
         raise Failure(
             f"the board runs MicroPython {version}, 1.22 or newer is needed",
             "`mipy fs cp` brings its files here; `mipy flash` erases it and writes a newer one",
+        )
+
+
+def _warn_of_heap(facts: Facts) -> None:
+    variant = facts.build.partition("-")[2]
+    lacks = builds.lacks(facts.platform, variant, facts.version)
+    if lacks and variant != builds.SMALL:
+        console.note(
+            f"its firmware, {facts.build or 'a build without a name'}, does without something: "
+            f"{lacks}. `mipy flash --firmware-only` changes that, before or after adoption; every "
+            "file stays"
         )
 
 

@@ -90,6 +90,15 @@ except (ImportError,OSError):
 s=os.statvfs('/')
 print((sys.platform,tuple(i[1])[:3],i._mpy&255,i._machine,getattr(i,'_build',''),hexlify(m).decode(),s[0],s[3]))
 """
+# ESP32s and other builds have no rom_ioctl, or one that gives no memory.
+_SEGMENT = """\
+try:
+ import vfs
+ M=memoryview(vfs.rom_ioctl(2,0))
+except (ImportError,AttributeError,TypeError,OSError):
+ M=b''
+print(len(M))
+"""
 
 
 @dataclass(frozen=True)
@@ -149,6 +158,19 @@ class Remote:
         """Size of the file system and what is free of it, bytes."""
         block, blocks, free = self._repl.evaluate("(lambda s:(s[0],s[2],s[3]))(os.statvfs('/'))")
         return block * blocks, block * free
+
+    def segment(self) -> int:
+        """Bytes of the ROMFS segment, which the next two methods see; 0 if there is none."""
+        return int(self._repl.run(_SEGMENT))
+
+    def segment_read(self, offset: int, size: int) -> bytes:
+        """Bytes of the segment, fewer at its end."""
+        return self._repl.evaluate(f"bytes(M[{offset}:{offset + size}])")
+
+    def segment_digest(self, offset: int, size: int) -> str:
+        """SHA-256 of bytes of the segment, hex."""
+        code = f"print(hexlify(sha256(M[{offset}:{offset + size}]).digest()).decode())"
+        return self._repl.run(code, _PATIENCE + size / _SLOWEST).strip()
 
     def digest(self, path: bytes, size: int) -> str:
         """SHA-256 of a file of `size` bytes, hex."""

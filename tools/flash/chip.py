@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import console
 from ..console import Failure
+from . import port as ports
 
 FAST, SLOW = 460800, 115200
 """Bits per second; the slow one is what bad cables still carry."""
@@ -95,11 +98,52 @@ def restart(port: str) -> None:
     _esptool(port, SLOW, "--after", "hard-reset", "--no-stub", "chip-id")
 
 
-def write(port: str, parts: Iterable[tuple[int, bytes]], progress: Callable[[int], None]) -> None:
-    """Erase the whole flash, write `parts` (offset, content), verify them, start the board.
+@contextlib.contextmanager
+def held(port: str, *, stay: bool) -> Iterator[Chip]:
+    """The chip on `port`, held in its ROM loader.
+
+    Args:
+        stay: there, when the block ends well; however else it ends, the board starts again.
+    """
+    ports.check(port)
+    with console.busy(f"asking the board on {port} what it is"):
+        chip = identify(port)
+    console.note(f"{chip.text}, {chip.flash // 1024} KB of flash, {chip.mac}")
+    well = False
+    try:
+        yield chip
+        well = True
+    finally:
+        if not (well and stay):
+            with contextlib.suppress(Failure):  # unplugged, it starts when it has power again
+                restart(port)
+
+
+@contextlib.contextmanager
+def bar(text: str, parts: Iterable[tuple[int, bytes]]) -> Iterator[Callable[[int], None]]:
+    """A progress bar in KB for `write`; the function it gives takes the bytes done so far."""
+    with console.progress() as shown:
+        size = sum(len(content) for _, content in parts)
+        task = shown.add_task(text, total=size // 1024)
+
+        def report(done: int) -> None:
+            shown.update(task, completed=done // 1024)
+
+        yield report
+
+
+def write(
+    port: str,
+    parts: Iterable[tuple[int, bytes]],
+    progress: Callable[[int], None],
+    *,
+    erase: bool = True,
+) -> None:
+    """Write `parts` (offset, content), verify them, start the board.
 
     Args:
         progress: is told how many bytes are written so far.
+        erase: the whole flash first; else nothing but the 4 KB sectors that `parts` touch changes.
 
     Raises:
         Failure: the flash is not what it should be.
@@ -127,7 +171,8 @@ def write(port: str, parts: Iterable[tuple[int, bytes]], progress: Callable[[int
             done = 0
             progress(0)
 
-        command = ("write-flash", "--flash-size", "keep", "--erase-all", *words)
+        all_first = ["--erase-all"] if erase else []
+        command = ("write-flash", "--flash-size", "keep", *all_first, *words)
         _fast_or_slowly(port, *command, heard=heard, again=again)
 
 

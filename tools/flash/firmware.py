@@ -1,4 +1,4 @@
-"""MicroPython firmware images: understand, check, download, keep.
+"""MicroPython firmware images: understand and check them.
 
 An image is believed for what its bytes say, not for its name: the header's chip, MicroPython's
 own version and build name, and the checksums that the build put into it.
@@ -12,28 +12,14 @@ import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .. import console, places
 from ..console import Failure
-from ..files import failed, write
-from . import layout
+from ..files import failed
+from . import builds, layout
 from .layout import BadLayout, Place
 
 OLDEST = (1, 22)
 """Older firmware skips main.py differently, and cannot mount what newer ones have written."""
 _GROWS = (1, 26)
-
-VERSION = "20251209-v1.27.0"
-"""The stock firmware that is fetched when none is named."""
-SOURCE = "https://micropython.org/resources/firmware/"
-_SUMS = {
-    "ESP32_GENERIC": "aa4be80ec695911ba0f13f7558e559ce540f90efbf40c23b853ca49162136b9f",
-    "ESP32_GENERIC_C3": "41388c500efaed40ca912e4917421f3fc44a99b708dcb4f68f0892df0425ecf4",
-    "ESP32_GENERIC_S3": "f533115edca660863b1308445d5c08e3fa108b34c39229a53c2f984a8186a9cd",
-}
-"""SHA-256 of that version, for the builds where it is known here."""
-_MB = 1024 * 1024
-_MOST = 16 * _MB
-_CONNECT_SECONDS, _READ_SECONDS = 10, 60
 
 _MAGIC = 0xE9
 # Chip ids of image headers, esptool's name for the chip, where its image starts in the flash.
@@ -48,13 +34,6 @@ _ESP32S = {
     18: ("esp32p4", 0x2000),
     23: ("esp32c5", 0x2000),
 }
-BUILDS = {
-    "esp8266": "ESP8266_GENERIC",
-    "esp32": "ESP32_GENERIC",
-    **{f"esp32{kind}": f"ESP32_GENERIC_{kind.upper()}" for kind in ("c2", "c3", "c5", "c6")},
-    **{f"esp32{kind}": f"ESP32_GENERIC_{kind.upper()}" for kind in ("s2", "s3")},
-}
-"""Name of the stock build for each chip."""
 _VERSION_TEXT = re.compile(rb"MicroPython v?(\d{1,2})\.(\d{1,3})(?:\.(\d{1,3}))?[ -~]* on \d{4}-")
 _BUILD_TEXT = re.compile(rb"(?<![A-Z0-9_])ESP(?:8266|32)_GENERIC[A-Z0-9_]*(?:-[A-Z0-9_]+)?(?=\0)")
 
@@ -86,10 +65,21 @@ class Firmware:
     variant: str = ""
 
     @property
+    def number(self) -> str:
+        """The version as text."""
+        return ".".join(map(str, self.version))
+
+    @property
+    def build(self) -> str:
+        """The name of the build; "" for a chip that is not known."""
+        board = builds.BOARDS.get(self.chip, "")
+        return f"{board}-{self.variant}" if board and self.variant else board
+
+    @property
     def text(self) -> str:
         """For people."""
         what = f" {self.variant}" if self.variant else ""
-        return f"MicroPython {'.'.join(map(str, self.version))} for {self.chip}{what}"
+        return f"MicroPython {self.number} for {self.chip}{what}"
 
     def place(self, flash: int) -> Place:
         """Where this firmware has its file system on a flash of so many bytes.
@@ -165,8 +155,8 @@ def _esp8266_variant(data: bytes) -> str:
     if b"VfsLfs2" not in data:
         return "FLASH_512K"
     if b"VfsRom" in data:
-        return "FLASH_2M_ROMFS"
-    return "" if b"asyncio/" in data else "FLASH_1M"
+        return builds.ROMFS
+    return "" if b"asyncio/" in data else builds.SMALL
 
 
 def _check_esp8266(data: bytes) -> None:
@@ -228,102 +218,3 @@ def load(path: Path) -> Firmware:
         raise Failure(
             f"{path}: {refused}", "take a .bin of micropython.org/download, or leave --firmware out"
         ) from refused
-
-
-def build_name(chip: str, flash: int) -> str:
-    """The stock build for a chip with so many bytes of flash.
-
-    Raises:
-        Failure: there is none.
-    """
-    if chip not in BUILDS:
-        raise Failure(f"no stock firmware is known for the {chip}", "name one with --firmware FILE")
-    variant = ""
-    if chip == "esp8266" and flash < 2 * _MB:
-        variant = "-FLASH_1M"
-    elif chip == "esp32" and flash < 4 * _MB:
-        variant = "-D2WD"
-    return BUILDS[chip] + variant
-
-
-def fetch(build: str) -> Firmware:
-    """The stock firmware `build` from the cache, else from micropython.org.
-
-    Its SHA-256 is kept beside it, and checked every time it is taken from the cache. A file that
-    somebody has put there has none yet, and is kept if it is whole.
-
-    Raises:
-        Failure: it cannot be fetched, or is not what it should be.
-    """
-    path = cached(build)
-    folder, sum_file = path.parent, path.with_suffix(".sha256")
-    try:
-        if path.exists():
-            if _is_kept(path.read_bytes(), build, sum_file):
-                return load(path)
-            console.warn(f"{path} is not what it should be; fetching it again")
-        console.note(f"fetching {SOURCE}{path.name}")
-        data = _download(SOURCE + path.name)
-        known = _SUMS.get(build)
-        if known and _sha256(data) != known:
-            raise Failure(
-                f"what {SOURCE} gives as {path.name} is not the known firmware",
-                "fetch it by another way and name it with --firmware FILE",
-            )
-        parse(data)
-        folder.mkdir(parents=True, exist_ok=True)
-        write(path, data)
-        write(sum_file, _sha256(data).encode() + b"\n")
-    except OSError as problem:
-        raise failed(f"cannot use {folder}", problem) from problem
-    except BadFirmware as refused:
-        raise Failure(
-            f"{SOURCE}{path.name}: {refused}", "name another one with --firmware FILE"
-        ) from refused
-    return load(path)
-
-
-def cached(build: str) -> Path:
-    """Where the stock firmware `build` is kept; a file of this name may be put there by hand."""
-    return places.cache() / "firmware" / f"{build}-{VERSION}.bin"
-
-
-def _is_kept(data: bytes, build: str, sum_file: Path) -> bool:
-    found = _sha256(data)
-    if sum_file.exists():
-        return found == sum_file.read_text("ascii").strip()
-    try:
-        parse(data)
-    except BadFirmware:
-        return False
-    if found != _SUMS.get(build, found):
-        return False
-    write(sum_file, found.encode() + b"\n")
-    return True
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _download(url: str) -> bytes:
-    import requests
-
-    try:
-        timeouts = (_CONNECT_SECONDS, _READ_SECONDS)
-        with requests.get(url, stream=True, timeout=timeouts) as answer, console.progress() as bar:
-            answer.raise_for_status()
-            size = int(answer.headers.get("content-length", 0)) or None
-            task = bar.add_task("fetching the firmware", total=size)
-            data = bytearray()
-            for part in answer.iter_content(65536):
-                data += part
-                bar.advance(task, len(part))
-                if len(data) > _MOST:
-                    raise Failure(f"{url} does not end", "name a firmware with --firmware FILE")
-    except requests.RequestException as problem:
-        raise Failure(
-            f"cannot fetch {url}",
-            "check the network, or download it on another machine and give it with --firmware FILE",
-        ) from problem
-    return bytes(data)

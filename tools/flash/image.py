@@ -7,6 +7,7 @@ it to 2.1 at its first write.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,8 @@ _WHOLE_BLOCKS = {**_GEOMETRY, "cache_size": BLOCK}
 _EMPTY = b"\xff" * BLOCK
 _DISK_VERSION = 0x00020000
 _MAGIC, _MAGIC_AT = b"littlefs", 8
+_SUPERBLOCK_AT = 20
+"""Disk version, block size and block count, behind the magic's tag and their own."""
 
 
 def blank(blocks: int) -> bytes:
@@ -77,6 +80,19 @@ def begins(blocks: bytes) -> bool:
     """Whether a file system begins with these two blocks; one of them may be damaged."""
     found = (blocks[at + _MAGIC_AT :][: len(_MAGIC)] for at in (0, BLOCK))
     return _MAGIC in found
+
+
+def blocks(head: bytes) -> int | None:
+    """How many 4 KB blocks the file system has that begins with the two blocks `head`.
+
+    None if none begins there; a chip mounts it only if this is the number that it expects. The
+    place is that of the superblock's entry (littlefs SPEC.md, "0x001 LFS_TYPE_INLINESTRUCT").
+    """
+    for at in (0, BLOCK):
+        if head[at + _MAGIC_AT :].startswith(_MAGIC):
+            _, size, count = struct.unpack_from("<III", head, at + _SUPERBLOCK_AT)
+            return count if size == BLOCK else None
+    return None
 
 
 def some(read: Callable[[int, int], bytes], prefixes: tuple[str, ...]) -> dict[str, bytes]:

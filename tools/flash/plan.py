@@ -14,8 +14,8 @@ from .. import console
 from ..console import Failure
 from ..files import failed
 from ..keys import store as keys
-from . import image, layout, provision, wiring
-from .firmware import BUILDS, Firmware
+from . import builds, image, layout, provision, wiring
+from .firmware import Firmware
 from .layout import BadLayout, Place
 
 if TYPE_CHECKING:
@@ -59,10 +59,9 @@ class Plan:
 
 def class_of(firmware: Firmware) -> str:
     """The class of boards that runs a stock build, as MicroPython calls it."""
-    if firmware.chip not in BUILDS:
+    if not firmware.build:
         raise Failure(f"no class is known for the {firmware.chip}", "name it with --class CLASS")
-    cls = BUILDS[firmware.chip].lower().replace("_", "-")
-    return cls + ("-1m" if firmware.variant == "FLASH_1M" else "")
+    return builds.class_of(firmware.build)
 
 
 def dev_key() -> PublicKey:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import sys
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +20,7 @@ from ..keys import store as keys
 from . import batch as rows
 from . import chip as chips
 from . import firmware as images
-from . import former, wiring
+from . import former, renew, wiring
 from . import plan as plans
 from . import port as ports
 from . import wifi as network
@@ -90,12 +88,28 @@ def flash(
         Path | None,
         typer.Option(metavar="FILE.csv", help="A board for each row, one after the other."),
     ] = None,
+    firmware_only: Annotated[
+        bool,
+        typer.Option(
+            "--firmware-only", help="Write the firmware alone; the board keeps all its files."
+        ),
+    ] = False,
 ) -> None:
     """Flash a board over USB: firmware, boot stage, keys, and a release to start with.
 
     Everything on the board is erased. A chip that was flashed from here before keeps its id,
-    name, key, passwords, settings, wiring and Wi-Fi.
+    name, key, passwords, settings, wiring and Wi-Fi. With --firmware-only every file stays.
     """
+    if firmware_only:
+        files = (release, cls, name, server, wifi, wifi_password_file, pins, dev)
+        if any((*files, image, flash_size, batch)):
+            raise Failure(
+                "--firmware-only writes no files, so it goes with --firmware and --dry-run alone",
+                "leave the other options out, or flash the board anew without it",
+                2,
+            )
+        renew.renew(port or ports.choose(ports.find()), firmware, dry_run=dry_run)
+        return
     keys.trust()
     wishes = Wishes(
         firmware,
@@ -122,7 +136,7 @@ def flash(
 
 def _flash(port: str, wishes: Wishes, done: Collection[str] = ()) -> Record | None:
     """Flash the board on `port`; returns who it is now, None if that is one of `done`, by id."""
-    with _held(port, stay=True) as chip:
+    with chips.held(port, stay=True) as chip:
         known = enrol.known(chip.mac)
         if known and known.board.id in done:
             chips.restart(port)
@@ -133,7 +147,7 @@ def _flash(port: str, wishes: Wishes, done: Collection[str] = ()) -> Record | No
     path = enrol.keep(record)
     enrolled = enrol.tell_server(path)
     former.save(record, kept)
-    with _bar(f"writing {_called(record)}", sum(len(part) for _, part in plan.parts)) as progress:
+    with chips.bar(f"writing {_called(record)}", plan.parts) as progress:
         chips.write(port, plan.parts, progress)
     former.forget(record)
     with console.busy("verified; waiting for the board to start"):
@@ -161,7 +175,7 @@ def _without_writing(port: str | None, wishes: Wishes, out: Path | None, size: s
         )
     if port or not wishes.firmware:
         port = port or ports.choose(ports.find())
-        with _held(port, stay=False) as chip:
+        with chips.held(port, stay=False) as chip:
             record, plan, _ = _prepared(port, chip, wishes)
     else:
         chip = _imagined(images.load(wishes.firmware), size)
@@ -187,32 +201,11 @@ def _imagined(firmware: Firmware, size: str | None) -> Chip:
     return Chip(firmware.chip, "not connected", "", _SIZES[size] * _MB)
 
 
-@contextmanager
-def _held(port: str, *, stay: bool) -> Iterator[Chip]:
-    """The chip on `port`, held in its ROM loader.
-
-    Args:
-        stay: there, when the block ends well; however else it ends, the board starts again.
-    """
-    ports.check(port)
-    with console.busy(f"asking the board on {port} what it is"):
-        chip = chips.identify(port)
-    console.note(f"{chip.text}, {chip.flash // 1024} KB of flash, {chip.mac}")
-    well = False
-    try:
-        yield chip
-        well = True
-    finally:
-        if not (well and stay):
-            with contextlib.suppress(Failure):  # unplugged, it starts when it has power again
-                chips.restart(port)
-
-
 def _prepared(
     port: str | None, chip: Chip, wishes: Wishes
 ) -> tuple[Record, Plan, dict[str, bytes]]:
     """Who the board is, what is to be written, and what of that it has had before."""
-    firmware = _firmware(chip, wishes)
+    firmware = renew.firmware_for(chip, wishes.firmware)
     record, known = _record(chip, firmware, wishes)
     kept = _kept(port, chip, firmware, record) if port and known else {}
     release = plans.release_for(record.board, wishes.release)
@@ -234,19 +227,6 @@ def _kept(port: str, chip: Chip, firmware: Firmware, record: Record) -> dict[str
         return former.take(
             record, firmware, chip.flash, lambda at, size: chips.read(port, at, size)
         )
-
-
-def _firmware(chip: Chip, wishes: Wishes) -> Firmware:
-    if wishes.firmware:
-        found = images.load(wishes.firmware)
-    else:
-        found = images.fetch(images.build_name(chip.kind, chip.flash))
-    if found.chip != chip.kind:
-        raise Failure(
-            f"the firmware is for the {found.chip}, the board has an {chip.kind}",
-            "take the image for this chip, or leave --firmware out",
-        )
-    return found
 
 
 def _record(chip: Chip, firmware: Firmware, wishes: Wishes) -> tuple[Record, bool]:
@@ -331,15 +311,3 @@ def _describe(plan: Plan, chip: Chip, known: bool) -> None:
 def _called(record: Record) -> str:
     board = record.board
     return f"{board.name} ({board.id})" if board.name else board.id
-
-
-@contextmanager
-def _bar(text: str, size: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar in KB; the function it gives takes the bytes done so far."""
-    with console.progress() as bar:
-        task = bar.add_task(text, total=size // 1024)
-
-        def report(done: int) -> None:
-            bar.update(task, completed=done // 1024)
-
-        yield report

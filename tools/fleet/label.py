@@ -29,6 +29,7 @@ def save(record: enrol.Record, out: Path) -> None:
     facts = of(record)
     lines = [
         facts["board"],
+        facts["class"],  # tells boards apart that look alike: of 1 MB of flash, and of more
         f"Wi-Fi {facts['portal']}",
         f"password {facts['portal password']}",
         f"WebREPL {facts['WebREPL password']}",

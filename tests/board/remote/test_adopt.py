@@ -349,6 +349,9 @@ def test_room_is_counted_as_it_is(facts: Facts) -> None:
         ("esp32", "Generic ESP32 module with ESP32", "", "esp32-generic"),
         ("esp32", "ESP32C3 module with ESP32C3", "", "esp32-generic-c3"),
         ("esp32", "ESP32C3 module with ESP32C3", "ESP32_GENERIC_C3", "esp32-generic-c3"),
+        ("esp32", "Generic ESP32 module with SPIRAM", "ESP32_GENERIC-SPIRAM", "esp32-generic"),
+        ("esp8266", "ESP module with ESP8266", "ESP8266_GENERIC-FLASH_2M_ROMFS", "esp8266-generic"),
+        ("esp8266", "ESP module with ESP8266", "ESP8266_GENERIC-FLASH_1M", "esp8266-generic-1m"),
     ],
 )
 def test_class_of_a_board(platform: str, machine: str, build: str, cls: str) -> None:
