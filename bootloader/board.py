@@ -36,7 +36,7 @@ def _read(f, path):
             h.update(line)
             board["dev"] = path
             continue
-        key, value = line.decode().rstrip("\n").split(" ", 1)
+        key, value = line.decode().strip().split(" ", 1)
         if key == "end" and value == hexa(h.digest())[:8]:
             return board
         h.update(line)
@@ -44,4 +44,4 @@ def _read(f, path):
             board[key].append(value)
         else:
             board[key] = value
-    raise ValueError("it is damaged")
+    raise ValueError("damaged")
