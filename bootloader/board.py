@@ -30,20 +30,18 @@ def load():
 
 def _read(f, path):
     board = {"server": []}
-    h = sha256()
-    while True:
-        line = f.readline()
+    h = sha256(f.readline() + f.readline())  # the form and the fleet: its keys tell that
+    for line in f:
         if line.startswith(b"dev "):
             h.update(line)
             board["dev"] = path
             continue
-        key, value = line.decode().rstrip("\n").split(" ", 1)
-        if key == "end":
-            if value != hexa(h.digest())[:8]:
-                raise ValueError("it is damaged")
+        key, value = line.decode().strip().split(" ", 1)
+        if key == "end" and value == hexa(h.digest())[:8]:
             return board
         h.update(line)
         if key == "server":
             board[key].append(value)
         else:
             board[key] = value
+    raise ValueError("damaged")

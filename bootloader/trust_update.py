@@ -8,7 +8,7 @@ from micropython import const
 
 from bootloader import record, trust
 from bootloader.manifest import Rejected
-from bootloader.manifest_syntax import LineReader, number, word
+from bootloader.manifest_syntax import LineReader, number
 
 _LINE = const(600)
 
@@ -21,7 +21,7 @@ def apply_next(new, r, asked):
 
     A `reset` line changes the record `r` first: cut before the copies are written, it is done
     again. Raises Rejected: "trust-sig", "trust-version" unless `new` is exactly the next version,
-    "app", "syntax".
+    "fleet", "syntax".
     """
     try:
         _apply(new, r, asked)
@@ -39,8 +39,8 @@ def _apply(new, r, asked):
     trust.check_signatures(new, current)
     if trust.number(new, b"version ") != version + 1:
         raise Rejected("trust-version")
-    if trust.value(new, b"app ") != trust.value(current, b"app "):
-        raise Rejected("app")
+    if trust.value(new, b"fleet ") != trust.value(current, b"fleet "):
+        raise Rejected("fleet")
     trust.check_signatures(new, new)
     reset = check_trust(new)
     if reset and (r.seq, r.floor) != reset:
@@ -84,7 +84,7 @@ def check_trust(path):
 def _check(lines):
     if lines.expect("ota-trust") != "1":
         raise Rejected("syntax")
-    word(lines.expect("app"))
+    lines.expect("fleet")  # a name, as in the former version
     number(lines.expect("version"))
     for wanted in ("root", "release"):
         role, count = lines.expect("threshold").split(" ")

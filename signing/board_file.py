@@ -1,9 +1,9 @@
 """Board files: what one board is, written over the cable and never by a release.
 
 1. At most 2048 bytes, lines as in ``envelope``; it is not signed, it holds the board's secrets.
-2. The keys stand in this order: ``ota-board 1``, id, name (0 or 1), app, class, key, server (0 to
-   3), webrepl, portal and dev (0 or 1 each), ``end <first 8 hex digits of the SHA-256 of all
-   lines before>``.
+2. The keys stand in this order: ``ota-board 1``, fleet, id, name (0 or 1), app, class, key,
+   server (0 to 3), webrepl, portal and dev (0 or 1 each), ``end <first 8 hex digits of the SHA-256
+   of all lines before>``. The board reads on from the third line.
 3. ``key`` is the device key, 32 bytes as hex. ``dev`` is base64 of a dev key's n.
 """
 
@@ -25,6 +25,7 @@ _PASSWORD = re.compile(r"[!-~]+")
 class Board:
     """A board file, understood. ``cls`` is the class; ``key`` the 32-byte device key."""
 
+    fleet: str
     id: str
     app: str
     cls: str
@@ -39,6 +40,7 @@ class Board:
         """The whole file. Raises Refused when a value breaks a rule."""
         lines = [
             HEADER,
+            f"fleet {self.fleet}",
             f"id {self.id}",
             *([f"name {self.name}"] if self.name else []),
             f"app {self.app}",
@@ -82,6 +84,7 @@ def _checksum(body: bytes) -> bytes:
 def _understand(lines: Lines) -> Board:
     if lines.line() != HEADER:
         raise Refused("syntax", f"the first line is not '{HEADER}'")
+    fleet = envelope.word(lines.value("fleet"))
     board_id = envelope.word(lines.value("id"))
     name = envelope.word(lines.value("name")) if lines.peek() == "name" else None
     app = envelope.word(lines.value("app"))
@@ -100,7 +103,8 @@ def _understand(lines: Lines) -> Board:
     if lines.peek() == "dev":
         dev = PublicKey.from_text(lines.value("dev", limits.KEY_LINE_BYTES))
     lines.end()
-    return Board(board_id, app, cls, bytes.fromhex(key), name, tuple(servers), webrepl, portal, dev)
+    secret, urls = bytes.fromhex(key), tuple(servers)
+    return Board(fleet, board_id, app, cls, secret, name, urls, webrepl, portal, dev)
 
 
 def _password(lines: Lines, key: str, lengths: range) -> str | None:

@@ -15,6 +15,7 @@ SENTENCES = {
     "hash": "the content does not match its SHA-256",
     "truncated": "it is shorter than announced",
     "app": "it was made for another app",
+    "fleet": "it belongs to another fleet",
     "class": "it was made for another class of board",
     "mpy": "its bytecode does not fit the board's MicroPython",
     "arch": "its native code is for another processor",

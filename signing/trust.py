@@ -1,14 +1,14 @@
 """Trust files: which keys a fleet believes (docs/protocol.md, "Trust file").
 
 1. At most 8192 bytes; body, ``end`` and 1 to 8 signatures as in ``envelope``.
-2. The keys stand in this order: ``ota-trust 1``, app, version, ``threshold root``, ``threshold
+2. The keys stand in this order: ``ota-trust 1``, fleet, version, ``threshold root``, ``threshold
    release``, key (root, then release, then debug; inside a role sorted by key id, each once),
    revoke (sorted, each once), reset (0 or 1), server (0 or 1), end.
 3. Thresholds and the version are at least 1. ``reset``'s floor is not above its seq.
 4. The signature covers ``ota-trust-v1\\0`` and the body, so that neither kind of file passes
    for the other.
 5. Version 1 is signed by its own root threshold. Version N+1 follows N, and no other: it names
-   the same app and is signed by the root thresholds of N and of N+1. Distinct keys count.
+   the same fleet and is signed by the root thresholds of N and of N+1. Distinct keys count.
 6. A revoked key counts for nothing, also where a ``key`` line names it.
 
 The old root's signatures are checked before anything else is understood.
@@ -34,7 +34,7 @@ HEADER = "ota-trust 1"
 class Trust:
     """A trust file, understood. ``reset`` is (seq, floor)."""
 
-    app: str
+    fleet: str
     version: int
     root_threshold: int
     release_threshold: int
@@ -57,7 +57,7 @@ class Trust:
         """The signed bytes."""
         lines = [
             HEADER,
-            f"app {self.app}",
+            f"fleet {self.fleet}",
             f"version {self.version}",
             f"threshold root {self.root_threshold}",
             f"threshold release {self.release_threshold}",
@@ -85,7 +85,7 @@ class Trust:
 
 
 def first(
-    app: str,
+    fleet: str,
     keys: Iterable[tuple[str, PublicKey]],
     *,
     root_threshold: int = 1,
@@ -95,12 +95,14 @@ def first(
     """Version 1 of a fleet's trust, unsigned.
 
     Args:
+        fleet: its name, one for all of its apps.
         keys: (role, key), in any order.
 
     Raises:
         Refused: ``threshold`` when there are too few keys, else with the rule's code.
     """
-    return _checked(Trust(app, 1, root_threshold, release_threshold, _sorted(keys), server=server))
+    named = _sorted(keys)
+    return _checked(Trust(fleet, 1, root_threshold, release_threshold, named, server=server))
 
 
 def following(
@@ -190,13 +192,13 @@ def verify_next(old: Trust, raw: bytes) -> Trust:
     """The trust that ``raw`` holds, if it may follow ``old`` (rule 5).
 
     Raises:
-        Refused: ``trust-sig``, ``trust-version``, ``app``, or as ``parse``.
+        Refused: ``trust-sig``, ``trust-version``, ``fleet``, or as ``parse``.
     """
     sealed = _take_apart(raw)
     _check_root(sealed, old)
     new = _understand(sealed)
-    if new.app != old.app:
-        raise Refused("app", f"'{new.app}' instead of '{old.app}'")
+    if new.fleet != old.fleet:
+        raise Refused("fleet", f"'{new.fleet}' instead of '{old.fleet}'")
     if new.version != old.version + 1:
         raise Refused("trust-version", f"version {new.version} instead of {old.version + 1}")
     _check_root(sealed, new)
@@ -229,7 +231,7 @@ def _understand(sealed: Envelope) -> Trust:
     lines = Lines(sealed.body)
     if lines.line() != HEADER:
         raise Refused("syntax", f"the first line is not '{HEADER}'")
-    app = envelope.word(lines.value("app"))
+    fleet = envelope.word(lines.value("fleet"))
     version = _positive(lines.value("version"))
     root_threshold = _positive(lines.value("threshold root"))
     release_threshold = _positive(lines.value("threshold release"))
@@ -249,7 +251,7 @@ def _understand(sealed: Envelope) -> Trust:
     if ranks != sorted(set(ranks)) or revoked != sorted(set(revoked)):
         raise Refused("syntax", "the keys are not sorted, or one is listed twice")
     return Trust(
-        app,
+        fleet,
         version,
         root_threshold,
         release_threshold,

@@ -227,7 +227,7 @@ def fleet_keys() -> Iterator[Finding]:
             "bring them with `mipy keys restore FILE`",
         )
     else:
-        yield Finding("ok", "keys", f"{here} for the app '{current.app}'")
+        yield Finding("ok", "keys", f"{here} for the fleet '{current.fleet}'")
     for key in known:
         if key.path.stat().st_mode & 0o077:
             yield Finding("fail", "keys", f"others can read {key.path}", f"chmod 600 {key.path}")

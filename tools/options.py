@@ -20,6 +20,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AppFolder = Annotated[
     Path | None, typer.Argument(metavar="DIR", help="The app's folder; the current one if not.")
 ]
+AppName = Annotated[
+    str | None,
+    typer.Option("--app", metavar="APP", help="The app's name or folder, if not this one."),
+]
+"""Which of the fleet's apps."""
 App = Annotated[
     Path | None, typer.Option("--app", metavar="DIR", help="The app's folder, if not this one.")
 ]

@@ -218,14 +218,14 @@ class PeopleApi:
 
     async def enrol(self, request: Request) -> Response:
         """Take in a board. Its passwords are not the server's business and not sent."""
-        facts = _board_facts(await _json(request))
+        fleet, facts = _board_facts(await _json(request))
         trust = self._trust()
-        if trust and trust.app != facts.app:
+        if trust and trust.fleet != fleet:
             raise Problem(
                 409,
-                "app",
-                f"this server is for the app '{trust.app}', the board is for '{facts.app}'",
-                "serve that app from a data folder of its own",
+                "fleet",
+                f"this server is for the fleet '{trust.fleet}', the board is of '{fleet}'",
+                "name that fleet with --fleet: it has a server of its own",
             )
         entry = _who(request).audit("enrol", facts.id)
         known = await self._storage.enrol(facts, audit=entry)
@@ -352,7 +352,7 @@ class PeopleApi:
     ) -> Response:
         release, fresh = self._admit(found)
         if fresh:
-            start = await start_of(self.named, wanted, who, release.cls)
+            start = await start_of(self.named, wanted, who, release)
             try:
                 channels = frozenset((start.channel,))
                 release = replace(release, publisher=who.name, channels=channels)
@@ -653,17 +653,20 @@ async def _json(request: Request) -> dict[str, Any]:
     return value
 
 
-def _board_facts(said: dict[str, Any]) -> Board:
+def _board_facts(said: dict[str, Any]) -> tuple[str, Board]:
+    """The board's fleet, and what is kept of it."""
     try:
         key, name = bytes.fromhex(said["key"]), said.get("name") or None
-        given = board_file.Board(said["id"], said["app"], said["class"], key, name)
+        given = board_file.Board(said["fleet"], said["id"], said["app"], said["class"], key, name)
         facts = board_file.parse(given.encode())
     except Refused as refused:
         raise _refused(refused, "make the board file again") from refused
     except (LookupError, TypeError, ValueError) as problem:
-        raise Problem(400, "board", "id, app, class and key are needed, as texts") from problem
+        text = "fleet, id, app, class and key are needed, as texts"
+        raise Problem(400, "board", text) from problem
     dev = bool(said.get("dev"))
-    return Board(facts.id, facts.name or "", facts.app, facts.cls, facts.key, dev, time.time())
+    board = Board(facts.id, facts.name or "", facts.app, facts.cls, facts.key, dev, time.time())
+    return facts.fleet, board
 
 
 def _boards_json(db: Connection, board_id: str) -> Response:
@@ -705,8 +708,6 @@ def _verified(upload: BinaryIO, trust: trust_file.Trust) -> tuple[bytes, Manifes
     try:
         raw, files = bundle.read(upload)
         found = manifest.verify(raw, trust).manifest
-        if found.app != trust.app:
-            raise Refused("app", f"'{found.app}' instead of '{trust.app}'")
         bundle.check(found, files)
     except Refused as refused:
         raise _refused(refused, "build and sign it again with this fleet's keys") from refused

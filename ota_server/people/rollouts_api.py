@@ -72,16 +72,20 @@ class Steer(BaseModel):
     board: Name | None = None
 
 
-async def start_of(find: Find, said: Wanted, who: Who, cls: str | None = None) -> Start:
-    """How a release is to go out, with boards by their ids.
+async def start_of(find: Find, said: Wanted, who: Who, release: Release) -> Start:
+    """How a release is to go out, with boards by their ids; those of other classes are left out.
 
-    Args:
-        cls: boards of other classes are left out of the canary.
+    Raises:
+        Problem: a board is not there, or of another app.
     """
 
     async def ids(names: list[str]) -> list[str]:
         found = [await find(name) for name in names]
-        return [board.id for board in found if cls is None or board.cls == cls]
+        for name, board in zip(names, found, strict=True):
+            if board.app != release.app:
+                text = f"'{name}' is a board of the app '{board.app}', not of '{release.app}'"
+                raise Problem(409, "app", text, f"see `mipy boards --app {release.app}`")
+        return [board.id for board in found if board.cls == release.cls]
 
     return Start(
         said.channel or "stable",
@@ -157,7 +161,7 @@ def add(api: FastAPI, storage: Storage, find: Find, needs: Callable[[str], Any])
             raise Problem(404, "release", "there is no such release", "see `mipy status`")
         if release.withdrawn is not None:
             raise Problem(409, "withdrawn", "this release was withdrawn", "reissue it")
-        wanted, now = await start_of(find, said, who, release.cls), time.time()
+        wanted, now = await start_of(find, said, who, release), time.time()
         if said.rehearse:
             releases = storage.releases_of(release.app, release.cls)
             return await storage.read(_rehearsed, release, releases, wanted, now)

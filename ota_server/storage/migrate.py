@@ -14,7 +14,7 @@ from sqlalchemy import Column, Connection, Engine, inspect, text
 
 from . import model
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest of `migrations/versions/`."""
 EARLIEST, LATEST = 1, 2
 """PRAGMA user_version of the files that came before migrations."""

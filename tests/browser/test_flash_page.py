@@ -89,7 +89,7 @@ def whole_flash(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
     """Images as `mipy flash --image` makes them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIPY_HOME", str(tmp_path_factory.mktemp("home")))
-        changes.make_fleet("demo")
+        changes.make_fleet()
 
         def made(kind: str, megabytes: int = 4) -> bytes:
             variant = "FLASH_1M" if megabytes == 1 else ""

@@ -53,7 +53,8 @@ def enrolled(
         ("127.0.0.1", port_of(server)), 30, (polls_from, 0)
     )
     facts = {"id": board.id, "app": board.app, "class": board.cls, "key": board.key.hex()}
-    asked(server, "POST", "/api/boards", json=facts | {"name": "kitchen"})
+    facts |= {"fleet": "default", "name": "kitchen"}
+    asked(server, "POST", "/api/boards", json=facts)
     for _ in range(polls):
         board.poll(addr=reported)
 

@@ -74,7 +74,7 @@ def test_no_verb_words_the_trouble_of_a_file_itself() -> None:
     assert past == []
 
 
-@pytest.mark.parametrize("words", [("serve", "--port", "0"), ("keys", "new", "--app", "weather")])
+@pytest.mark.parametrize("words", [("serve", "--port", "0"), ("keys", "new")])
 def test_a_full_disk(mipy: Mipy, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
     fails_with(monkeypatch, FULL)
     code, said = mipy(*words)

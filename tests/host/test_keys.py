@@ -52,7 +52,7 @@ def mipy(monkeypatch, tmp_path, capsys):
 @pytest.fixture
 def fleet(mipy):
     """A fleet with keys for the app "weather"."""
-    assert mipy("keys", "new", "--app", "weather")[0] == 0
+    assert mipy("keys", "new")[0] == 0
     return mipy
 
 
@@ -84,7 +84,7 @@ def test_new_fleet_has_a_key_of_each_role_and_trust_version_1(fleet):
     assert [row["role"] for row in rows] == ["root", "release", "debug", "dev"]
     assert [row["since"] for row in rows] == [1, 1, 1, None]
     current = keys.trust()
-    assert (current.app, current.version) == ("weather", 1)
+    assert (current.fleet, current.version) == ("default", 1)
     assert all(PublicKey.of(keys.private(key)).id == key.id for key in keys.entries())
 
 
@@ -97,10 +97,10 @@ def test_keys_are_for_their_owner_alone(fleet):
 
 def test_second_fleet_does_not_replace_the_first(fleet):
     before = listed(fleet)
-    code, _, err = fleet("keys", "new", "--app", "weather")
+    code, _, err = fleet("keys", "new")
     assert code == 1 and "has keys already" in err
     assert listed(fleet) == before
-    assert fleet("--fleet", "other", "keys", "new", "--app", "x")[0] == 0
+    assert fleet("--fleet", "other", "keys", "new")[0] == 0
 
 
 @pytest.mark.parametrize("stop_at", range(5))
@@ -114,11 +114,11 @@ def test_interrupted_fleet_leaves_nothing(mipy, monkeypatch, stop_at):
 
     real = files.write
     monkeypatch.setattr(keys, "write", interrupted)
-    assert mipy("keys", "new", "--app", "weather")[0] == cli.INTERRUPTED
+    assert mipy("keys", "new")[0] == cli.INTERRUPTED
     assert [path.name for path in places.fleet_dir().iterdir()] == ["keys"]
     assert not list(places.keys_dir().iterdir())
     monkeypatch.setattr(keys, "write", real)
-    assert mipy("keys", "new", "--app", "weather")[0] == 0
+    assert mipy("keys", "new")[0] == 0
 
 
 def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -209,7 +209,7 @@ def test_revoking_needs_a_key_that_is_meant(fleet, start):
 
 
 def test_passphrase_locks_every_key(mipy, phrase, monkeypatch):
-    words = ("keys", "new", "--app", "weather", "--passphrase-file", phrase)
+    words = ("keys", "new", "--passphrase-file", phrase)
     assert mipy(*words)[0] == 0
     assert all(b"ENCRYPTED" in key.path.read_bytes() for key in keys.entries())
     code, _, err = mipy("keys", "new", "release")
@@ -257,7 +257,7 @@ def test_restore_fills_what_is_missing_and_replaces_nothing(fleet, phrase):
     content = root.read_bytes()
     root.unlink()
     assert fleet(*restored)[0] == 0 and root.read_bytes() == content
-    fleet("--fleet", "second", "keys", "new", "--app", "weather")
+    fleet("--fleet", "second", "keys", "new")
     before = {path.name: path.read_bytes() for path in places.keys_dir().iterdir()}
     code, _, err = fleet("--fleet", "second", *restored)
     assert code == 1 and "differs" in err
@@ -286,14 +286,14 @@ def test_wrong_passphrase_or_damage_opens_nothing(fleet, phrase, tmp_path):
     [
         ("keys", "backup", "new.keys"),
         ("--fleet", "second", "keys", "restore", "b.keys"),
-        ("--fleet", "second", "keys", "new", "--app", "weather", "--passphrase"),
+        ("--fleet", "second", "keys", "new", "--passphrase"),
         ("--fleet", "locked", "keys", "new", "release"),
     ],
 )
 def test_nobody_at_the_keyboard_is_told_how(fleet, phrase, monkeypatch, words):
     """And what is told works with every verb that needs a passphrase."""
     fleet("keys", "backup", "b.keys", "--passphrase-file", phrase)
-    locked = ("keys", "new", "--app", "weather", "--passphrase-file", phrase)
+    locked = ("keys", "new", "--passphrase-file", phrase)
     fleet("--fleet", "locked", *locked)
     monkeypatch.setenv("MIPY_FLEET", "default")
     code, _, err = fleet(*words)
@@ -329,14 +329,14 @@ def test_no_second_set_of_keys_for_a_fleet_that_had_some(mipy, tmp_path, trace, 
         (tmp_path / "home" / "default" / name).touch()
     before = sorted(path.name for path in places.keys_dir().iterdir())
     release(folder=tmp_path)
-    for words in (("keys", "new", "--app", "weather"), ("sign", "r.ota"), ("keys", "backup", "b")):
+    for words in (("keys", "new"), ("sign", "r.ota"), ("keys", "backup", "b")):
         code, _, err = mipy(*words)
         assert code == 1 and "are missing: " in err and told in err
         hint = err.partition("what to do: ")[2]
         assert "`mipy keys restore FILE`" in hint and "--fleet NAME keys new" in hint
         assert "`mipy keys new" not in hint, "in this fleet it makes a second set"
     assert sorted(path.name for path in places.keys_dir().iterdir()) == before
-    assert mipy("--fleet", "new", "keys", "new", "--app", "weather")[0] == 0
+    assert mipy("--fleet", "new", "keys", "new")[0] == 0
 
 
 # --- publishing ----------------------------------------------------------------------------------
@@ -372,7 +372,7 @@ def test_server_gets_the_versions_it_lacks(fleet):
 
 def test_a_server_with_another_trust_file_is_told(fleet, capsys):
     ours = keys.trust_files()[0]
-    fleet("--fleet", "second", "keys", "new", "--app", "weather")
+    fleet("--fleet", "second", "keys", "new")
     for strange in (ours, b"nonsense", b""):
         server = Server("http://127.0.0.1", "", [strange])
         with pytest.raises(Failure, match="not this fleet's"):
@@ -455,7 +455,7 @@ def test_one_passphrase_opens_all_keys_of_a_command(mipy, phrase, monkeypatch):
     """Two release keys sign for two classes, and two root keys sign the next trust file."""
     monkeypatch.setenv(passphrase.PASSPHRASE_FILE, str(phrase))
     locked = ("--passphrase-file", phrase)
-    mipy("keys", "new", "--app", "weather", *locked)
+    mipy("keys", "new", *locked)
     mipy("keys", "new", "root", *locked)
     mipy("keys", "new", "release", "--threshold", "2", *locked)
     monkeypatch.delenv(passphrase.PASSPHRASE_FILE)
@@ -470,7 +470,7 @@ def test_one_passphrase_opens_all_keys_of_a_command(mipy, phrase, monkeypatch):
 
 def test_a_key_with_a_passphrase_of_its_own_is_asked_for(mipy, phrase, monkeypatch):
     monkeypatch.setenv(passphrase.PASSPHRASE_FILE, str(phrase))
-    mipy("keys", "new", "--app", "weather", "--passphrase-file", phrase)
+    mipy("keys", "new", "--passphrase-file", phrase)
     own = phrase.with_name("own")
     own.write_text("battery staple")
     [old] = keys.usable("root")
@@ -520,13 +520,12 @@ def test_revoked_key_no_longer_verifies(fleet, tmp_path):
     assert code == 1 and "mipy keys list" in err
 
 
-def test_release_for_another_app_is_neither_signed_nor_believed(fleet, tmp_path):
-    release("other", folder=tmp_path)
-    code, _, err = fleet("sign", "r.ota")
-    assert code == 1 and "another app" in err
-    assert fleet("sign", "r.ota", "--key", keys.usable("release")[0].id)[0] == 0
+@pytest.mark.parametrize("app", ["weather", "relay"])
+def test_the_fleets_keys_serve_every_app(fleet, tmp_path, app):
+    release(app, folder=tmp_path)
+    assert fleet("sign", "r.ota")[0] == 0
     code, out, _ = fleet("verify", "r.ota", "--json")
-    assert code == 1 and json.loads(out)["code"] == "app"
+    assert code == 0 and json.loads(out)["app"] == app
 
 
 def test_trust_files_are_verified_as_a_chain(fleet, tmp_path):

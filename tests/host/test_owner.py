@@ -35,7 +35,7 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for role in roles:
         name = f"{role}-{vectors.public(role).id}.pem"
         keys.write(places.keys_dir() / name, keys.pem.to_pem(vectors.key(role)), 0o600)
-    first = trust.first(APP, [(role, PublicKey.of(vectors.key(role))) for role in roles])
+    first = trust.first("default", [(role, PublicKey.of(vectors.key(role))) for role in roles])
     raw = trust.add_signature(first.encode(), vectors.key("root"))
     keys.write(places.keys_dir() / "trust.1", raw, 0o600)
     for board_id, name in (("b1", "kitchen"), ("b2", "hall")):

@@ -188,7 +188,9 @@ def test_new_key_has_3072_bits():
 
 # --- board file ----------------------------------------------------------------------------------
 
-BOARD = Board("sim-01", "weather", "esp32", bytes(range(32)), webrepl="letmein", portal="12345678")
+BOARD = Board(
+    "home", "sim-01", "weather", "esp32", bytes(range(32)), webrepl="letmein", portal="12345678"
+)
 
 
 def test_board_file_hides_its_secrets():
@@ -210,6 +212,9 @@ def _resealed(old: bytes, new: bytes) -> bytes:
         (b"id sim-01", b"id a/b", "name"),
         (b"ota-board 1", b"ota-board 2", "syntax"),
         (b"app weather\n", b"", "syntax"),
+        (b"fleet home\n", b"", "syntax"),
+        (b"fleet home", b"fleet a/b", "name"),
+        (b"fleet home\nid sim-01\n", b"id sim-01\nfleet home\n", "syntax"),
         (b"webrepl letmein", b"webrepl letmeinnow", "syntax"),
         (b"webrepl letmein", b"webrepl a b", "syntax"),
         (b"portal 12345678", b"portal 1234567", "syntax"),

@@ -86,7 +86,7 @@ def test_set_up_and_build_without_a_network(folder: Path, tmp_path: Path) -> Non
     assert next((home / ".cache" / "mipy-ota").glob("micropython-*")).is_dir()
 
     # A board's chip is asked, its firmware comes from the folder, and the whole flash is made.
-    run(mipy, "keys", "new", "--app", "demo")
+    run(mipy, "keys", "new")
     run(mipy, "build", "app_slots", "--class", "esp32-generic")
     (bundle,) = (moved / "build").glob("*esp32-generic*.ota")
     run(mipy, "sign", str(bundle))

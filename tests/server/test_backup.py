@@ -390,7 +390,7 @@ def test_what_is_no_backup_is_said_before_the_passphrase(
 
 def test_database_on_postgres_is_missed(mipy: Mipy, postgres: Postgres, tmp_path: Path) -> None:
     """It is said, for nobody should learn it when he restores."""
-    changes.make_fleet("weather")
+    changes.make_fleet()
     with running(places.data_dir() / "server", database=postgres.schema()):
         pass
     for words in ((), ("--data", places.data_dir() / "server")):

@@ -46,7 +46,7 @@ def enrolled(server: Running, name: str = "kitchen", **more: Any) -> FakeBoard:
     board = FakeBoard(server.url, **more)
     facts = {"id": board.id, "app": board.app, "class": board.cls, "key": board.key.hex()}
     headers = {"authorization": f"Bearer {server.token}"}
-    said = facts | {"name": name}
+    said = facts | {"fleet": vectors.FLEET, "name": name}
     answer = requests.post(server.url + "/api/boards", json=said, headers=headers, timeout=30)
     assert answer.ok, answer.text
     return board

@@ -11,11 +11,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, insert
+from sqlalchemy import create_engine, insert, text
 
 from mipy_ota.ota_server.storage import migrate, model, queries
 from mipy_ota.ota_server.storage.postgres import address_of
 from mipy_ota.ota_server.storage.sqlite import SqliteStorage
+from tests.support import vectors
 from tests.support.postgres import Postgres
 
 # As the server made them before there were migrations (user_version 1, and 2 with what comes last).
@@ -200,3 +201,33 @@ def test_upgrade_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.
     assert dump(path) == before
     monkeypatch.undo()
     asyncio.run(SqliteStorage(tmp_path).close())
+
+
+TRUST_OF_AN_APP = b"ota-trust 1\napp weather\nversion 1\nthreshold root 1\n"
+
+
+def test_trust_files_of_one_app_go_and_the_rest_stays(tmp_path: Path):
+    """A database of revision 0003: the fleet is registered anew, boards and releases are kept."""
+    path = former(tmp_path)
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as db:
+        migrate._take_over(db)
+        db.execute(text("DELETE FROM trust"))
+        row = {"version": 1, "at": 5.5, "reset": None, "body": TRUST_OF_AN_APP}
+        db.execute(insert(model.trust), row)
+        db.execute(text("UPDATE boards SET trust = 1"))
+        db.execute(text("UPDATE alembic_version SET version_num = '0003'"))
+    engine.dispose()
+    storage = SqliteStorage(tmp_path)
+
+    async def work() -> None:
+        assert storage.trust() is None
+        known = await storage.known("b1")
+        assert known and (known.board.name, known.board.trust) == ("kitchen", 0)
+        found = storage.releases_of("weather", "esp8266-generic")
+        assert [release.digest for release in found] == ["r2", "r1"]
+        await storage.add_trust(1, vectors.first_trust(), None, 7.5)
+        assert storage.trust() == vectors.first_trust()
+        await storage.close()
+
+    asyncio.run(work())

@@ -99,7 +99,7 @@ def test_tokens_expire_are_revoked_and_follow_their_operator(server: Running):
     assert 29 * 86400 < first["expires"] - time.time() < 31 * 86400
     low = added(server, "anna", "operate", role="read")
     assert low["role"] == "read"
-    enrol = {"id": "b-1", "app": "weather", "class": "c", "key": "00" * 32}
+    enrol = {"fleet": "default", "id": "b-1", "app": "weather", "class": "c", "key": "00" * 32}
     assert call(server, low["token"], "POST", "/api/boards", **enrol).status_code == 403
     assert call(server, first["token"], "POST", "/api/boards", **enrol).status_code == 201
     # A role that falls takes the tokens along; one above the operator's is not given.

@@ -55,7 +55,7 @@ def mipy(
     for role in ("root", "release"):
         name = f"{role}-{vectors.public(role).id}.pem"
         keys.write(folder / name, keys.pem.to_pem(vectors.key(role)), 0o600)
-    first = trust_file.first("weather", [(r, vectors.public(r)) for r in ("root", "release")])
+    first = trust_file.first("default", [(r, vectors.public(r)) for r in ("root", "release")])
     signed = trust_file.add_signature(first.encode(), vectors.key("root"))
     keys.write(folder / "trust.1", signed, 0o600)
 
@@ -336,7 +336,8 @@ def test_rollback_of_all_asks_first_and_counts(
     assert "weather for esp8266-generic: 4 boards" in err
     assert f"from  {title(second)}, number {second['seq']}: 1 run it" in err
     assert f"to  {title(first)}, number {first['seq']}: 3 run it" in err
-    assert asked == [f"Publish {title(first)} again, for all boards of the channel stable?"]
+    whom = "all boards of weather in the channel stable"
+    assert asked == [f"Publish {title(first)} again, for {whom}?"]
     assert len(client.Client(server.url, server.token).releases()) == 2
     monkeypatch.setattr(console, "confirm", lambda text: True)
     code, said, _ = mipy("rollback", "--all", "--follow", "--timeout", "0", "--json")
@@ -568,3 +569,136 @@ def test_who_follows_a_release_sees_for_how_long_and_for_what(monkeypatch: pytes
     assert "has to run for a minute, and to hear from its server" in release._words(trial)
     assert live._clock(release.Seen("kitchen", "open", "installing")) == "  0:00"
     assert live._clock(release.Seen("kitchen", "confirmed", "")) == ""
+
+
+# --- several apps in one fleet
+
+
+@pytest.fixture
+def relay(tmp_path: Path) -> Path:
+    """A second app of the fleet."""
+    folder = tmp_path / "relay"
+    folder.mkdir()
+    (folder / "app.toml").write_text(APP_TOML.replace("weather", "relay"))
+    (folder / "main.py").write_text("print('relay')\n")
+    return folder
+
+
+@pytest.fixture
+def boards_of_both(server: Running) -> Iterator[dict[str, FakeBoard]]:
+    """A board of each app, called as the app is."""
+    found = {name: FakeBoard(server.url, id=name, app=name) for name in ("weather", "relay")}
+    for fake in found.values():
+        client.Client(server.url, server.token).enrol(fake.file())
+        fake.boot()
+    yield found
+    for fake in found.values():
+        fake.close()
+
+
+def test_each_board_is_offered_its_own_app(
+    mipy: Mipy, app: Path, relay: Path, boards_of_both: dict[str, FakeBoard]
+):
+    made = {
+        name: published(mipy("release", str(folder), "--note", "1.0", "--json")[1])
+        for name, folder in (("weather", app), ("relay", relay))
+    }
+    for name, fake in boards_of_both.items():
+        assert fake.poll()["m"] == made[name]["digest"]
+    listed = mipy("boards", "--app", "relay")[1]
+    assert "relay" in listed and "weather" not in listed
+
+
+def test_all_boards_of_one_app_go_back(
+    mipy: Mipy,
+    app: Path,
+    relay: Path,
+    boards_of_both: dict[str, FakeBoard],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.chdir(app.parent)
+    for note in ("1.0", "1.1"):
+        for name, folder in (("weather", app), ("relay", relay)):
+            (folder / "main.py").write_text(f"print({note!r}, {name!r})\n")
+            one = published(mipy("release", str(folder), "--note", note, "--json")[1])
+            confirms([boards_of_both[name]], one)
+    code, _, err = mipy("rollback", "--all", "--yes")
+    assert code == 1 and "of 2 apps: relay, weather" in err and "--app" in err
+    monkeypatch.chdir(relay)
+    again = published(mipy("rollback", "--all", "--yes", "--json")[1])
+    assert (again["app"], again["note"]) == ("relay", "1.0")
+    assert boards_of_both["relay"].poll()["m"] == again["digest"]
+    assert "m" not in boards_of_both["weather"].poll()
+    code, said, _ = mipy("rollback", "--all", "--yes", "--app", str(app), "--json")
+    assert (code, published(said)["app"]) == (0, "weather")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("reissue", "1.0"), ("withdraw", "1.0"), ("promote", "1.0", "beta"),
+        ("rollout", "start", "1.0"),
+    ],
+)  # fmt: skip
+def test_a_release_is_chosen_among_those_of_one_app(
+    mipy: Mipy,
+    server: Running,
+    app: Path,
+    relay: Path,
+    words: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Both apps have a 1.0: nothing is done until it is clear whose is meant."""
+    monkeypatch.chdir(app.parent)
+    api = client.Client(server.url, server.token)
+    for note in ("1.0", "1.1"):
+        for folder in (app, relay):
+            (folder / "main.py").write_text(f"print({note!r}, {folder.name!r})\n")
+            assert mipy("release", str(folder), "--note", note)[0] == 0
+    before = api.releases(), [one["id"] for one in api.rollouts()]
+    code, _, err = mipy(*words)
+    assert code == 1 and "of 2 apps: relay, weather" in err and "--app" in err
+    assert (api.releases(), [one["id"] for one in api.rollouts()]) == before
+    code, _, err = mipy(*words, "--app", "garden")
+    assert code == 1 and "garden" in err
+    assert (api.releases(), [one["id"] for one in api.rollouts()]) == before
+
+    # By name, by folder, or by where one is.
+    code, _, err = mipy(*words, "--app", "relay")
+    assert code == 0, err
+    changed = [one for one in api.releases() if one not in before[0]]
+    assert {one["app"] for one in changed} <= {"relay"}
+    new = [one for one in api.rollouts() if one["id"] not in before[1]]
+    assert {one["app"] for one in new} <= {"relay"} and (changed or new)
+    monkeypatch.chdir(app)
+    assert mipy(*words)[0] == 0
+    changed = [one for one in api.releases() if one not in before[0] and one["app"] == "weather"]
+    new = [one for one in api.rollouts() if one["id"] not in before[1] and one["app"] == "weather"]
+    assert changed or new
+
+
+def test_a_canary_is_a_board_of_the_releases_app(
+    mipy: Mipy, server: Running, app: Path, relay: Path
+):
+    fake = enrolled(server, "kitchen")
+    code, _, err = mipy("release", str(relay), "--canary", "kitchen")
+    assert code == 1 and "'kitchen' is a board of the app 'weather', not of 'relay'" in err
+    assert client.Client(server.url, server.token).releases() == []
+    assert mipy("release", str(app), "--canary", "kitchen")[0] == 0
+    fake.close()
+
+
+def test_a_server_cannot_swap_the_app_of_what_is_signed_again(
+    mipy: Mipy, server: Running, app: Path, relay: Path
+):
+    """Both are the fleet's, with one note, one number and one class."""
+    for folder in (app, relay):
+        assert mipy("release", str(folder), "--note", "1.0")[0] == 0
+    api = client.Client(server.url, server.token)
+    found = {one["app"]: one for one in api.releases()}
+    content = api.bundle(found["relay"]["digest"])
+    release.check_meant(content, found["relay"], "1.0", "relay")
+    with pytest.raises(console.Failure, match="sends relay"):
+        release.check_meant(content, found["relay"], "1.0", "weather")
+    with pytest.raises(console.Failure, match="names 2 releases that were signed here"):
+        release.check_meant(content, found["relay"], "1.0")

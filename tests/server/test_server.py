@@ -595,7 +595,6 @@ def test_refused_bundles(people: client.Client):
     cases = {
         "unsigned": [release(SEQ, key="")[1]],
         "key": [release(SEQ, key="other")[1], release(SEQ, key="root")[1]],
-        "app": [release(SEQ, app="other")[1]],
         "seq": [release(ahead)[1]],
         "hash": [tampered(good, "files/config.py", b"NAME = 'Kitchen'\n")],
         "size": [tampered(good, "files/config.py", b"NAME = 'kitchen'\n ")],
@@ -685,16 +684,20 @@ def test_enrolment(people: client.Client, server: Running):
     with pytest.raises(Failure, match="no board file"):
         people.enrol(fake.file()[:-3] + b"00\n")
     headers = {"authorization": f"Bearer {server.token}"}
+    facts = {"fleet": vectors.FLEET, "id": "x", "app": "weather", "class": "c", "key": "00" * 32}
     for said, code in [
         ({}, "board"),
-        ({"id": "x", "app": "weather", "class": "c", "key": "00"}, "syntax"),
-        ({"id": "../x", "app": "weather", "class": "c", "key": "00" * 32}, "name"),
-        ({"id": "x", "app": "other", "class": "c", "key": "00" * 32}, "app"),
-        ({"id": "x", "app": "weather", "class": "c", "key": 7}, "board"),
+        ({name: facts[name] for name in facts if name != "fleet"}, "board"),
+        (facts | {"key": "00"}, "syntax"),
+        (facts | {"id": "../x"}, "name"),
+        (facts | {"fleet": "other"}, "fleet"),
+        (facts | {"key": 7}, "board"),
     ]:
         answer = requests.post(server.url + "/api/boards", json=said, headers=headers, timeout=10)
         assert answer.json()["error"] == code
-    assert refusal(people.enrol, FakeBoard(server.url, app="other").file()) == "app"
+    other = FakeBoard(server.url, id="b-2", app="other")
+    assert people.enrol(other.file()) == {"id": "b-2", "again": False}
+    other.close()
     assert refusal(people.board, "nobody") == "board"
     assert "key" not in people.board("b-1")
     fake.close()

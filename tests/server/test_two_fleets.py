@@ -30,7 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MIPY_HOME", str(tmp_path))
     for name in TWO:
         monkeypatch.setenv("MIPY_FLEET", name)
-        changes.make_fleet("weather")
+        changes.make_fleet()
     monkeypatch.delenv("MIPY_FLEET")
     return tmp_path
 
@@ -121,7 +121,7 @@ def test_errors_name_fleet_and_address(home: Path) -> None:
     "words",
     [
         "status", "keys list", "keys revoke 1234", "boards", "build", "wifi ls kitchen", "serve",
-        "new app", "keys new --app weather", "keys restore x.keys", "restore x.backup",
+        "new app", "keys new", "keys restore x.keys", "restore x.backup",
     ],
 )  # fmt: skip
 def test_a_mistyped_fleet_makes_no_folder(
@@ -136,11 +136,11 @@ def test_a_mistyped_fleet_makes_no_folder(
 
 
 def test_a_new_fleet_is_made_by_what_makes_one(home: Path) -> None:
-    assert mipy("--fleet", "third", "keys", "new", "--app", "weather")[0] == 0
+    assert mipy("--fleet", "third", "keys", "new")[0] == 0
     assert (home / "third" / "keys" / "trust.1").is_file()
     # "second" is like this one, so it has to be meant.
     (home / "second2").mkdir()
-    assert mipy("--fleet", "second2", "keys", "new", "--app", "weather")[0] == 0
+    assert mipy("--fleet", "second2", "keys", "new")[0] == 0
 
 
 def test_a_computer_without_fleets_begins_by_serving(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mipy_ota.signing import board_file
+from tests.support import vectors
 
 
 @dataclass
@@ -81,7 +82,7 @@ class FakeBoard:
 
     def file(self) -> bytes:
         """The board file."""
-        return board_file.Board(self.id, self.app, self.cls, self.key).encode()
+        return board_file.Board(vectors.FLEET, self.id, self.app, self.cls, self.key).encode()
 
     def facts(self) -> dict[str, Any]:
         """What is told once a boot."""

@@ -24,7 +24,7 @@ from mipy_ota.tools.sim.board import VirtualBoard
 from tests.support import testkeys
 from tests.support.boards import Board
 
-APP = "demo"
+FLEET, APP = "default", "demo"
 CLASS = "esp8266-generic"
 WIFI = {"home": "secret-word"}
 
@@ -35,10 +35,10 @@ def key(name: str) -> RSAPrivateKey:
 
 
 @cache
-def first_trust(app: str = APP) -> bytes:
+def first_trust(fleet: str = FLEET) -> bytes:
     """Trust version 1 of the keys "root" and "release"."""
     raw = trust.first(
-        app, [("root", PublicKey.of(key("root"))), ("release", PublicKey.of(key("release")))]
+        fleet, [("root", PublicKey.of(key("root"))), ("release", PublicKey.of(key("release")))]
     ).encode()
     return trust.add_signature(raw, key("root"))
 
@@ -123,6 +123,7 @@ class Fleet:
     def enrol(self, board: board_file.Board) -> None:
         """Make the board known."""
         facts = {
+            "fleet": board.fleet,
             "id": board.id,
             "name": board.name or board.id,
             "app": board.app,
@@ -141,11 +142,14 @@ class Fleet:
         return prepared(folder, who, release, **options)
 
 
-def identity(name: str = "b1", servers: tuple[str, ...] = (), dev: str = "") -> board_file.Board:
+def identity(
+    name: str = "b1", servers: tuple[str, ...] = (), dev: str = "", app: str = APP
+) -> board_file.Board:
     """A board file's content."""
     return board_file.Board(
+        fleet=FLEET,
         id=name,
-        app=APP,
+        app=app,
         cls=CLASS,
         key=secrets.token_bytes(32),
         servers=servers,

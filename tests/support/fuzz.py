@@ -39,7 +39,7 @@ PARALLEL = 500
 _SHOWN = 10
 _WORDS = (
     b"ota-manifest 1 2 app class seq floor mpy arch entry total file note x-a x- end sig ota-trust"
-    b" version threshold root release debug key revoke reset server 0 00 01 -1 2147483647"
+    b" fleet version threshold root release debug key revoke reset server 0 00 01 -1 2147483647"
     b" 2147483648 4294967296 6.3 6.100 6. .3 6.3.1 main.py main.mpy lib/a.py ../a a//b .a"
     b" manifest manifest/a http://10.0.0.1:80 https://a xtensa"
 ).split()

@@ -22,7 +22,7 @@ from mipy_ota.signing.trust import Trust
 from tests.support import ROOT, testkeys
 
 BODIES = ROOT / "tests" / "vectors" / "manifests.json"
-APP = "weather"
+FLEET = "default"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def first_trust(release_threshold: int = 1) -> bytes:
     """Version 1: root, release, release2, debug."""
     roles = [("root", "root"), ("release", "release"), ("release", "release2"), ("debug", "debug")]
     made = trust.first(
-        APP,
+        FLEET,
         [(role, public(name)) for role, name in roles],
         release_threshold=release_threshold,
     )
@@ -317,7 +317,9 @@ def trust_steps() -> Iterator[Step]:
         changed = body.replace(before, after, 1)
         return Step(name, one, changed + signature(changed, "root", trust.PREFIX), code)
 
-    yield edited("another app", b"app weather", b"app wether", "app")
+    yield edited("another fleet", b"fleet default", b"fleet defaults", "fleet")
+    yield edited("an app in the place of the fleet", b"fleet default", b"app default", "syntax")
+    yield edited("a fleet that is a path", b"fleet default", b"fleet de/ault", "name")
     yield edited("version 0", b"version 2", b"version 0", "syntax")
     yield edited("leading zero", b"version 2", b"version 02", "syntax")
     yield edited("threshold 0", b"threshold root 1", b"threshold root 0", "syntax")

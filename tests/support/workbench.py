@@ -106,7 +106,7 @@ def desk(
             "MIPY_TOKEN_FILE": str(folder / "server" / "token"),
         }
         with mock.patch.dict(os.environ, surroundings):
-            changes.make_fleet(APP)
+            changes.make_fleet()
             who = enrol.make(
                 "b1",
                 APP,

@@ -73,14 +73,14 @@ def test_every_problem_has_a_remedy_and_json_holds_all(capsys: pytest.CaptureFix
 
 def test_all_well_ends_with_zero(server: serve.Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(address, "lan_address", lambda: "127.0.0.1")
-    changes.make_fleet("demo")
+    changes.make_fleet()
     publish_trust(connect())
     assert [one for one in doctor.examine() if one.level == "fail"] == []
     doctor.doctor()
 
 
 def test_backup_and_permissions_of_keys(home: Path) -> None:
-    changes.make_fleet("demo")
+    changes.make_fleet()
     (before,) = found("key backup")
     assert before.level == "warn" and "root-" in before.text
     phrase = home / "phrase"
@@ -130,7 +130,7 @@ def test_missing_interpreter_is_not_fetched(
 
 
 def test_board_by_name(server: serve.Running) -> None:
-    changes.make_fleet("demo")
+    changes.make_fleet()
     made = enrol.make("b1", "demo", "esp8266-generic", name="shed", servers=("http://127.0.0.1:1",))
     enrol.tell_server(enrol.keep(enrol.Record(made, "02:00:00:00:00:01", "esp8266")))
     said = found("board", "shed")
@@ -142,7 +142,7 @@ def test_board_by_name(server: serve.Running) -> None:
 def test_folder_that_is_called_as_the_board(
     server: serve.Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes.make_fleet("demo")
+    changes.make_fleet()
     made = enrol.make("b1", "demo", "esp8266-generic", name="shed")
     enrol.tell_server(enrol.keep(enrol.Record(made, "02:00:00:00:00:01", "esp8266")))
     (tmp_path / "shed").mkdir()
@@ -151,7 +151,7 @@ def test_folder_that_is_called_as_the_board(
 
 
 def test_board_by_address(server: serve.Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    changes.make_fleet("demo")
+    changes.make_fleet()
     made = enrol.make("b1", "demo", "esp8266-generic", name="shed")
     enrol.tell_server(enrol.keep(enrol.Record(made, "02:00:00:00:00:01", "esp8266")))
     (listed,) = connect().boards()
@@ -165,7 +165,7 @@ def test_board_by_address(server: serve.Running, monkeypatch: pytest.MonkeyPatch
 def test_an_app_that_crashes(
     server: serve.Running, monkeypatch: pytest.MonkeyPatch, crashes: int, said: str
 ) -> None:
-    changes.make_fleet("demo")
+    changes.make_fleet()
     made = enrol.make("b1", "demo", "esp8266-generic", name="shed")
     enrol.tell_server(enrol.keep(enrol.Record(made, "02:00:00:00:00:01", "esp8266")))
     facts = connect().board("b1")
@@ -182,7 +182,7 @@ def test_an_app_that_crashes(
 def test_port_of_a_boards_server(
     server: serve.Running, monkeypatch: pytest.MonkeyPatch, url: str, port: int
 ) -> None:
-    changes.make_fleet("demo")
+    changes.make_fleet()
     made = enrol.make("b1", "demo", "esp8266-generic", servers=(url,))
     enrol.tell_server(enrol.keep(enrol.Record(made, "02:00:00:00:00:01", "esp8266")))
     asked: list[int] = []

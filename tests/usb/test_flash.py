@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -383,6 +384,48 @@ def lived(board: Rom, mipy: Mipy, words: tuple[object, ...]) -> layout.Place:
     made = plan.make(who, firmware.load(stock.path("esp32")), 4 << 20, raw, kept=SETTINGS)
     chip.write(board.port, made.parts, lambda done: None)
     return made.place
+
+
+def test_a_board_becomes_one_of_another_app(
+    esp32: Rom, mipy: Mipy, release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flashed in that app's folder: it stays the board it is; settings were the former app's."""
+    words = ("flash", esp32.port, "--firmware", stock.path("esp32"), "--release")
+    place = lived(esp32, mipy, (*words, release))
+    first = enrol.find("kitchen").board
+    relay = tmp_path / "relay"
+    relay.mkdir()
+    (relay / "app.toml").write_text('name = "relay"\nclasses = ["esp32-generic"]\n')
+    other = tmp_path / "other.ota"
+    other.write_bytes(fleet.release(PLAIN, 6, cls="esp32-generic", app="relay"))
+    failed(mipy(*words, other), "made for another app", "the folder of demo")
+    monkeypatch.chdir(relay)
+    failed(mipy(*words, release), "made for another app", "the folder of relay")
+    esp32.starts()
+    code, _, err = mipy(*words, other)
+    assert code == 0, err
+    assert "its app was demo and is relay from now on" in err
+    assert enrol.find("kitchen").board == replace(first, app="relay")
+    assert kept(esp32.flash, place) == {"/state/0/w": SETTINGS["/state/0/w"]}
+
+
+def test_which_app_a_new_board_is_for(
+    mipy: Mipy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that is named, else the folder's, else the only one of the fleet."""
+    monkeypatch.chdir(tmp_path)
+    words = ("flash", "--firmware", stock.path("esp32"), "--dry-run")
+    failed(mipy(*words), "not said which app the board is for", "`mipy new DIR` starts one")
+    assert enrol.app_of_new("relay") == "relay"
+    enrol.keep(enrol.Record(enrol.make("b1", "weather", "esp32-generic")))
+    assert enrol.app_of_new(None) == "weather"
+    enrol.keep(enrol.Record(enrol.make("b2", "relay", "esp32-generic")))
+    failed(mipy(*words), "not said which app the board is for", "the fleet has relay, weather")
+    (tmp_path / "app.toml").write_text('name = "garden"\n')
+    assert enrol.app_of_new(None) == "garden"
+    assert enrol.app_of_new("relay") == "relay"
+    monkeypatch.chdir(tmp_path.parent)
+    assert enrol.app_of_new(str(tmp_path)) == "garden"
 
 
 def test_settings_outlive_a_write_that_failed(
@@ -1206,7 +1249,7 @@ def test_what_a_firmware_that_is_named_does_without(
 # --- identity and label
 
 
-def test_every_board_has_secrets_of_its_own() -> None:
+def test_every_board_has_secrets_of_its_own(home: Path) -> None:
     made = [enrol.make(f"b{i}", "demo", "esp32-generic") for i in range(50)]
     for secret in ("key", "webrepl", "portal"):
         assert len({getattr(one, secret) for one in made}) == 50

@@ -39,7 +39,8 @@ class Wishes:
     """What the command line says.
 
     Attributes:
-        app: folder of the app for the first release; None takes the board's own program.
+        app: folder of the app for the first release; None takes the board's own program, as the
+            first release of the app of the current folder.
         cls, name, servers: of the board file; None takes what fits.
         dev: give it the fleet's dev key.
         wifi: networks to know, SSID -> password.
@@ -85,7 +86,7 @@ def survey(remote: Remote, facts: Facts, wishes: Wishes) -> Found:
     _check_file_system(remote, kept.tree)
     prepared = prepare(kept.tree, facts, wishes.app, wishes.cls)
     show_plan(prepared)
-    record = _identity(facts, prepared.cls, wishes)
+    record = _identity(facts, prepared.app, prepared.cls, wishes)
     files = _files(record.board, prepared.release(wishes.dev), wishes.wifi)
     if not begun:
         _check_space(facts, prepared.plan, kept.tree, files)
@@ -108,6 +109,11 @@ class Prepared:
     plan: Plan
     cls: str
     built: build.Built
+
+    @property
+    def app(self) -> str:
+        """The app that the release is one of."""
+        return self.built.manifest.app
 
     def release(self, dev: bool) -> bytes:
         """The release, signed."""
@@ -134,7 +140,7 @@ def prepare(tree: Tree, facts: Facts, app: Path | None, cls: str | None) -> Prep
             "the board has no main.py, so there is no program to adopt",
             "name the folder of an app with --app DIR, or use `mipy flash`",
         )
-    name = keys.trust().app
+    name = enrol.app_of_new(None)
     return Prepared(made, cls, build.packed(name, cls, SEQ, made.files, note="adopted"))
 
 
@@ -193,7 +199,7 @@ def _begun(remote: Remote) -> Backup | None:
     return None
 
 
-def _identity(facts: Facts, cls: str, wishes: Wishes) -> enrol.Record:
+def _identity(facts: Facts, app: str, cls: str, wishes: Wishes) -> enrol.Record:
     """Who the board will be; a chip that the fleet knows stays the board it is."""
     name, servers = wishes.name, wishes.servers
     dev_key = plans.dev_key() if wishes.dev else None
@@ -202,14 +208,14 @@ def _identity(facts: Facts, cls: str, wishes: Wishes) -> enrol.Record:
         chip = cls.replace("-generic", "").replace("-", "")
         made = enrol.make(
             f"{chip}-{facts.mac.replace(':', '')}",
-            keys.trust().app,
+            app,
             cls,
             name=name,
             servers=servers or (address.proposed_server(),),
             dev=dev_key,
         )
         return enrol.Record(made, facts.mac, chip)
-    record = enrol.renewed(known, cls=cls, name=name, servers=servers or None)
+    record = enrol.renewed(known, app=app, cls=cls, name=name, servers=servers or None)
     return replace(record, board=replace(record.board, dev=dev_key))
 
 
@@ -250,6 +256,7 @@ def show_plan(prepared: Prepared) -> None:
     rows += [(show(path), "left alone", why) for path, why in made.left.items()]
     rows.append(("/main.py", "release", "becomes the entry of the release; the boot stage's then"))
     rows.append(("/boot.py", "replaced", "the boot stage's; what it did is in the backup only"))
-    console.table(f"for boards of class {prepared.cls}", ("file", "becomes", ""), sorted(rows))
+    title = f"for boards of {prepared.app}, class {prepared.cls}"
+    console.table(title, ("file", "becomes", ""), sorted(rows))
     for warning in prepared.built.warnings:
         console.warn(warning)

@@ -43,9 +43,11 @@ An app for MicroPython boards, updated over the air with MiPy-OTA.
 | lib/ | third-party modules, by hand or by `mipy mip install` |
 | www/ | its pages, if it serves any |
 
-    mipy --fleet {name} keys new    once: the keys that boards of this app trust
-    mipy --fleet {name} build .     compile it and see how large it is
-    mipy --fleet {name} release .   build, sign and publish it
+    mipy build      compile it and see how large it is
+    mipy release    build, sign and publish it
+    mipy flash      a new board for it, over USB; `mipy sim NAME` is a virtual one
+
+A fleet has one set of keys for all of its apps: `mipy keys new`, once.
 
 Releases can be read by whoever listens: no password and no key belongs into this folder.
 """

@@ -85,21 +85,32 @@ def app_folder(named: Path | None) -> Path:
         Failure: the current folder is not an app's.
     """
     here = Path.cwd()
-    demo = places.sources("app_slots")
     if named or (here / FACTS).exists():
         return named or here
-    if here.resolve() == demo.resolve().parent:
-        return demo
+    if in_checkout():
+        return places.sources("app_slots")
     raise Failure(
         f"{here} is no app: it has no {FACTS}",
         "`mipy new .` makes it one, `mipy new DIR` makes another folder; or name the app's folder",
     )
 
 
-def name_here() -> str:
-    """The name of the app in the current folder; the demo's outside of an app."""
-    here = Path.cwd()
-    return facts(here if (here / FACTS).exists() else places.sources("app_slots")).name
+def in_checkout() -> bool:
+    """Whether the current folder is the project's own checkout."""
+    return Path.cwd().resolve() == places.sources("app_slots").resolve().parent
+
+
+def app_named(said: str | None) -> str | None:
+    """The name of the app that a person means; None where nothing tells.
+
+    Args:
+        said: what --app says: an app's name, or its folder. None: the app of the current folder.
+
+    Raises:
+        Failure: the folder's app.toml cannot be read.
+    """
+    folder = Path.cwd() if said is None else Path(said).expanduser()
+    return facts(folder).name if (folder / FACTS).exists() else said
 
 
 def classes_of(app_dir: Path, wanted: list[str] | None) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from ..files import failed, write
 from ..fleet.enrol import Record
 from . import port as ports
 
-COLUMNS = ("name", "class", "server", "id")
+COLUMNS = ("name", "app", "class", "server", "id")
 """Of these `name` must be there; `id` is filled in here."""
 _LOOK_SECONDS = 0.5
 _QUOTE = 'a cell with a comma in it is written in quotes: "a, b"'
@@ -109,6 +109,8 @@ def run(path: Path, port: str | None, flash: Flash) -> None:
 
 def _wishes(row: Row) -> dict[str, object]:
     said: dict[str, object] = {"name": row["name"]}
+    if row.get("app"):
+        said["app"] = row["app"]
     if row.get("class"):
         said["cls"] = row["class"]
     if row.get("server"):

@@ -23,7 +23,8 @@ from . import image, layout, wiring
 from .firmware import Firmware
 from .layout import BadLayout
 
-KEPT = ("/data/settings/", "/state/0/w", "/state/1/w", wiring.PATH)
+_SETTINGS = "/data/settings/"
+KEPT = (_SETTINGS, "/state/0/w", "/state/1/w", wiring.PATH)
 """Where these files are, or how their paths begin."""
 _CHUNK = 64 * 1024
 """Bytes read at once: starting esptool takes longer than these do on the cable."""
@@ -95,6 +96,11 @@ def _in_chunks(read: Read, flash: int) -> Read:
         return joined[offset - first * _CHUNK :][:size]
 
     return fetch
+
+
+def without_settings(kept: dict[str, bytes]) -> dict[str, bytes]:
+    """What remains for a board that becomes one of another app: settings are an app's own."""
+    return {path: content for path, content in kept.items() if not path.startswith(_SETTINGS)}
 
 
 # --- beside the board's record -------------------------------------------------------------------

@@ -97,7 +97,8 @@ def release_for(board: Board, path: Path | None) -> bytes:
     except Refused as refused:
         raise Failure(
             f"the board would refuse this release ({refused.code}): {refused}",
-            f"publish one with `mipy release --class {board.cls}`, or name another with --release",
+            f"publish one with `mipy release --class {board.cls}` in the folder of {board.app}, "
+            "or name another with --release",
         ) from refused
     return raw
 
@@ -130,7 +131,8 @@ def _offered(board: Board) -> bytes:
         return server.bundle(_unrejected(offered, left)["digest"])
     raise Failure(
         f"there is no release of '{board.app}' for the class {board.cls}",
-        f"publish one with `mipy release --class {board.cls}`, or name another with --class",
+        f"publish one in its folder with `mipy release --class {board.cls}`, or name another app "
+        "with --app, another class with --class",
     )
 
 

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from .. import console, options
+from ..app import project
 from ..console import Failure
 from ..files import failed, write
 from ..fleet import address, enrol, label
@@ -38,6 +39,7 @@ class Wishes:
 
     firmware: Path | None = None
     release: Path | None = None
+    app: str | None = None
     cls: str | None = None
     name: str | None = None
     servers: tuple[str, ...] = ()
@@ -61,6 +63,7 @@ def flash(
         Path | None,
         typer.Option(metavar="FILE", help="Signed release to start with; the server's newest."),
     ] = None,
+    app: options.AppName = None,
     cls: options.Class = None,
     name: options.Name = None,
     server: options.Servers = None,
@@ -98,7 +101,8 @@ def flash(
     """Flash a board over USB: firmware, boot stage, keys, and a release to start with.
 
     Everything on the board is erased. A chip that was flashed from here before keeps its id,
-    name, key, passwords, settings, wiring and Wi-Fi. With --firmware-only every file stays.
+    name, key, passwords, wiring and Wi-Fi; and its app and settings, unless this is done in the
+    folder of another app. With --firmware-only every file stays.
     """
     if firmware_only:
         files = (release, cls, name, server, wifi, wifi_password_file, pins, dev)
@@ -114,6 +118,7 @@ def flash(
     wishes = Wishes(
         firmware,
         release,
+        app,
         cls,
         name,
         address.reachable(server),
@@ -208,6 +213,8 @@ def _prepared(
     firmware = renew.firmware_for(chip, wishes.firmware)
     record, known = _record(chip, firmware, wishes)
     kept = _kept(port, chip, firmware, record) if port and known else {}
+    if known and known.board.app != record.board.app:
+        kept = former.without_settings(kept)
     release = plans.release_for(record.board, wishes.release)
     plan = plans.make(
         record.board,
@@ -229,28 +236,31 @@ def _kept(port: str, chip: Chip, firmware: Firmware, record: Record) -> dict[str
         )
 
 
-def _record(chip: Chip, firmware: Firmware, wishes: Wishes) -> tuple[Record, bool]:
-    """Who the board is: what its chip was before, else a new one; and whether it is known."""
+def _record(chip: Chip, firmware: Firmware, wishes: Wishes) -> tuple[Record, Record | None]:
+    """Who the board is: what its chip was before, else a new one; and what it was before."""
     cls = wishes.cls or plans.class_of(firmware)
     dev = plans.dev_key() if wishes.dev else None
     known = enrol.known(chip.mac) or _imagined_before(chip, wishes)
     if known:
         console.note(f"this is {_called(known)} of the fleet, and stays it")
+        app = project.app_named(wishes.app)
+        if app and app != known.board.app:
+            console.note(f"its app was {known.board.app} and is {app} from now on")
         record = enrol.renewed(
-            known, name=wishes.name, cls=wishes.cls, servers=wishes.servers or None
+            known, name=wishes.name, app=app, cls=wishes.cls, servers=wishes.servers or None
         )
         # Development is not a setting: it ends with a flash that does not ask for it.
         board = replace(record.board, dev=dev)
-        return replace(record, board=board, mac=chip.mac, chip=chip.kind), True
+        return replace(record, board=board, mac=chip.mac, chip=chip.kind), known
     board = enrol.make(
         f"{chip.kind}-{chip.mac.replace(':', '') or secrets.token_hex(6)}",
-        keys.trust().app,
+        enrol.app_of_new(wishes.app),
         cls,
         name=wishes.name,
         servers=wishes.servers or (address.proposed_server(),),
         dev=dev,
     )
-    return Record(board, chip.mac, chip.kind), False
+    return Record(board, chip.mac, chip.kind), None
 
 
 def _imagined_before(chip: Chip, wishes: Wishes) -> Record | None:

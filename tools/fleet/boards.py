@@ -59,10 +59,11 @@ def boards(
     releases, rollouts = server.releases(), server.rollouts(ROLLOUTS_LOOKED_AT)
     console.table(
         "",
-        ("board", "class", "state", "release", "seen", "last setback"),
+        ("board", "app", "class", "state", "release", "seen", "last setback"),
         [
             (
                 one["name"] or one["id"],
+                one["app"],
                 one["class"],
                 state(one),
                 called(one, releases, rollouts),
@@ -95,7 +96,7 @@ def status(as_json: JSON = False) -> None:
     if releases:
         console.table(
             "",
-            ("note", "published", "class", "boards", "bytes", "digest", "number"),
+            ("app", "note", "published", "class", "boards", "bytes", "digest", "number"),
             [_release_row(release, every) for release in releases],
         )
 
@@ -211,6 +212,7 @@ def _release_row(release: Mapping[str, Any], every: list[dict[str, Any]]) -> tup
     running = sum(1 for board in every if board["digest"] == release["digest"][:32])
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(release["published"]))
     return (
+        release["app"],
         "" if release["note"] == "-" else release["note"],
         when + (", withdrawn" if release["withdrawn"] else ""),
         release["class"],

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from .. import console
+from .. import console, options
+from ..app import project
 from ..console import Failure
 
 BOARD = Annotated[str, typer.Argument(metavar="BOARD", help="Its name or id.")]
@@ -95,12 +96,13 @@ def withdraw(
     wanted: Annotated[
         str, typer.Argument(metavar="RELEASE", help="Its seq, note, or the start of its digest.")
     ],
+    app: options.AppName = None,
 ) -> None:
     """Offer a release to no further board. Boards that run it keep it."""
     from .client import connect
     from .pick import chosen
 
     server = connect()
-    for one in chosen(server.releases(), wanted):
+    for one in chosen(server.releases(), wanted, project.app_named(app)):
         server.withdraw(one["digest"])
         console.say(f"withdrawn: {one['app']} for {one['class']}, seq {one['seq']}")

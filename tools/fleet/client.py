@@ -94,6 +94,7 @@ class Client:
         except Refused as refused:
             raise console.Failure(f"this is no board file: {refused}") from refused
         said = {
+            "fleet": facts.fleet,
             "id": facts.id,
             "name": facts.name or "",
             "app": facts.app,

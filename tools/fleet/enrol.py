@@ -17,8 +17,11 @@ from ...signing import board_file
 from ...signing.board_file import Board
 from ...signing.reasons import Refused
 from .. import console, places
+from ..app import project
 from ..console import Failure
 from ..files import failed, write
+from ..keys import signed
+from ..keys import store as keys
 
 if TYPE_CHECKING:
     from ...signing.rsa import PublicKey
@@ -51,10 +54,11 @@ def make(
     """A new board, with a key and passwords nobody else has.
 
     Raises:
-        Failure: an invalid id or name, or an address that breaks a rule.
+        Failure: the fleet has no keys, an invalid id or name, or an address that breaks a rule.
     """
     groups, letters = _PORTAL_GROUPS
     board = Board(
+        fleet=keys.trust().fleet,
         id=board_id,
         name=name,
         app=app,
@@ -86,6 +90,31 @@ def checked(board: Board) -> Board:
 
 def _password(letters: int) -> str:
     return "".join(secrets.choice(_LETTERS) for _ in range(letters))
+
+
+def app_of_new(said: str | None) -> str:
+    """The app of a board that is new here.
+
+    Args:
+        said: what --app says: an app's name, or its folder. None: the app of the current folder,
+            else the only one that this computer has made boards or releases for, else the demo in
+            the project's own checkout.
+
+    Raises:
+        Failure: there are several, or none.
+    """
+    if named := project.app_named(said):
+        return named
+    apps = {one.board.app for one in records()} | {one.app for one in signed.known()}
+    if len(apps) == 1:
+        return apps.pop()
+    if not apps and project.in_checkout():
+        return project.facts(project.app_folder(None)).name
+    there = f"the fleet has {', '.join(sorted(apps))}" if apps else "`mipy new DIR` starts one"
+    raise Failure(
+        "it is not said which app the board is for",
+        f"run this in the app's folder, or name it with --app; {there}",
+    )
 
 
 # --- the fleet's records -------------------------------------------------------------------------

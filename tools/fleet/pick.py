@@ -25,11 +25,16 @@ def title(release: Mapping[str, Any]) -> str:
     return when if release["note"] in ("", "-") else f"{release['note']}, {when}"
 
 
-def chosen(known: Iterable[Mapping[str, Any]], wanted: str) -> list[Mapping[str, Any]]:
-    """The releases that `wanted` names: one for each class.
+def chosen(
+    known: Iterable[Mapping[str, Any]], wanted: str, app: str | None = None
+) -> list[Mapping[str, Any]]:
+    """The releases that `wanted` names: one for each class of one app.
+
+    Args:
+        app: only this one's.
 
     Raises:
-        Failure: none, or several of one class.
+        Failure: none, several of one class, or such of several apps.
     """
     found = [
         one
@@ -37,11 +42,33 @@ def chosen(known: Iterable[Mapping[str, Any]], wanted: str) -> list[Mapping[str,
         if wanted in (str(one["seq"]), one["note"])
         or (len(wanted) >= 4 and one["digest"].startswith(wanted))
     ]
-    if not found:
-        raise Failure(f"there is no release '{wanted}' on the server", "see `mipy status`")
-    if len({(one["app"], one["class"]) for one in found}) != len(found):
-        raise _several(wanted, found)
-    return found
+    mine = [one for one in found if app in (None, one["app"])]
+    if not mine:
+        of = f" of {app}" if app else ""
+        others = "; another app has one, name it with --app" if found else ""
+        text = f"there is no release '{wanted}'{of} on the server"
+        raise Failure(text, f"see `mipy status`{others}")
+    one_app(mine, f"'{wanted}' names releases")
+    if len({one["class"] for one in mine}) != len(mine):
+        raise _several(wanted, mine)
+    return mine
+
+
+def one_app(releases: Iterable[Mapping[str, Any]], what: str) -> None:
+    """See that releases are all of one app.
+
+    Args:
+        what: begins the error's text.
+
+    Raises:
+        Failure: they are not.
+    """
+    apps = sorted({one["app"] for one in releases})
+    if len(apps) > 1:
+        raise Failure(
+            f"{what} of {len(apps)} apps: {', '.join(apps)}",
+            "name the app with --app, or do this in its folder",
+        )
 
 
 def _several(wanted: str, found: Sequence[Mapping[str, Any]]) -> Failure:

@@ -27,7 +27,7 @@ from ..keys import store as keys
 from ..keys.sign import in_words, sign_for_fleet
 from ..printable import printable
 from .client import Client, connect
-from .pick import ROLLOUTS_LOOKED_AT, Step, chosen, steps, title
+from .pick import ROLLOUTS_LOOKED_AT, Step, chosen, one_app, steps, title
 from .trust_upload import publish_trust
 
 WENT_BACK = 3
@@ -147,6 +147,7 @@ def reissue(
     wanted: Annotated[
         str, typer.Argument(metavar="RELEASE", help="Its seq, note, or the start of its digest.")
     ],
+    app: options.AppName = None,
     follow: Follow = False,
     timeout: Timeout = 30,
     as_json: options.Json = False,
@@ -158,15 +159,16 @@ def reissue(
     """
     server = connect()
     publish_trust(server)
-    known = server.releases()
-    meant = [(one, wanted) for one in chosen(known, wanted)]
-    _finish(server, _published_again(server, known, meant), follow, timeout, as_json)
+    known, name = server.releases(), project.app_named(app)
+    meant = [(one, wanted) for one in chosen(known, wanted, name)]
+    _finish(server, _published_again(server, known, meant, name), follow, timeout, as_json)
 
 
 def _published_again(
     server: Client,
     known: list[dict[str, Any]],
     meant: Iterable[tuple[Mapping[str, Any], str]],
+    app: str | None,
     **rollout: Any,
 ) -> list[dict[str, Any]]:
     """Sign earlier releases again under new numbers, and publish them; the server's answers.
@@ -174,11 +176,12 @@ def _published_again(
     Args:
         known: all of the server's releases.
         meant: releases as the server lists them, each with what a person calls it.
+        app: whose releases they must be; None where nobody has said it.
         rollout: how they go out.
     """
     found = [(one, server.bundle(one["digest"]), wanted) for one, wanted in meant]
     for listed, content, wanted in found:
-        check_meant(content, listed, wanted)
+        check_meant(content, listed, wanted, app)
     published: list[dict[str, Any]] = []
     for listed, content, _ in found:
         seq = free_seq(known, listed["app"], listed["class"])
@@ -192,8 +195,10 @@ def rollback(
         str | None, typer.Argument(metavar="[BOARD]", help="Its name or id; or give --all.")
     ] = None,
     every: Annotated[
-        bool, typer.Option("--all", help="All boards, by the former release under a new number.")
+        bool,
+        typer.Option("--all", help="All boards of an app, by its former release, numbered anew."),
     ] = False,
+    app: options.AppName = None,
     cls: Annotated[
         list[str] | None,
         typer.Option("--class", metavar="CLASS", help="With --all: only boards of this class."),
@@ -207,15 +212,16 @@ def rollback(
     timeout: Timeout = 30,
     as_json: options.Json = False,
 ) -> None:
-    """Send a board back to its other slot; or with --all every board to the former release.
+    """Send a board back to its other slot; or all boards of an app to its former release.
 
     BOARD goes at its next poll, if the release in its other slot verifies and is not below the
     floor. The release it leaves is not offered to it again. A board that cannot go is asked five
     times, and its history says so.
 
     With --all the release before the newest is published again under a new number, which takes the
-    release key. It goes to all boards at once, since they ran it before; failures halt it as any
-    rollout. Shows how many boards run what, and asks. --follow ends as that of mipy release.
+    release key. It goes to all boards of the app at once, since they ran it before; failures halt
+    it as any rollout. Shows how many boards run what, and asks. --follow ends as that of mipy
+    release.
     """
     if every == (board is not None) or (every and cancel):
         raise Failure(
@@ -225,7 +231,7 @@ def rollback(
         )
     server = connect()
     if board is None:
-        _roll_all_back(server, channel or "stable", cls or (), yes, follow, timeout, as_json)
+        _roll_all_back(server, app, channel or "stable", cls or (), yes, follow, timeout, as_json)
         return
     given = server.order(board, "cancel" if cancel else "rollback")
     if as_json:
@@ -238,6 +244,7 @@ def rollback(
 
 def _roll_all_back(
     server: Client,
+    app: str | None,
     channel: str,
     classes: Sequence[str],
     yes: bool,
@@ -246,12 +253,15 @@ def _roll_all_back(
     as_json: bool,
 ) -> None:
     publish_trust(server)
-    known = server.releases()
+    name = project.app_named(app)
+    known = [one for one in server.releases() if name in (None, one["app"])]
+    one_app(known, "the server has releases")
     ours = {one.digest: frozenset((f.name, f.sha256) for f in one.files) for one in signed.known()}
     back = steps(known, server.rollouts(ROLLOUTS_LOOKED_AT), ours, channel, classes)
     if not back:
+        of = f" of {name}" if name else ""
         raise Failure(
-            f"there is no former release in the channel {channel} to go back to",
+            f"there is no former release{of} in the channel {channel} to go back to",
             "see `mipy status`; `mipy reissue RELEASE` brings back one that you name",
         )
     boards = [one for one in server.boards() if one["channel"] == channel and not one["retired"]]
@@ -263,7 +273,7 @@ def _roll_all_back(
     meant = [(step.former, str(step.former["seq"])) for step in back]
     concerned = max(len(_of(step, boards)) for step in back)
     at_once = {"waves": [100], "strict": False} if concerned > WITHOUT_CANARY else {}
-    published = _published_again(server, known, meant, channel=channel, **at_once)
+    published = _published_again(server, known, meant, name, channel=channel, **at_once)
     _finish(server, published, follow, timeout, as_json)
 
 
@@ -297,7 +307,8 @@ def _confirm_step(back: Sequence[Step], channel: str) -> None:
     if not sys.stdin.isatty():
         raise Failure("nobody is here to be asked", "--yes goes on without a question")
     names = ", ".join(dict.fromkeys(title(step.former) for step in back))
-    if not console.confirm(f"Publish {names} again, for all boards of the channel {channel}?"):
+    boards = f"all boards of {back[0].leaving['app']} in the channel {channel}"
+    if not console.confirm(f"Publish {names} again, for {boards}?"):
         raise Failure("nothing was published", "`mipy rollback BOARD` sends one board back")
 
 
@@ -342,13 +353,15 @@ def _floor(asked: int | None, about: project.Facts, cls: str, seq: int) -> int:
     return asked
 
 
-def check_meant(content: bytes, listed: Mapping[str, Any], wanted: str) -> None:
+def check_meant(
+    content: bytes, listed: Mapping[str, Any], wanted: str, app: str | None = None
+) -> None:
     """See that a release from the server is the one that was asked for, before it is signed again.
 
     Args:
         content: the bundle.
         listed: what the server says of it.
-        wanted: as for `chosen`.
+        wanted, app: as for `chosen`.
 
     Raises:
         Failure: it is another one, or was not signed here and nobody has confirmed it.
@@ -357,7 +370,7 @@ def check_meant(content: bytes, listed: Mapping[str, Any], wanted: str) -> None:
     names = (str(found.seq), found.title)
     says = (listed["digest"], listed["app"], listed["class"], listed["seq"], listed["note"])
     if says != (found.digest, found.app, found.cls, found.seq, found.title) or not (
-        wanted in names or found.digest.startswith(wanted)
+        app in (None, found.app) and (wanted in names or found.digest.startswith(wanted))
     ):
         raise Failure(
             f"the server was asked for '{wanted}' and sends {in_words(found)}",
@@ -366,7 +379,8 @@ def check_meant(content: bytes, listed: Mapping[str, Any], wanted: str) -> None:
     same = [
         one
         for one in signed.known()
-        if (one.app, one.cls) == (found.app, found.cls)
+        if one.cls == found.cls
+        and app in (None, one.app)
         and (wanted in (str(one.seq), one.title) or one.digest.startswith(wanted))
     ]
     several = {one.digest: one for one in (found, *same)}
@@ -376,7 +390,7 @@ def check_meant(content: bytes, listed: Mapping[str, Any], wanted: str) -> None:
         raise Failure(
             f"'{wanted}' names {len(several)} releases that were signed here: "
             f"{'; '.join(map(in_words, newest))}{more}",
-            "give the seq or digest of one of them",
+            "give the seq or digest of one of them, or its app with --app",
         )
     if same or wanted == found.digest:
         return

@@ -10,6 +10,7 @@ import typer
 
 from .. import console, options
 from .. import rollout_options as asked
+from ..app import project
 from .client import connect
 from .pick import chosen, title
 
@@ -46,6 +47,7 @@ def show(
 
 def start(
     release: RELEASE,
+    app: options.AppName = None,
     channel: asked.Channel = None,
     canary: asked.Canary = None,
     tag: asked.Tag = None,
@@ -67,13 +69,14 @@ def start(
     if any(str(one["id"]) == release for one in drafts):
         _show(server.steer_rollout(int(release), "start"), as_json)
         return
-    for one in chosen(server.releases(), release):
+    for one in chosen(server.releases(), release, project.app_named(app)):
         _show(server.start_rollout(one["digest"], rehearse=rehearse, **wanted), as_json, rehearse)
 
 
 def promote(
     release: RELEASE,
     channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="Such as stable.")],
+    app: options.AppName = None,
     canary: asked.Canary = None,
     tag: asked.Tag = None,
     waves: asked.Waves = None,
@@ -83,7 +86,7 @@ def promote(
     """Bring a release to one more channel, by a rollout among its boards."""
     wanted = asked.wanted(channel, canary, tag, waves)
     server = connect()
-    for one in chosen(server.releases(), release):
+    for one in chosen(server.releases(), release, project.app_named(app)):
         _show(server.start_rollout(one["digest"], rehearse=rehearse, **wanted), as_json, rehearse)
 
 

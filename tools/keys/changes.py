@@ -24,11 +24,10 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 
-def make_fleet(app: str, *, passphrase: str | None = None, server: str | None = None) -> Trust:
-    """Make one key of each role and trust version 1.
+def make_fleet(*, passphrase: str | None = None, server: str | None = None) -> Trust:
+    """Make one key of each role and trust version 1, which names the fleet.
 
     Args:
-        app: what the fleet's boards run.
         passphrase: locks all of them.
         server: address for the trust file.
 
@@ -50,9 +49,9 @@ def make_fleet(app: str, *, passphrase: str | None = None, server: str | None = 
             bar.advance(task)
     named = [(role, PublicKey.of(made[role])) for role in pem.TRUST_ROLES]
     try:
-        first = trust_file.first(app, named, server=server)
+        first = trust_file.first(places.fleet(), named, server=server)
     except Refused as refused:
-        raise Failure(f"no trust file comes of this: {refused}", "choose another --app") from None
+        raise Failure(f"no trust file comes of this: {refused}", "choose another --fleet") from None
     contents = {
         f"{role}-{PublicKey.of(key).id}.pem": pem.to_pem(key, passphrase)
         for role, key in made.items()

@@ -10,7 +10,6 @@ import typer
 from ...signing import keys as pem
 from ...signing import trust as trust_file
 from .. import console, options, places
-from ..app.project import name_here
 from ..console import Failure
 from ..files import failed
 from . import backup as backups
@@ -27,9 +26,6 @@ def new(
             metavar="ROLE", help="One more key: root, release, debug or dev. A whole fleet if not."
         ),
     ] = None,
-    app: Annotated[
-        str | None, typer.Option(metavar="NAME", help="App of a new fleet; as in app.toml.")
-    ] = None,
     passphrase: Annotated[
         bool, typer.Option("--passphrase", help="Protect the keys by a passphrase.")
     ] = False,
@@ -39,7 +35,10 @@ def new(
         typer.Option(min=1, help="From now on so many root or release keys must sign."),
     ] = None,
 ) -> None:
-    """Make the keys of a fleet, or one more key and the trust version that names it."""
+    """Make the keys of a fleet, or one more key and the trust version that names it.
+
+    One set of keys serves every app of the fleet.
+    """
     if role is not None and role not in pem.ROLES:
         raise Failure(f"'{role}' is no role", f"choose from {', '.join(pem.ROLES)}", 2)
     if role not in ("root", "release") and threshold is not None:
@@ -48,8 +47,8 @@ def new(
     if passphrase or passphrase_file:
         phrase = secret.ask("Passphrase for the new keys", passphrase_file, twice=True)
     if role is None:
-        made = changes.make_fleet(app or name_here(), passphrase=phrase)
-        console.say(f"keys of the fleet '{places.fleet()}', app '{made.app}':")
+        made = changes.make_fleet(passphrase=phrase)
+        console.say(f"keys of the fleet '{made.fleet}', for all of its apps:")
         list_keys()
         console.note("keep a copy off this machine: `mipy keys backup FILE`")
     else:

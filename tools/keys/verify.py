@@ -92,8 +92,6 @@ def _verify_release(content: bytes, trust_path: Path | None) -> dict[str, Any]:
         believed, dev_keys = keys.trust(), [PublicKey.of(keys.private(key)) for key in _dev(raw)]
     verified = manifest.verify(raw, believed, dev_keys[0] if dev_keys else None)
     made = verified.manifest
-    if made.app != believed.app:
-        raise Refused("app", f"'{made.app}' instead of '{believed.app}'")
     bundle.check(made, files)
     return {
         "app": made.app,
@@ -127,7 +125,7 @@ def _verify_trust(content: bytes, trust_path: Path | None) -> dict[str, Any]:
             raise Refused("trust-version", f"version {version - 1} is not here")
         new = trust.verify_chain([*known[: version - 1], content])
     return {
-        "app": new.app,
+        "fleet": new.fleet,
         "version": new.version,
         "keys": [f"{role} {key.id}" for role, key in new.keys],
         "revoked": list(new.revoked),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import console, places
+from .. import console, options, places
 from ..console import Failure
 from ..printable import Printable
 from .board import Chip, VirtualBoard
@@ -43,6 +43,7 @@ def sim(
     ] = None,
     speed: Annotated[int, typer.Option(min=1, help="How many times faster its clock runs.")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin with a new flash chip.")] = False,
+    app: options.AppName = None,
     dev: Annotated[
         bool, typer.Option("--dev", help="A new board for development: dev key, WebREPL on.")
     ] = False,
@@ -61,7 +62,7 @@ def sim(
         console.fail(f"there is no virtual {chip!r}", f"--chip is one of {', '.join(CLASSES)}")
     folder = places.data_dir() / "sim" / name
     new = fresh or not (folder / "flash.img").exists()
-    who = identity(name, kind, dev)
+    who = identity(name, kind, dev, app)
     with VirtualBoard(folder, kind, address or address_of(name), speed) as board:
         board.radio(networks=NETWORKS)
         server = _introduce(who)
@@ -91,22 +92,27 @@ def _around(who: Board, address: str) -> Iterator[str]:
 # --- a new board
 
 
-def identity(name: str, chip: Chip, dev: bool = False) -> Board:
+def identity(name: str, chip: Chip, dev: bool = False, app: str | None = None) -> Board:
     """Who the board is: made at its first start, and kept with the fleet's other boards.
 
+    Args:
+        app: of a new board, as --app says it.
+
     Raises:
-        Failure: the fleet has no keys, or the name is another board's.
+        Failure: the fleet has no keys, the name is another board's, or it is of another app.
     """
+    from ..app import project
     from ..flash.plan import dev_key
     from ..fleet import enrol
     from ..fleet.client import address
-    from ..keys import store as keys
 
     found = next((one.board for one in enrol.records() if one.board.id == name), None)
     if found is None:
-        app, key = keys.trust().app, dev_key() if dev else None
-        found = enrol.make(name, app, CLASSES[chip], servers=(address(),), dev=key)
+        named, key = enrol.app_of_new(app), dev_key() if dev else None
+        found = enrol.make(name, named, CLASSES[chip], servers=(address(),), dev=key)
         enrol.keep(enrol.Record(found, chip=_VIRTUAL))
+    elif app and project.app_named(app) != found.app:
+        raise Failure(f"{name} is a board of the app {found.app}", "give another name with --app")
     elif found.cls != CLASSES[chip]:
         raise Failure(f"{name} is of class {found.cls}", "give the right --chip, or another name")
     elif dev and not found.dev:
@@ -160,7 +166,10 @@ def _newest(server: Client, who: Board) -> bytes | None:
         release = server.bundle(known["digest"])
         try:
             raw, contents = bundle.read(release)
-            bundle.check(manifest.verify(raw, keys.trust()).manifest, contents)
+            found = manifest.verify(raw, keys.trust()).manifest
+            if (found.app, found.cls) != (who.app, who.cls):
+                raise Refused("app", f"{found.app} for {found.cls}")
+            bundle.check(found, contents)
         except Refused as refused:
             raise Failure(
                 f"the server's release {known['seq']} is refused: {refused}",

@@ -227,7 +227,7 @@ class Demo:
     def begin(self) -> Release:
         """Keys, release 1, and a board that runs it."""
         with self._step("1. Keys, a first release, a board", "first start"):
-            changes.make_fleet("demo", server=self._server.url)
+            changes.make_fleet(server=self._server.url)
             publish_trust(self._client)
             kinds = ", ".join(f"{key.role} {key.id[:8]}" for key in keys.entries())
             self._tell.say(f"keys for this run alone, RSA-3072: {kinds}")
@@ -341,6 +341,7 @@ class Demo:
 
     def _prepare(self, first: Release) -> None:
         who = board_file.Board(
+            fleet=keys.trust().fleet,
             id="sim-01",
             name=NAME,
             app="demo",

@@ -257,7 +257,7 @@ def test_manifest(field: Field, name: str) -> None:
 def test_two_keys_needed(field: Field) -> None:
     """A threshold of two, and one key that signs twice."""
     keys = [("root", public("root")), ("release", public("release")), ("release", public("second"))]
-    first = trust.first(fleet.APP, keys, release_threshold=2)
+    first = trust.first(fleet.FLEET, keys, release_threshold=2)
     evil = made()
     evil.sigs *= 2
     field.back("plain")
@@ -268,7 +268,7 @@ def test_two_keys_needed(field: Field) -> None:
 
 def test_revoked_key(field: Field) -> None:
     keys = [("root", public("root")), ("release", public("release")), ("release", public("lost"))]
-    first = trust.first(fleet.APP, keys)
+    first = trust.first(fleet.FLEET, keys)
     second = trust.following(first, revoke=[public("lost").id])
     evil = made(signer="lost")
     field.back("plain")
@@ -421,8 +421,8 @@ def new_root() -> Trust:
     return trust.following(first(), add=[("root", public("root2"))], revoke=[public("root").id])
 
 
-def other_app() -> bytes:
-    body = more().body.replace(b"app demo", b"app dema")
+def other_fleet() -> bytes:
+    body = more().body.replace(b"fleet default", b"fleet defaulx")
     return body + signature(body, "root", trust.PREFIX)
 
 
@@ -445,7 +445,7 @@ STEPS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "N + 2": ("trust-version", skipping),
     "signed by the old side only": ("trust-sig", lambda: signed(new_root(), "root")),
     "a manifest": ("trust-sig", manifest_as_trust),
-    "another app": ("app", other_app),
+    "another fleet": ("fleet", other_fleet),
     "oversized": ("size", huge),
     "cut": ("syntax", lambda: signed(more(), "root")[:-1]),
 }

@@ -121,7 +121,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.setenv("MIPY_HOME", str(tmp_path / "home"))
         monkeypatch.setenv("MIPY_SERVER", server.url)
         monkeypatch.setenv("MIPY_TOKEN_FILE", str(tmp_path / "server" / "token"))
-        changes.make_fleet(APP)
+        changes.make_fleet()
         yield tmp_path
 
 

@@ -322,7 +322,7 @@ def test_a_closed_board_is_offered_to_be_opened(
     board = Known("kitchen", record=enrol.Record(enrol.make("b1", "demo", "esp32-generic")))
     with pytest.raises(webrepl.Closed):
         terminal._opened(board, closed)  # no key
-    changes.make_fleet("demo")
+    changes.make_fleet()
     asked: list[str] = []
     given: list[object] = []
     monkeypatch.setattr(

@@ -58,9 +58,9 @@ RELEASE: Mapping[str, str] = {"main.py": PLAIN}
 def debug_key() -> Iterator[None]:
     """These boards' trust names a debug key."""
     named = [(role, PublicKey.of(fleet.key(role))) for role in ("root", "release", "debug")]
-    raw = trust.add_signature(trust.first(fleet.APP, named).encode(), fleet.key("root"))
+    raw = trust.add_signature(trust.first(fleet.FLEET, named).encode(), fleet.key("root"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fleet, "first_trust", lambda app=fleet.APP: raw)
+        patch.setattr(fleet, "first_trust", lambda fleet=fleet.FLEET: raw)
         yield
 
 

@@ -105,7 +105,7 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     monkeypatch.setenv("MIPY_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("MIPY_FLEET", raising=False)
     monkeypatch.setenv("TERM", "dumb")
-    changes.make_fleet("plain")
+    changes.make_fleet()
     with serve.running(tmp_path / "server", interval=5) as server:
         monkeypatch.setenv("MIPY_SERVER", server.url)
         monkeypatch.setenv("MIPY_TOKEN_FILE", str(tmp_path / "server" / "token"))
@@ -191,7 +191,7 @@ def test_one_flash_is_run_once(fleet: Client, run: type[Terminal], tmp_path: Pat
 def test_without_a_release_it_waits_in_recovery_and_takes_the_first(
     fleet: Client, run: type[Terminal], tmp_path: Path
 ) -> None:
-    board = run("sim", "kitchen", "--speed", "10")
+    board = run("sim", "kitchen", "--speed", "10", "--app", "plain")
     board.wait("no release for it yet")
     board.wait("recovery")
     publish(fleet, tmp_path / "app")
@@ -205,6 +205,55 @@ def test_several_at_once(fleet: Client, run: type[Terminal], tmp_path: Path) -> 
         board.wait("hello from the app")
     assert {board["id"] for board in fleet.boards()} == {"one", "two", "three"}
     assert len({command.address_of(name) for name in ("one", "two", "three")}) == 3
+
+
+def mipy(folder: Path, *words: str) -> str:
+    """What `mipy` prints, called in this folder."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mipy_ota.tools.cli", *words],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_two_apps_in_one_fleet(
+    fleet: Client, run: type[Terminal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder each, one set of keys, one server: a board gets what is its own app's."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    boards: dict[str, Terminal] = {}
+    for app in ("weather", "relay"):
+        mipy(tmp_path, "new", app)
+        monkeypatch.chdir(tmp_path / app)
+        Path("app.toml").write_text(
+            f'name = "{app}"\nclasses = ["esp8266-generic"]\nruntime = false\n'
+        )
+        Path("main.py").write_text(MAIN.replace("hello", f"hello {app} 1"))
+        mipy(Path.cwd(), "release", "--note", "1.0")
+        boards[app] = run("sim", f"{app}-board", "--speed", "10")
+    for app, board in boards.items():
+        board.wait(f"hello {app} 1 from the app")
+    Path("main.py").write_text(MAIN.replace("hello", "hello relay 2"))
+    mipy(Path.cwd(), "release", "--note", "1.1", "--follow")
+    boards["relay"].wait("hello relay 2 from the app")
+    seen = {one["id"]: one for one in fleet.boards()}
+    newest = {one["app"]: one["digest"][:32] for one in reversed(fleet.releases())}
+    assert {name: one["digest"] for name, one in seen.items()} == {
+        f"{app}-board": digest for app, digest in newest.items()
+    }
+    assert seen["weather-board"]["rejected"] == []
+    listed = mipy(tmp_path, "boards", "--app", "weather")
+    assert "weather-board" in listed and "relay" not in listed
+
+    # Back to 1.0: of this folder's app alone.
+    mipy(Path.cwd(), "rollback", "--all", "--yes", "--follow")
+    boards["relay"].wait("hello relay 1 from the app")
+    assert fleet.board("weather-board")["digest"] == newest["weather"]
 
 
 def test_without_a_server_it_says_so_and_runs(
