@@ -38,8 +38,8 @@ class Board(VirtualBoard):
             pass
         return life
 
-    def _ended(self, *args: Any) -> Life:
-        life = super()._ended(*args)
+    def _ended(self, current: Any, status: int, passed: int) -> Life:
+        life = super()._ended(current, status, passed)
         if self._only_images(life):
             self.lives.remove(life)
         return life

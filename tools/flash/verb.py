@@ -105,7 +105,7 @@ def flash(
     folder of another app. With --firmware-only every file stays.
     """
     if firmware_only:
-        files = (release, cls, name, server, wifi, wifi_password_file, pins, dev)
+        files = (release, app, cls, name, server, wifi, wifi_password_file, pins, dev)
         if any((*files, image, flash_size, batch)):
             raise Failure(
                 "--firmware-only writes no files, so it goes with --firmware and --dry-run alone",
