@@ -248,8 +248,18 @@ def test_native_code_is_declared(app):
     assert build.assemble(app({}, "plain"), CLS, 5).manifest.arch is None
 
 
+def functions(count: int) -> str:
+    return "".join(f"def f{i}(a, b):\n    return a * {i} + b\n" for i in range(count))
+
+
+def test_heap_is_counted_by_where_modules_run(app):
+    folder = app({"lib/half.py": functions(400)})
+    assert not build.assemble(folder, CLS, 5).warnings  # in place
+    assert any("heap" in w for w in build.assemble(folder, "esp8266-generic-1m", 5).warnings)
+
+
 def test_what_will_not_fit_is_said(app):
-    big = "".join(f"def f{i}(a, b):\n    return a * {i} + b\n" for i in range(800))
+    big = functions(800)
     folder = app({"lib/big.py": big})
     assert any("heap" in text for text in build.assemble(folder, CLS, 5).warnings)
     assert not build.assemble(folder, "esp32-generic", 5).warnings

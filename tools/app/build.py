@@ -21,7 +21,6 @@ from .compile.modules import compiled, version
 from .project import FACTS, facts
 
 SEQ_EPOCH = 1_577_836_800  # 2020-01-01 UTC; a seq counts minutes from here
-HEAP_PER_BYTECODE = 1.6  # bytes of heap a module of one byte takes when imported from LittleFS
 # Modules of runtime/ that are no burden beside an app: it lends them, for a moment.
 LENT = frozenset(
     "describe discovery health installer mqtt_connect mqtt_tls network_changes poll poll_reply"
@@ -134,7 +133,7 @@ def _warnings(files: Mapping[str, bytes], cls: str) -> Iterator[str]:
         for name, content in files.items()
         if name.endswith(".mpy") and name not in lent
     )
-    heap = int(bytecode * HEAP_PER_BYTECODE)
+    heap = int(bytecode * chip.taken)
     if heap > chip.heap:
         yield (
             f"{bytecode} bytes of bytecode take some {heap} of heap if all is imported; "
