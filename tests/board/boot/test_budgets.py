@@ -294,6 +294,8 @@ def test_heap_of_an_update(field: Field, figures: Figures) -> None:
 def test_a_normal_boot_writes_nothing(field: Field, figures: Figures, kind: str) -> None:
     """From the reset to the app's first line, the poll before a plain app's included."""
     board = field.board({"runtime": demo, "plain": plain}[kind]())
+    if kind == "runtime":
+        board.life(until="I wifi:", timeout=60)  # which takes in its Wi-Fi
     before = len(board.lives)
     free(board)
     lives = board.lives[before:]
