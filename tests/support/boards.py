@@ -53,10 +53,15 @@ class Board(VirtualBoard):
         )
 
     def write(self, path: str, data: bytes) -> None:
-        """Write one file. The boot stage runs from it then, not from an image of the former one."""
+        """Write one file, which is what runs then: no image of the former one is believed."""
         super().write(path, data)
-        if path.startswith("/bootloader/") and "/bootloader/image" in self.files():
-            self.remove("/bootloader/image")
+        note = "/bootloader/image"
+        if path.startswith("/app_slots/"):
+            note = f"/state/image_{path.split('/')[2]}"
+        elif not path.startswith("/bootloader/"):
+            return
+        if not self._image_lives and note in self.files():
+            self.remove(note)
 
     def start(self, *args: Any, **options: Any) -> None:
         super().start(*args, **options)
