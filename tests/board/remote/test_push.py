@@ -11,7 +11,7 @@ from mipy_ota.tools.board.repl import Raised, Repl
 from mipy_ota.tools.board.webrepl import WebRepl
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.fleet import boards, enrol
-from tests.support import workbench
+from tests.support import fleet, workbench
 
 
 def pushed(desk: workbench.Desk) -> str:
@@ -122,7 +122,7 @@ def test_word_of_the_trial_that_was_missed_comes_from_the_server(
 def test_what_does_not_compile_disturbs_nobody(tmp_path: Path) -> None:
     app = workbench.write_app(tmp_path / "app", modules=0)
     (app / "part.py").write_text("VALUE = (\n")
-    board = enrol.make("b1", workbench.APP, workbench.CLASS)
+    board = fleet.identity("b1", app=workbench.APP)
     with pytest.raises(Failure, match="part"):
         push.Push(target.Target("b1", record=enrol.Record(board)), app)
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -23,7 +24,7 @@ from mipy_ota.tools.board import fs, session, target, terminal, webrepl
 from mipy_ota.tools.board.remote import Remote
 from mipy_ota.tools.console import Failure
 from mipy_ota.tools.sim.board import VirtualBoard
-from tests.support import bridged, loopback
+from tests.support import bridged, fleet, loopback
 from tests.support.boards import Board
 
 PASSWORD = "hush-9"
@@ -276,7 +277,7 @@ def test_the_password_is_nowhere_to_be_seen(
     from mipy_ota.tools.fleet import enrol
 
     monkeypatch.setenv("MIPY_HOME", str(tmp_path))
-    made = enrol.make("b1", "demo", "esp32-generic", name="kitchen")
+    made = replace(fleet.identity("b1"), cls="esp32-generic", name="kitchen")
     enrol.keep(enrol.Record(enrol.renewed(enrol.Record(made), webrepl=PASSWORD).board))
     script = (
         "import sys\nfrom mipy_ota.tools import cli\nfrom mipy_ota.tools.board import target\n"
@@ -319,7 +320,7 @@ def test_a_closed_board_is_offered_to_be_opened(
 
     monkeypatch.setenv("MIPY_HOME", str(tmp_path))
     closed = webrepl.Closed("kitchen is closed")
-    board = Known("kitchen", record=enrol.Record(enrol.make("b1", "demo", "esp32-generic")))
+    board = Known("kitchen", record=enrol.Record(fleet.identity("b1")))
     with pytest.raises(webrepl.Closed):
         terminal._opened(board, closed)  # no key
     changes.make_fleet()
