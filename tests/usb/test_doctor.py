@@ -24,7 +24,7 @@ from mipy_ota.tools.fleet.trust_upload import publish_trust
 from mipy_ota.tools.keys import changes, verbs
 from mipy_ota.tools.keys import store as keys
 from mipy_ota.tools.sim.port import Port
-from tests.support import loopback
+from tests.support import ROOT, fleet, loopback
 from tests.support.boards import Board
 
 NOT_HERE = loopback.address()
@@ -465,3 +465,45 @@ def test_port_that_is_not_there() -> None:
     (one,) = found("board", "/dev/ttyNONE")
     assert one.level == "fail" and one.hint
     assert os.path.basename(one.text)
+
+
+def test_board_that_executes_in_place(tmp_path: Path) -> None:
+    """Its own images are known as such, also after something else was deployed over them."""
+    app = {"main.py": "import ota, time\nwhile True:\n    ota.check()\n    time.sleep(1)\n"}
+    release = fleet.release(app, 5)
+    with (
+        fleet.prepared(tmp_path / "board", fleet.identity(), release) as board,
+        Port(board) as port,
+    ):
+        board.start(port.hear)
+        assert board.wait("ota: a 5 main"), board.console
+        (one,) = found("ROMFS segment", port.path)
+        board.stop()
+        assert one.level == "ok", one
+        assert re.search(r"from flash: boot stage \d\d KB, slot a \d+ KB of 320 KB", one.text)
+        board.segment = FOREIGN + board.segment[len(FOREIGN) :]
+        while "ota: a 5 main" not in board.life(until="ota: a 5 main").console:
+            pass
+        assert not board.segment.startswith(FOREIGN), "it has made its own anew"
+        board.start(port.hear)
+        (one,) = found("ROMFS segment", port.path)
+        board.stop()
+    assert one.level == "ok", one
+
+
+@pytest.mark.parametrize("shown", ["reset", "live"])
+def test_what_is_to_be_run_on_a_real_chip(tmp_path: Path, shown: str) -> None:
+    """Both of what the map may show is told apart (docs/firmware.md)."""
+    script = (ROOT / "tests" / "device" / "chip_segment.py").read_bytes()
+    with Board(tmp_path / "board", flash_map=shown) as board:
+
+        def runs(call: str) -> str:
+            main = f"import chip_segment\nchip_segment.{call}\n".encode()
+            board.format({"/chip_segment.py": script, "/main.py": main})
+            while (life := board.life()).cause == "reset":
+                pass
+            return life.console
+
+        stale = 20 if shown == "reset" else 0
+        assert f"kept 20 of 20 stale {stale} hash of 64 KB" in runs("now(20)")
+        assert "lives 5 wrong 0" in runs("lives(5)")
