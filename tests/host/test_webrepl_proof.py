@@ -10,14 +10,15 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
 from mipy_ota.tools.board import target, webrepl
 from mipy_ota.tools.fleet import enrol
-from tests.support import loopback
+from tests.support import fleet, loopback
 
-RECORD = enrol.Record(enrol.make("b1", "demo", "esp32-generic", name="kitchen"))
+RECORD = enrol.Record(replace(fleet.identity(), name="kitchen", webrepl="a-secret"))
 KEY, PASSWORD = RECORD.board.key, str(RECORD.board.webrepl)
 HERE, THERE = loopback.address(), loopback.address()
 Proof = Callable[[bytes], str]

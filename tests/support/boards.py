@@ -58,7 +58,7 @@ class Board(VirtualBoard):
         note = "/bootloader/image"
         if path.startswith("/app_slots/"):
             note = f"/state/image_{path.split('/')[2]}"
-        elif not path.startswith("/bootloader/"):
+        elif not (path.startswith("/bootloader/") and path.endswith(".mpy")):
             return
         if not self._image_lives and note in self.files():
             self.remove(note)

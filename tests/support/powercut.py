@@ -465,19 +465,19 @@ def names() -> list[str]:
     return list(_scenarios())
 
 
-def _write_record(board: VirtualBoard, record: Record) -> None:
+def write_record(board: VirtualBoard, record: Record) -> None:
     for copy_, path in enumerate(_COPIES):
         board.write(path, replace(record, number=record.number + copy_).encode())
 
 
 def _crashing(home: Release, bad: Release) -> Callable[[VirtualBoard], None]:
     record = Record(8, 1, _NONE, 0, *bad.line, (home.digest, bad.digest))
-    return lambda board: _write_record(board, record)
+    return lambda board: write_record(board, record)
 
 
 def _on_trial(home: Release, trial: Release) -> Callable[[VirtualBoard], None]:
     record = Record(8, 0, 1, TRIES, *home.line, (home.digest, trial.digest))
-    return lambda board: _write_record(board, record)
+    return lambda board: write_record(board, record)
 
 
 def _lose_records(board: VirtualBoard) -> None:
@@ -551,7 +551,7 @@ def _second_trust(slots: tuple[Release, Release]) -> Callable[[VirtualBoard], No
     record = Record(8, 0, _NONE, 0, *_RESET, (slots[0].digest, slots[1].digest))
 
     def tamper(board: VirtualBoard) -> None:
-        _write_record(board, record)
+        write_record(board, record)
         board.write("/trust/1/trust", trusts()[1])
 
     return tamper
@@ -897,7 +897,7 @@ class Bench:
         for name, content in second.files.items():
             files[f"/app_slots/b/{name}"] = content
         self._board.format(files)
-        _write_record(
+        write_record(
             self._board,
             Record(1, 0, _NONE, 0, *first.line, (first.digest, second.digest)),
         )

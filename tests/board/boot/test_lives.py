@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from mipy_ota.tools.flash import firmware, plan
 from mipy_ota.tools.keys import store as keys
 from tests.support import apps, fleet, stock
 from tests.support.apps import BAD, BEGIN, GOOD, LOOP, Story, story, with_runtime
-from tests.support.powercut import patched
+from tests.support.powercut import newest_record, patched, write_record
 
 # --- bad apps -------------------------------------------------------------------------------------
 
@@ -432,10 +433,14 @@ print('confirmed after', ota.ticks // 2)
         it.boot(1000)
         it.publish(GOOD)
         it.install()
-        # In place of what has just come into the slot; the record says that it is on trial.
+        # In place of what has just come into the slot, and been put on trial.
         raw, files = bundle.read(pushed)
         for name, content in {**files, "manifest": raw}.items():
             it.board.write(f"/app_slots/b/{name}", content)
+        record = newest_record(it.board.files())
+        assert record
+        good = record.good[0], bytes.fromhex(digest)
+        write_record(it.board, dataclasses.replace(record, good=good))
         told = ""
         while "confirmed" not in told:
             # It leaves for the newest release that is published.
