@@ -757,7 +757,9 @@ class Watch:
         self._notes = [note for note in self._notes if len(note) < _NOTED]
         for slot, path in _NOTE_PATHS.items():
             note, part = files.get(path, b""), _part(segment, slot)
-            if self._rotten[slot] == (note, part):
+            # Until its first sector is erased, a rotten image may lie there, noted or under way.
+            rotten_note, rotten = self._rotten[slot]
+            if part == rotten and (note == rotten_note or len(note) < _NOTED):
                 continue
             right = [stage] if slot is None else self._images.values()
             if part.startswith(_MAGIC) and not any(part.startswith(image) for image in right):
